@@ -1,0 +1,265 @@
+"""A frozen model of the T5 family, and the three things done with it: encode, decode, generate."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModelForSeq2SeqLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.modeling_outputs import BaseModelOutput
+
+from preface import attention
+from preface.errors import UserError
+from preface.injection import Injection, Site, select
+
+EMBEDDED = Path(__file__).parent / "backbones"
+DEFAULT = "nano"
+"""The backbone that ships inside the package."""
+FAMILIES = ("t5", "mt5")
+
+
+@dataclass(frozen=True)
+class Shape:
+    """The sizes of a backbone that a soft prompt must fit."""
+
+    d_model: int
+    d_kv: int
+    heads: int
+    encoder_layers: int
+    decoder_layers: int
+    vocabulary: int
+
+    @classmethod
+    def of(cls, config: Any) -> Shape:
+        """From a Transformers T5 configuration."""
+        return cls(
+            config.d_model,
+            config.d_kv,
+            config.num_heads,
+            config.num_layers,
+            config.num_decoder_layers,
+            config.vocab_size,
+        )
+
+    def layers(self, site: Site) -> int:
+        """How many layers have the attention site."""
+        return self.encoder_layers if site == "encoder" else self.decoder_layers
+
+
+@dataclass(frozen=True)
+class EncoderStates:
+    """What the decoder reads of an input: `hidden` `[B, m, d_model]`, `mask` `[B, m]` (1: real), m = n + T."""
+
+    hidden: Tensor
+    mask: Tensor
+
+
+class Backbone:
+    """A frozen model and its tokenizer. Its weights get no gradient and never change."""
+
+    def __init__(self, name: str, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+        self.name = name
+        self.model = model.eval().requires_grad_(False)
+        self.tokenizer = tokenizer
+        self.shape = Shape.of(model.config)
+        for stack in (model.encoder, model.decoder):
+            table = attention.preceding_bias(stack.block[0].layer[0].SelfAttention)
+            for block in stack.block:
+                block.layer[0].SelfAttention.preceding_bias = table
+        for block in model.decoder.block:
+            block.layer[1].EncDecAttention.preceding_bias = None  # T5's cross-attention knows no positions
+
+    @property
+    def device(self) -> torch.device:
+        return self.model.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.model.shared.weight.dtype
+
+    @cached_property
+    def parameters(self) -> int:
+        """The number of the model's own parameters, all frozen."""
+        return sum(parameter.numel() for parameter in self.model.parameters())
+
+    def fingerprint(self) -> str:
+        """SHA-256 of all weights, as bfloat16, so that a checkpoint loaded in either precision has one name."""
+        digest = hashlib.sha256(repr(asdict(self.shape)).encode())
+        for name, weight in sorted(self.model.state_dict().items()):
+            digest.update(name.encode())
+            digest.update(weight.to("cpu", torch.bfloat16).contiguous().view(torch.uint8).numpy().tobytes())
+        return digest.hexdigest()
+
+    def encode(self, input_ids: Tensor, mask: Tensor, injection: Injection | None = None) -> EncoderStates:
+        """Encode `input_ids` and `mask` `[B, T]` after the injection's input embeddings."""
+        embeddings = self.model.shared(input_ids)  # [B, T, d]
+        if injection is not None and injection.embeddings is not None:
+            prompt = select(injection.embeddings.to(embeddings.dtype), injection.rows)  # [B, n, d]
+            embeddings = torch.cat([prompt, embeddings], dim=1)
+            if injection.embeddings_mask is None:
+                seen = mask.new_ones(prompt.shape[:2])
+            else:
+                seen = select(injection.embeddings_mask, injection.rows).to(mask.dtype)
+            mask = torch.cat([seen, mask], dim=1)
+        hidden = self.model.encoder(
+            inputs_embeds=embeddings, attention_mask=mask, injection=injection
+        ).last_hidden_state
+        return EncoderStates(hidden, mask)
+
+    def decode(
+        self,
+        states: EncoderStates,
+        decoder_input_ids: Tensor,  # [B, S]
+        injection: Injection | None = None,
+        decoder_mask: Tensor | None = None,  # [B, S], or [B, 1, S, S] of booleans
+        query_positions: Tensor | None = None,  # [S]
+    ) -> Tensor:
+        """The logits `[B, S, vocabulary]` of the token after each decoder input."""
+        logits: Tensor = self.model(
+            encoder_outputs=BaseModelOutput(last_hidden_state=states.hidden),
+            attention_mask=states.mask,
+            decoder_input_ids=decoder_input_ids,
+            decoder_attention_mask=decoder_mask,
+            use_cache=False,
+            injection=injection,
+            query_positions=query_positions,
+        ).logits
+        return logits
+
+    def forward(
+        self, input_ids: Tensor, mask: Tensor, labels: Tensor, injection: Injection | None = None
+    ) -> Tensor:
+        """The logits `[B, S, vocabulary]` that predict `labels` `[B, S]` (−100: padding)."""
+        return self.decode(self.encode(input_ids, mask, injection), self.shift_right(labels), injection)
+
+    def shift_right(self, labels: Tensor) -> Tensor:
+        """Labels to decoder inputs: the start token, then all labels but the last; −100 becomes padding."""
+        return self.model._shift_right(labels)
+
+    @torch.no_grad()
+    def generate(
+        self, input_ids: Tensor, mask: Tensor, injection: Injection | None = None, **options: Any
+    ) -> Tensor:
+        """Generated tokens `[B, S]`; `options` are Transformers' own (`num_beams`, `max_new_tokens`, …).
+
+        `generate` refuses arguments that the model's signature lacks, so the injection is handed to the decoder by a
+        hook that lives as long as the call.
+        """
+        states = self.encode(input_ids, mask, injection)
+        hook = self.model.decoder.register_forward_pre_hook(
+            lambda module, args, kwargs: (args, {**kwargs, "injection": injection}), with_kwargs=True
+        )
+        try:
+            output: Tensor = self.model.generate(
+                encoder_outputs=BaseModelOutput(last_hidden_state=states.hidden),
+                attention_mask=states.mask,
+                **options,
+            )
+        finally:
+            hook.remove()
+        return output
+
+    @contextmanager
+    def training(self, dropout: float = 0.0, gradient_checkpointing: bool = False) -> Iterator[None]:
+        """Training mode with a dropout rate (0: the same function as in evaluation), and back."""
+        for module in self.model.modules():
+            if isinstance(module, nn.Dropout):
+                module.p = dropout
+            elif isinstance(getattr(module, "dropout", None), float):
+                module.dropout = dropout
+        if gradient_checkpointing:
+            self.model.gradient_checkpointing_enable({"use_reentrant": False})
+        self.model.train()
+        try:
+            yield
+        finally:
+            self.model.eval()
+            if gradient_checkpointing:
+                self.model.gradient_checkpointing_disable()
+
+    def tokenize(self, texts: Sequence[str], max_tokens: int) -> tuple[list[list[int]], int]:
+        """Token ids of each text, ended by `</s>`, and how many texts were cut to `max_tokens`."""
+        eos = self.model.config.eos_token_id
+        ids = self.tokenizer(list(texts), add_special_tokens=False, verbose=False)["input_ids"] if texts else []
+        cut = sum(len(item) > max_tokens - 1 for item in ids)
+        return [[*item[: max_tokens - 1], eos] for item in ids], cut
+
+    def pad(self, sequences: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
+        """Ids and mask `[B, T]`, padded on the right, on the model's device."""
+        length = max(map(len, sequences))
+        padding = self.model.config.pad_token_id
+        ids = torch.tensor([[*item, *[padding] * (length - len(item))] for item in sequences])
+        mask = torch.tensor([[1] * len(item) + [0] * (length - len(item)) for item in sequences])
+        return ids.to(self.device), mask.to(self.device)
+
+
+def load_backbone(name_or_path: str | Path = DEFAULT, dtype: str = "auto", device: str = "auto") -> Backbone:
+    """Load and freeze a Transformers T5-family checkpoint (T5 v1.0, v1.1, LM-adapted, Flan, mT5).
+
+    Args:
+        name_or_path: the embedded backbone (`nano`), a folder, or a name on the Hugging Face hub.
+        dtype: `float32`, `bfloat16`, or `auto`: bfloat16 where the hardware multiplies it fast, else float32.
+            Never float16, in which T5 v1 overflows.
+        device: `auto` (a GPU if there is one), or any name that torch knows.
+
+    Raises:
+        UserError: no such checkpoint, not of the T5 family, or an unknown dtype or device.
+    """
+    attention.register()
+    name = str(name_or_path)
+    path = EMBEDDED / name if (EMBEDDED / name / "config.json").exists() else name_or_path
+    target = _device(device)
+    try:
+        config = AutoConfig.from_pretrained(path)
+        if config.model_type not in FAMILIES:
+            raise UserError(
+                f"backbone {name}: a {config.model_type} model; Preface takes the T5 family ({', '.join(FAMILIES)})"
+            )
+        tokenizer = AutoTokenizer.from_pretrained(path)
+        model = AutoModelForSeq2SeqLM.from_pretrained(
+            path, dtype=_dtype(dtype, target), attn_implementation=attention.NAME
+        )
+    except (OSError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise UserError(
+            f"backbone {name}: cannot be loaded ({reason}); give a folder with config.json, weights and a tokenizer, "
+            f"a name on the Hugging Face hub, or `{DEFAULT}`, which ships with Preface"
+        ) from error
+    return Backbone(name, model.to(target), tokenizer)
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise UserError(f"device {name}: not available here; `cpu` always is") from error
+    return device
+
+
+def _dtype(name: str, device: torch.device) -> torch.dtype:
+    if name == "auto":
+        return torch.bfloat16 if _bfloat16_is_fast(device) else torch.float32
+    dtypes = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+    if name not in dtypes:
+        raise UserError(f"dtype {name}: one of auto, {', '.join(dtypes)} (float16 overflows in T5)")
+    return dtypes[name]
+
+
+def _bfloat16_is_fast(device: torch.device) -> bool:
+    """True where matrix products in bfloat16 run in hardware; elsewhere they are emulated, up to 90 x slower."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    if device.type == "cpu":
+        able = torch.cpu.get_capabilities()
+        return bool(able.get("avx512_bf16") or able.get("amx_bf16") or able.get("bf16"))
+    return False

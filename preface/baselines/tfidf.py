@@ -1,0 +1,58 @@
+"""TF-IDF and logistic regression: minutes of nobody's time, and the number that a soft prompt has to beat."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from preface.errors import UserError
+
+if TYPE_CHECKING:  # scikit-learn takes a second to import, which a command line that never fits should not pay
+    from sklearn.pipeline import Pipeline
+
+STRENGTHS = (0.3, 1.0, 3.0, 10.0)
+"""Inverse regularisation strengths `C` to choose from, strongest regularisation first."""
+
+RARE_WORDS_FROM = 2_000
+"""Training rows from which an n-gram must occur in two of them; fewer rows can spare none."""
+
+
+def fit_tfidf(
+    train_texts: Sequence[str],
+    train_labels: Sequence[str],
+    dev_texts: Sequence[str],
+    dev_labels: Sequence[str],
+) -> Pipeline:
+    """Fit on the training rows, with the `C` that is most often right on the development rows.
+
+    Features are words and pairs of words, sublinear in their count. Equal `C`s go to the stronger regularisation.
+    Returns a pipeline whose `predict(texts)` gives an array of labels, [rows]; the same rows give the same pipeline.
+    Raises `UserError` where the rows allow no classifier: one label only, no words, or no development rows.
+    """
+    from sklearn.feature_extraction.text import TfidfVectorizer
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import Pipeline
+
+    if len(set(train_labels)) < 2:
+        raise UserError(f"tf-idf needs training rows of two labels or more; found {sorted(set(train_labels))}")
+    if not dev_texts:
+        raise UserError("tf-idf chooses its regularisation on development rows; give at least one")
+
+    words = TfidfVectorizer(
+        ngram_range=(1, 2), sublinear_tf=True, min_df=2 if len(train_texts) >= RARE_WORDS_FROM else 1
+    )
+    try:
+        train = words.fit_transform(train_texts)
+    except ValueError as error:
+        raise UserError(f"tf-idf finds no words in the {len(train_texts):,} training rows: {error}") from error
+    dev = words.transform(dev_texts)
+
+    candidates = [LogisticRegression(C=strength, max_iter=1000).fit(train, train_labels) for strength in STRENGTHS]
+    best = max(candidates, key=lambda candidate: candidate.score(dev, dev_labels))  # `max` keeps the first of equals
+    return Pipeline([("words", words), ("classifier", best)])
+
+
+def trained_parameters(pipeline: Pipeline) -> int:
+    """Weights and biases of the fitted classifier; the vocabulary's document frequencies are not counted."""
+    classifier = pipeline["classifier"]
+    return int(classifier.coef_.size + classifier.intercept_.size)

@@ -1,0 +1,72 @@
+"""Which examples go into a batch together. Padding is waste, so batches are cut by length."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Sequence
+
+POOL = 64
+"""Batches sorted by length together; more saves padding, fewer mixes better."""
+
+
+def cut(order: Sequence[int], lengths: Sequence[int], batch_size: int | None, token_budget: int | None) -> list[list[int]]:
+    """Cut `order` into batches of at most `batch_size` rows whose padded size is at most `token_budget` tokens.
+
+    A row longer than the budget stands alone.
+    """
+    batches: list[list[int]] = []
+    longest = 0
+    for index in order:
+        grown = max(longest, lengths[index])
+        full = bool(batches) and (
+            (batch_size is not None and len(batches[-1]) >= batch_size)
+            or (token_budget is not None and grown * (len(batches[-1]) + 1) > token_budget)
+        )
+        if not batches or full:
+            batches.append([])
+            grown = lengths[index]
+        batches[-1].append(index)
+        longest = grown
+    return batches
+
+
+def epoch(
+    lengths: Sequence[int], seed: int, number: int, batch_size: int | None = None, token_budget: int | None = None
+) -> list[list[int]]:
+    """The batches of one epoch, each row once.
+
+    Rows are shuffled by `seed`, sorted by length within pools of batches, and the batches of a pool are shuffled by
+    an order that is the same for every seed: so at each step all members of a population, whatever their seeds, see
+    rows of about the same length, and none depends on who trains beside it.
+    """
+    order = list(range(len(lengths)))
+    random.Random(f"rows/{seed}/{number}").shuffle(order)
+    size = batch_size or max(1, (token_budget or 1) * len(lengths) // max(1, sum(lengths)))
+    batches_in_all = -(-len(order) // size)
+    # a pool must be a small part of an epoch, or the same rows would always meet
+    pool = size * max(1, min(POOL, batches_in_all // 8))
+    batches = []
+    for part, start in enumerate(range(0, len(order), pool)):
+        rows = sorted(order[start : start + pool], key=lambda index: lengths[index])
+        cuts = cut(rows, lengths, batch_size, token_budget)
+        random.Random(f"batches/{number}/{part}").shuffle(cuts)
+        batches += cuts
+    return batches
+
+
+def endless(
+    lengths: Sequence[int], seed: int, batch_size: int | None = None, token_budget: int | None = None, skip: int = 0
+) -> Iterator[list[int]]:
+    """Batches epoch after epoch, from batch number `skip` on."""
+    number = 0
+    while True:
+        batches = epoch(lengths, seed, number, batch_size, token_budget)
+        yield from batches[skip:]
+        skip = max(0, skip - len(batches))
+        number += 1
+
+
+def by_length(lengths: Sequence[int], token_budget: int, batch_size: int | None = None) -> list[list[int]]:
+    """Every row once, longest first, for evaluation."""
+    order = sorted(range(len(lengths)), key=lambda index: -lengths[index])
+    return cut(order, lengths, batch_size, token_budget)
