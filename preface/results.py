@@ -34,11 +34,11 @@ class Cell:
     """Seconds spent evaluating; training time stands in `details`."""
     split: str = "test"
     details: dict[str, Any] = field(default_factory=dict)
-    versions: dict[str, str] = field(default_factory=lambda: dict(versions()))
+    versions: dict[str, str] = field(default_factory=lambda: dict(installed_versions()))
 
 
 @cache
-def versions() -> dict[str, str]:
+def installed_versions() -> dict[str, str]:
     """Versions of Python and of the libraries that decide a number, and the git revision if there is one."""
     found = {"python": platform.python_version()}
     for name in ("preface", "torch", "transformers", "scikit-learn"):
@@ -47,7 +47,7 @@ def versions() -> dict[str, str]:
         except PackageNotFoundError:  # run from a source tree that was never installed
             found[name] = "not installed"
     revision = subprocess.run(
-        ["git", "describe", "--always", "--dirty"],
+        ["git", "describe", "--always", "--dirty", "--exclude=*"],
         cwd=Path(__file__).parent,
         capture_output=True,
         text=True,

@@ -1,4 +1,4 @@
-"""TF-IDF and logistic regression: minutes of nobody's time, and the number that a soft prompt has to beat."""
+"""TF-IDF and logistic regression: seconds on one core, and the number that a soft prompt has to beat."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from preface.errors import UserError
 
-if TYPE_CHECKING:  # scikit-learn takes a second to import, which a command line that never fits should not pay
+if TYPE_CHECKING:  # scikit-learn is slow to import, so only fitting does
     from sklearn.pipeline import Pipeline
 
 STRENGTHS = (0.3, 1.0, 3.0, 10.0)
@@ -25,16 +25,18 @@ def fit_tfidf(
 ) -> Pipeline:
     """Fit on the training rows, with the `C` that is most often right on the development rows.
 
-    Features are words and pairs of words, sublinear in their count. Equal `C`s go to the stronger regularisation.
-    Returns a pipeline whose `predict(texts)` gives an array of labels, [rows]; the same rows give the same pipeline.
+    Features are words and pairs of words, sublinear in their count; of equally good `C`s the smallest wins.
+    Returns a pipeline whose `predict(texts)` gives an array of labels, [rows]. Nothing in it is random.
     Raises `UserError` where the rows allow no classifier: one label only, no words, or no development rows.
     """
     from sklearn.feature_extraction.text import TfidfVectorizer
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import Pipeline
 
-    if len(set(train_labels)) < 2:
-        raise UserError(f"tf-idf needs training rows of two labels or more; found {sorted(set(train_labels))}")
+    if len(found := sorted(set(train_labels))) < 2:
+        raise UserError(
+            f"tf-idf needs training rows of two labels or more; found {', '.join(found) or 'none'}"
+        )
     if not dev_texts:
         raise UserError("tf-idf chooses its regularisation on development rows; give at least one")
 
@@ -44,11 +46,13 @@ def fit_tfidf(
     try:
         train = words.fit_transform(train_texts)
     except ValueError as error:
-        raise UserError(f"tf-idf finds no words in the {len(train_texts):,} training rows: {error}") from error
+        raise UserError(f"tf-idf finds no words in {len(train_texts):,} training rows: {error}") from error
     dev = words.transform(dev_texts)
 
-    candidates = [LogisticRegression(C=strength, max_iter=1000).fit(train, train_labels) for strength in STRENGTHS]
-    best = max(candidates, key=lambda candidate: candidate.score(dev, dev_labels))  # `max` keeps the first of equals
+    fitted = [
+        LogisticRegression(C=strength, max_iter=1000).fit(train, train_labels) for strength in STRENGTHS
+    ]
+    best = max(fitted, key=lambda classifier: classifier.score(dev, dev_labels))  # the first of equals
     return Pipeline([("words", words), ("classifier", best)])
 
 

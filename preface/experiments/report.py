@@ -5,9 +5,10 @@ from __future__ import annotations
 import io
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import cycle
 from pathlib import Path
 from statistics import mean, stdev
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from preface.errors import UserError
 from preface.results import Cell, write_atomically, write_cells
@@ -17,6 +18,7 @@ if TYPE_CHECKING:  # drawing libraries are imported where they draw: they would 
     from rich.table import Table as RichTable
 
 MISSING = "–"
+SEPARATOR = " · "
 PLACES = {"zero-shot": 0, "tf-idf": 2}
 """Where a method's column stands; every other method stands between, at 1."""
 
@@ -28,11 +30,12 @@ LOOKS = {
     "prefix-tuning": ("#d9480f", "s"),
     "tf-idf": ("#12a150", "^"),
 }
-SPARE_LOOKS = [("#9c5fd0", "v"), ("#c99700", "P"), ("#d6458f", "X"), ("#1aa3a3", "<"), ("#7a6a55", ">")]
-"""Colour and marker by method, and those of methods not named above. They differ in both, for the colour-blind."""
+SPARE_COLOURS = ("#9c5fd0", "#c99700", "#d6458f", "#1aa3a3", "#7a6a55")
+SPARE_MARKERS = ("v", "P", "X", "<", ">", "p")
+"""Colour and marker by method, and those left for other methods: unlike in both, for the colour-blind."""
 
 Column = tuple[str, str, str | None]
-"""Method, backbone, training task: numbers that differ in one of these never share a mean."""
+"""Method, backbone, training task: numbers that differ in any of these never share a mean."""
 
 
 @dataclass(frozen=True)
@@ -66,28 +69,27 @@ class Row:
     split: str
     metric: str
     counts: tuple[int, ...]
-    """Distinct numbers of evaluated rows, ascending: one, unless cells were measured on parts of the split."""
+    """Distinct numbers of evaluated rows: one, unless some cells were measured on a part of the split."""
     entries: dict[str, Entry]
     """By column; a column that was not measured is absent."""
 
     @property
     def label(self) -> str:
         """The task, and the split and the metric where they are not the usual ones: `mrpc (dev, f1)`."""
-        unusual = [
-            name for name, usual in ((self.split, "test"), (self.metric, "accuracy")) if name != usual
-        ]
-        return f"{self.task} ({', '.join(unusual)})" if unusual else self.task
+        usual = {"test", "accuracy"}
+        unusual = _join(name for name in (self.split, self.metric) if name not in usual)
+        return f"{self.task} ({unusual})" if unusual else self.task
 
     @property
     def n(self) -> str:
         """`1,821`, or `500–1,821`."""
-        return "–".join(f"{count:,}" for count in sorted({self.counts[0], self.counts[-1]}))
+        return _span(self.counts)
 
     @property
     def best(self) -> frozenset[str]:
-        """Columns with the highest mean as it is shown, so that equal figures are marked alike; none if alone."""
+        """Columns with the highest mean as shown, so that equal figures fare alike; never a lone column."""
         shown = {column: round(100 * entry.mean, 1) for column, entry in self.entries.items()}
-        return frozenset(column for column in shown if len(shown) > 1 and shown[column] == max(shown.values()))
+        return frozenset(name for name in shown if len(shown) > 1 and shown[name] == max(shown.values()))
 
     def text(self, column: str) -> str:
         """The entry as shown, or a dash."""
@@ -105,19 +107,21 @@ class Table:
 
     @property
     def metric(self) -> str:
-        """`accuracy`, or all metrics by name."""
-        return _join(row.metric for row in self.rows)
+        """The head of the first column: `accuracy (%)`, with all metrics where there are several."""
+        return f"{_join(row.metric for row in self.rows)} (%)"
 
 
 def pivot(cells: Sequence[Cell]) -> Table:
     """Arrange cells in rows (task, split, metric) and columns (methods), both in order of first appearance.
 
-    Zero-shot moves to the first column and TF-IDF to the last. Of cells that differ in nothing but their number the
-    last one counts. A method that has several backbones or training tasks gets a column for each.
+    Zero-shot moves to the first column and TF-IDF to the last. Of cells that measure the same thing twice the
+    last counts. Where there are several backbones or training tasks, each gets columns of its own.
     Raises `UserError` for no cells.
     """
     if not cells:
-        raise UserError("nothing to report: there are no results yet; run an experiment, then report its results")
+        raise UserError(
+            "there are no results to report yet: run an experiment first, then report its results"
+        )
     cells = _latest(cells)
     keys = sorted(dict.fromkeys(map(_column, cells)), key=lambda key: PLACES.get(key[0], 1))
     labels = {key: _column_label(key, keys) for key in keys}
@@ -135,10 +139,12 @@ def rich_table(table: Table) -> RichTable:
     from rich.text import Text
 
     # Text, not str: a name in square brackets is a name and no markup
-    drawn = RichTable(box=box.SIMPLE_HEAD, pad_edge=False, caption=Text(table.caption), caption_justify="left")
-    drawn.add_column(Text(f"{table.metric}, %"), overflow="fold")
+    drawn = RichTable(
+        box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), caption=Text(table.caption), caption_justify="left"
+    )
+    drawn.add_column(Text(table.metric), overflow="fold")
     for name in ("rows", *table.columns):
-        drawn.add_column(Text(name), justify="right")
+        drawn.add_column(Text(name), justify="right", overflow="fold")
     for row in table.rows:
         entries = [Text(row.text(name), style="bold" if name in row.best else "") for name in table.columns]
         drawn.add_row(Text(row.label), Text(row.n, style="dim"), *entries)
@@ -148,7 +154,7 @@ def rich_table(table: Table) -> RichTable:
 def markdown(table: Table) -> str:
     """The table in GitHub's Markdown, its caption below; the best of each row is bold."""
     lines = [
-        [f"{table.metric}, %", "rows", *table.columns],
+        [table.metric, "rows", *table.columns],
         ["---", *["---:"] * (1 + len(table.columns))],
     ]
     for row in table.rows:
@@ -184,7 +190,7 @@ def html(
     from jinja2 import Environment, StrictUndefined
     from markupsafe import Markup
 
-    table = pivot(cells)
+    table, cells = pivot(cells), _latest(cells)
     svg = _drawn(table, chance, "svg", transparent=True).decode().replace(INK, "currentColor")
     template = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     page = template.from_string(Path(__file__).with_name("report.html").read_text(encoding="utf-8")).render(
@@ -194,7 +200,7 @@ def html(
         # matplotlib has escaped the names in it; the XML declaration before it has no place in a page
         plot=Markup(svg[svg.index("<svg") :]),
         notes=notes,
-        cells=[(cell, _learning_rate(cell)) for cell in _latest(cells)],
+        cells=[(cell, _learning_rate(cell)) for cell in cells],
         versions=_versions(cells),
         commands=commands,
         missing=MISSING,
@@ -210,9 +216,10 @@ def write_report(
     commands: Sequence[str] = (),
     chance: float | None = None,
 ) -> None:
-    """Write `results.json`, `table.md`, `plot.png` and `report.html` into `folder`; nothing where there are no cells.
+    """Write `results.json`, `table.md`, `plot.png` and `report.html` into `folder`.
 
-    Raises `UserError` for no cells.
+    `chance`, in [0, 1], draws a line at what guessing would score. Raises `UserError` for no cells, and then
+    writes nothing.
     """
     table = pivot(cells)
     write_cells(folder / "results.json", cells)
@@ -237,14 +244,20 @@ def _latest(cells: Sequence[Cell]) -> list[Cell]:
 
 
 def _column(cell: Cell) -> Column:
-    return cell.method, cell.backbone, cell.train_task
+    """A cell's column: TF-IDF has no backbone and zero-shot no training task, whatever the cell says."""
+    backbone = "" if cell.method == "tf-idf" else cell.backbone
+    return cell.method, backbone, None if cell.method == "zero-shot" else cell.train_task
 
 
 def _column_label(key: Column, keys: Sequence[Column]) -> str:
-    """The method, and its backbone and training task where the method has several."""
-    same = [other for other in keys if other[0] == key[0]]
-    several = [len({other[part] for other in same}) > 1 for part in (1, 2)]
-    return _join([key[0], *[str(name) for name, show in zip(key[1:], several, strict=True) if show]])
+    """The method, with its backbone and its training task where the table has several of them."""
+    method, backbone, task = key
+    parts = [method]
+    if backbone and len({other[1] for other in keys if other[0] != "tf-idf"}) > 1:
+        parts.append(backbone)
+    if task and len({other[2] for other in keys if other[0] != "zero-shot"}) > 1:
+        parts.append(f"from {task}")
+    return SEPARATOR.join(parts)
 
 
 def _row(group: Sequence[Cell], labels: dict[Column, str]) -> Row:
@@ -256,7 +269,7 @@ def _row(group: Sequence[Cell], labels: dict[Column, str]) -> Row:
         group[0].eval_task,
         group[0].split,
         group[0].metric,
-        tuple(sorted({cell.n for cell in group})),
+        tuple(dict.fromkeys(cell.n for cell in group)),
         {label: Entry(tuple(found)) for label, found in values.items()},
     )
 
@@ -281,9 +294,9 @@ def _caption(cells: Sequence[Cell], rows: Sequence[Row], labels: dict[Column, st
         case _:
             said = f"{spread} over seeds ({_join(f'{label}: {count}' for label, count in seeds.items())})"
     sentences = [f"{_join(row.metric for row in rows)} in percent, {said}"]
-    if trained_on := _join(cell.train_task for cell in cells if cell.train_task):
+    if trained_on := _join(task for _, _, task in labels if task):
         sentences.append(f"Trained on {trained_on}")
-    if backbones := _join(cell.backbone for cell in cells if cell.method != "tf-idf"):
+    if backbones := _join(backbone for _, backbone, _ in labels if backbone):
         sentences.append(f"Frozen: {backbones}")
     sizes_said = _join(f"{label} {size}" for label, size in sizes.items())
     sentences.append(f"Trained parameters: {sizes_said}" if sizes_said else "Nothing is trained")
@@ -320,7 +333,7 @@ def _drawn(table: Table, chance: float | None, kind: str, transparent: bool = Fa
     """The plot as a file's bytes; the same table gives the same bytes."""
     from matplotlib import rc_context
 
-    settings = {
+    settings: dict[Any, Any] = {
         "svg.fonttype": "none",  # text stays text: smaller, and in the page's own font
         "svg.hashsalt": "preface",
         "text.parse_math": False,  # a dollar in a name is a dollar
@@ -336,11 +349,14 @@ def _drawn(table: Table, chance: float | None, kind: str, transparent: bool = Fa
 
 
 def _figure(table: Table, chance: float | None) -> Figure:
-    """Rows downwards, percent rightwards, so that a long task name has room; dots, as bars would have to start at 0."""
+    """Rows downwards, so that a long task name has room; dots and no bars, which would have to start at 0."""
     from matplotlib.figure import Figure
 
-    spare = iter(SPARE_LOOKS * len(table.columns))
-    looks = {column: LOOKS.get(column) or next(spare) for column in table.columns}
+    spare = zip(cycle(SPARE_COLOURS), cycle(SPARE_MARKERS), strict=False)
+    looks: dict[str, tuple[str, str]] = {}
+    for column in table.columns:
+        named = LOOKS.get(column.split(SEPARATOR)[0])
+        looks[column] = named if named and named not in looks.values() else next(spare)
     step = 0.7 / len(table.columns)  # of a row's height, between one method and the next
     height = len(table.rows) * (0.3 + 0.17 * len(table.columns)) + 1.1
     figure = Figure(figsize=(7.2, height), layout="constrained")
@@ -354,30 +370,33 @@ def _figure(table: Table, chance: float | None) -> Figure:
                 continue
             y = index + (place - (len(table.columns) - 1) / 2) * step
             colour, marker = looks[column]
-            seeds = [100 * value for value in entry.values]
+            look: dict[str, Any] = {"color": colour, "markeredgewidth": 0}
             if entry.deviation is not None:
-                axes.plot(seeds, [y] * len(seeds), ".", color=colour, alpha=0.55, markersize=5, markeredgewidth=0)
                 axes.errorbar(100 * entry.mean, y, xerr=100 * entry.deviation, color=colour, capsize=2.5)
-            axes.plot(100 * entry.mean, y, marker, color=colour, markersize=7, markeredgewidth=0, clip_on=False)
+                below = [y + 0.38 * step] * len(entry.values)  # where neither bar nor mean hides a seed
+                axes.plot([100 * v for v in entry.values], below, "o", markersize=3, alpha=0.6, **look)
+            axes.plot(100 * entry.mean, y, marker, markersize=7, clip_on=False, **look)
 
     handles = [
         axes.plot([], [], marker, color=colour, markersize=7, markeredgewidth=0, label=column)[0]
         for column, (colour, marker) in looks.items()
     ]
     if chance is not None:
-        handles.append(axes.axvline(100 * chance, color=INK, alpha=0.6, linestyle=(0, (4, 3)), label="chance"))
-    widest = max(len(column) for column in table.columns)
+        handles.append(axes.axvline(100 * chance, color=INK, alpha=0.6, linestyle="--", label="chance"))
+    widths = [
+        len(str(handle.get_label())) + 6 for handle in handles
+    ]  # in letters, the marker's room included
     figure.legend(
         handles=handles,
         loc="outside upper center",
-        ncols=max(1, min(len(handles), 72 // (widest + 3))),
+        ncols=len(handles) if sum(widths) < 85 else max(1, 85 // max(widths)),
         frameon=False,
-        handletextpad=0.3,
+        handletextpad=0.5,
         columnspacing=1.6,
     )
     axes.set_yticks(range(len(table.rows)), labels=[row.label for row in table.rows])
     axes.set_ylim(len(table.rows) - 0.5, -0.5)
-    axes.set_xlabel(f"{table.metric}, %")
+    axes.set_xlabel(table.metric)
     axes.grid(axis="x", color=INK, alpha=0.15, linewidth=0.8)
     axes.set_axisbelow(True)
     axes.tick_params(length=0)

@@ -1,0 +1,38 @@
+# The habits. Every target makes the environment it needs: `make demo` works in a fresh clone.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.PHONY: demo test check format bench docs clean
+
+demo: $(READY)  ## tune a prefix on the embedded backbone and print the four-domain table
+	$(BIN)/preface compare cross-domain --recipe demo --out runs/demo
+
+test: $(READY)  ## the whole test suite
+	$(BIN)/pytest
+
+check: $(READY)  ## lint and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(READY)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(READY)  ## time what Preface promises, here
+	$(BIN)/python benchmarks/train_step.py
+
+docs: $(READY)  ## draw the pictures of docs/ anew
+	$(BIN)/python docs/draw.py
+
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit("Preface needs Python 3.11 or newer" if sys.version_info < (3, 11) else 0)'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt torch
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	touch $(READY)
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

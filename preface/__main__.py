@@ -1,0 +1,3 @@
+from preface.cli import main
+
+main()

@@ -1,0 +1,276 @@
+"""How well prompts do on tasks, their own and others."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from preface.backbone import DEFAULT, Backbone, load_backbone
+from preface.checkpoint import SavedPrompt, load_prompt
+from preface.errors import UserError
+from preface.injection import Injection, join
+from preface.progress import progress, warn
+from preface.results import Cell, read_cells, write_cells
+from preface.run import RECORD, Run
+from preface.score import LabelWords, generate, score
+from preface.tasks import Split, Task, load_split, load_task
+
+ZERO_SHOT = "zero-shot"
+INSTRUCTION = "review sentiment: {text}"
+"""What the zero-shot column says to the embedded backbone, in the words of its own training."""
+
+Scoring = Literal["rank", "generate"]
+Prompts = Literal["best", "rate", "all"]
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What one prompt says of one row."""
+
+    label: str
+    """The label word; in free generation whatever was written."""
+    probabilities: dict[str, float] | None
+    """Of the label words; None in free generation."""
+
+
+def evaluate(
+    run: Run | str | Path | None = None,
+    on: Sequence[str | Path | Task] = (),
+    *,
+    backbone: Backbone | str | None = None,
+    instruction: str = INSTRUCTION,
+    prompts: Prompts = "rate",
+    scoring: Scoring = "rank",
+    split: Literal["train", "validation", "test"] = "test",
+    input: str | None = None,
+    label: str | None = None,
+    label_words: Mapping[str, str] | None = None,
+    data: str | Path | None = None,
+    skip_bad_rows: bool = False,
+    max_input_tokens: int | None = None,
+    out: str | Path | None = None,
+) -> list[Cell]:
+    """Evaluate a run's prompts, or the bare backbone, on tasks.
+
+    Args:
+        run: a run, its folder, or a prompt's folder; None: the frozen backbone alone, zero-shot, with `instruction`.
+        on: tasks (default: the one trained on), in any form that `load_task` takes.
+        backbone: default: the one that the prompts were trained on.
+        instruction: the template that the zero-shot backbone reads; `{text}` stands for the input.
+        prompts: `best` by development score; `rate`: every seed at the best learning rate; `all`.
+        scoring: `rank` the label words by probability, or `generate` freely and demand an exact match; then
+            `details["illegal"]` is the share of answers that are no label at all.
+        input, label, label_words, data, skip_bad_rows: as for `train`, for data files among `on`.
+        max_input_tokens: default: as in training, else 512.
+        out: folder for `results.json` and predictions (default: `evaluations/` in the run's; none without a run).
+
+    Returns:
+        One cell for each prompt and task.
+
+    Raises:
+        UserError: what the user can put right.
+    """
+    if run is None:
+        wearers: list[_Wearer] = [_Wearer(None, {}, {})]
+        train_record: dict[str, Any] = {}
+    else:
+        wearers, train_record, folder, loaded = _wearers(run, prompts)
+        out = out or folder / "evaluations"
+        backbone = backbone or loaded or train_record["backbone"]
+    backbone = backbone or DEFAULT
+    model = load_backbone(backbone) if isinstance(backbone, str) else backbone
+    for wearer in wearers:
+        _must_fit(wearer, model)
+    if not on:
+        if run is None:
+            raise UserError("on: no task given; `--on sst2`, or a data file")
+        on = [Task.model_validate(train_record["task"])]
+    tasks = [load_task(task, input=input, label=label, label_words=label_words) for task in on]
+    limit = max_input_tokens or train_record.get("max_input_tokens", 512)
+
+    cells: list[Cell] = []
+    for task in tasks:
+        examples = load_split(task, split, data=data, skip_bad_rows=skip_bad_rows)
+        _warn_seen(task, examples, train_record)
+        words = train_record.get("label_words", task.label_words)
+        foreign = sorted({str(example.label) for example in examples.examples} - set(words))
+        if foreign:
+            raise UserError(
+                f"{task.name}: the labels {', '.join(foreign)} are not among the words that the prompt was trained for "
+                f"({', '.join(words)}); map them with --label-words, as in `--label-words 1={words[-1]}`"
+            )
+        began = time.perf_counter()
+        predictions, cut = predictions_on(
+            model, examples, words, [wearer.prompt for wearer in wearers], scoring, limit,
+            instruction if run is None else "{text}",
+        )  # fmt: skip
+        seconds = time.perf_counter() - began
+        if cut:
+            warn(f"{task.name}: {cut:,} of {len(examples.examples):,} inputs were cut to {limit} tokens")
+        if examples.skipped:
+            warn(f"{task.name}: {len(examples.skipped):,} bad rows were left out, the first: {examples.skipped[0]}")
+        gold = [str(example.label) for example in examples.examples]
+        for wearer, given in zip(wearers, predictions, strict=True):
+            labels = [prediction.label for prediction in given]
+            if len(set(labels)) == 1 and len(labels) > 1:
+                warn(f"{task.name}: {wearer.method} predicts {labels[0]!r} for every row")
+            details = dict(wearer.details) | {"cut_inputs": cut, "sources": [_source(s) for s in examples.sources]}
+            if scoring == "generate":
+                details["illegal"] = sum(label not in words for label in labels) / len(labels)
+            cells.append(
+                Cell(
+                    backbone=model.name,
+                    method=wearer.method,
+                    train_task=train_record.get("task", {}).get("name"),
+                    eval_task=task.name,
+                    metric=task.metric,
+                    value=metric(task.metric, gold, labels),
+                    n=len(gold),
+                    seed=wearer.details.get("seed"),
+                    trained_parameters=wearer.trained_parameters,
+                    seconds=seconds / len(wearers),
+                    split=split,
+                    details=details,
+                )
+            )
+            if out is not None:
+                _write_predictions(Path(out), cells[-1], examples, given)
+    if out is not None:
+        _merge_cells(Path(out) / "results.json", cells)
+    return cells
+
+
+def predictions_on(
+    backbone: Backbone,
+    examples: Split,
+    words: Sequence[str],
+    prompts: Sequence[Injection | None],
+    scoring: Scoring = "rank",
+    max_input_tokens: int = 512,
+    template: str = "{text}",
+) -> tuple[list[list[Prediction]], int]:
+    """What each prompt says of each example, all prompts in the same batches; and how many inputs were cut."""
+    labels = LabelWords.of(backbone, words)
+    texts = [template.replace("{text}", example.text) for example in examples.examples]
+    inputs, cut = backbone.tokenize(texts, max_input_tokens)
+    worn = [prompt for prompt in prompts if prompt is not None]
+    injection = join(worn) if worn else None
+    rows = [index for index in range(len(prompts)) for _ in inputs] if worn else None
+    every = inputs * len(prompts)
+    with progress(f"{examples.task} · {len(prompts)} prompt(s)", len(every), "rows") as advance:
+        if scoring == "rank":
+            probabilities = score(backbone, every, labels, injection, rows, advance).softmax(-1)
+            flat = [to_prediction(row, labels.words) for row in probabilities.tolist()]
+        else:
+            longest = max(map(len, labels.pieces)) + 1
+            written = generate(backbone, every, injection, rows, max_new_tokens=longest, on_batch=advance)
+            flat = [Prediction(text, None) for text in written]
+    size = len(inputs)
+    return [flat[start : start + size] for start in range(0, len(flat), size)], sum(cut)
+
+
+def to_prediction(row: Sequence[float], words: Sequence[str]) -> Prediction:
+    """The likeliest word and all probabilities."""
+    probabilities = dict(zip(words, row, strict=True))
+    return Prediction(max(probabilities, key=lambda word: probabilities[word]), probabilities)
+
+
+def metric(name: str, gold: Sequence[str], predicted: Sequence[str]) -> float:
+    """`accuracy` or `macro_f1`, by scikit-learn. Raises UserError for another name."""
+    from sklearn.metrics import accuracy_score, f1_score  # slow to import, and not every verb measures
+
+    match name:
+        case "accuracy":
+            return float(accuracy_score(gold, predicted))
+        case "macro_f1":
+            return float(f1_score(gold, predicted, average="macro", labels=sorted(set(gold))))
+    raise UserError(f"metric {name}: unknown; one of accuracy, macro_f1")
+
+
+@dataclass(frozen=True)
+class _Wearer:
+    """One prompt to be evaluated, or the bare backbone."""
+
+    prompt: Injection | None
+    card: Mapping[str, Any]
+    details: Mapping[str, Any]
+    trained_parameters: int = 0
+
+    @property
+    def method(self) -> str:
+        return self.card["method"]["name"] if self.card else ZERO_SHOT
+
+
+def _wearers(
+    run: Run | str | Path, prompts: Prompts
+) -> tuple[list[_Wearer], dict[str, Any], Path, Backbone | None]:
+    """The prompts to evaluate, what they were trained on, their folder, and the backbone if it is loaded."""
+    if not isinstance(run, Run) and (Path(run) / "prompt.json").exists() and not (Path(run) / RECORD).exists():
+        saved = load_prompt(run)
+        return [_wearer(saved)], dict(saved.card), Path(run), None
+    run = run if isinstance(run, Run) else Run.open(run)
+    chosen = {"best": [run.best], "rate": run.best_rate, "all": run.members}[prompts]
+    result, recipe = run.record["result"], run.record["recipe"]
+    training = {"train_seconds": result["seconds"], "train_steps": result["steps"], "members": len(result["members"])}
+    wearers = [_wearer(run.prompt(member.index), training) for member in chosen]
+    return wearers, run.record | {"max_input_tokens": recipe["max_input_tokens"]}, run.folder, run.backbone
+
+
+def _wearer(saved: SavedPrompt, training: Mapping[str, Any] | None = None) -> _Wearer:
+    member = saved.card["member"]
+    details = {
+        "seed": member["seed"],
+        "learning_rate": member["learning_rate"],
+        "development_score": member["score"],
+        "method": saved.card["method"]["config"],
+    }
+    return _Wearer(saved.injection, saved.card, details | dict(training or {}), saved.card["trained_parameters"])
+
+
+def _must_fit(wearer: _Wearer, backbone: Backbone) -> None:
+    """Raise UserError if the prompt was made for a backbone of another shape; warn if only the weights differ."""
+    if not wearer.card:
+        return
+    if wearer.card["shape"] != asdict(backbone.shape):
+        raise UserError(
+            f"the prompt was trained on {wearer.card['backbone']} and does not fit {backbone.name}, whose sizes differ"
+        )
+    if wearer.card["fingerprint"] != backbone.fingerprint():
+        warn(f"the prompt was trained on other weights of {wearer.card['backbone']} than these of {backbone.name}")
+
+
+def _warn_seen(task: Task, examples: Split, train_record: Mapping[str, Any]) -> None:
+    """Say so where a data file is both: its test split is all its rows, those trained on among them."""
+    trained = train_record.get("splits", {}).get("train", {}).get("sources", [])
+    hashes = {source["sha256"] for source in trained}
+    if not task.splits[examples.split].apart and any(source.sha256 in hashes for source in examples.sources):
+        warn(f"{task.name}: these rows are those that the prompt was trained on; its score on them says little")
+
+
+def _source(source: Any) -> dict[str, Any]:
+    return asdict(source)
+
+
+def _write_predictions(folder: Path, cell: Cell, examples: Split, given: Sequence[Prediction]) -> None:
+    name = f"{Path(cell.eval_task).name}-{cell.split}"
+    if cell.seed is not None:
+        name += f"-lr{cell.details['learning_rate']:g}-seed{cell.seed}"
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / f"{name}.jsonl").open("w", encoding="utf-8") as file:
+        for example, prediction in zip(examples.examples, given, strict=True):
+            line = {"label": prediction.label, "gold": example.label, "probabilities": prediction.probabilities}
+            print(json.dumps(line | {"text": example.text}, ensure_ascii=False), file=file)
+
+
+def _merge_cells(path: Path, cells: Sequence[Cell]) -> None:
+    """Add cells to `results.json`; a cell measured anew takes the old one's place."""
+
+    def key(cell: Cell) -> tuple[Any, ...]:
+        return cell.backbone, cell.method, cell.eval_task, cell.split, cell.metric, cell.seed, cell.details.get("learning_rate")
+
+    new = {key(cell) for cell in cells}
+    write_cells(path, [cell for cell in read_cells(path) if key(cell) not in new] + list(cells))

@@ -1,0 +1,281 @@
+"""Source A's experiment: prompts trained on one domain, tested on others, beside what a user would pick instead."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field
+
+from preface.backbone import DEFAULT, Backbone, load_backbone
+from preface.baselines.tfidf import fit_tfidf, trained_parameters
+from preface.errors import UserError
+from preface.evaluate import INSTRUCTION, evaluate, metric
+from preface.experiments.report import write_report
+from preface.methods import Method, method_named
+from preface.progress import say
+from preface.recipe import validated
+from preface.results import Cell, read_cells, write_atomically, write_cells
+from preface.run import RECORD, Run
+from preface.tasks import Task, load_split, load_task
+from preface.train import train
+
+RECIPES = Path(__file__).parent / "recipes"
+TFIDF = "tf-idf"
+SPEC = "experiment.yaml"
+
+
+class Search(BaseModel):
+    """A short training of every rate, to choose one by development score before the long training."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    steps: int = Field(ge=1)
+    seeds: int = Field(1, ge=1)
+
+
+class Column(BaseModel):
+    """A method to be trained, with what differs from its defaults."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    method: str
+    name: str = ""
+    """As in the table's head; default: the method's."""
+    options: dict[str, Any] = {}
+    """Fields of the method: `length`, `sites`, `init`, …"""
+    learning_rates: tuple[float, ...] | None = None
+    """Default: those the method names."""
+    recipe: dict[str, Any] = {}
+    """Fields of `preface.recipe.Recipe` for this method alone."""
+
+    @property
+    def label(self) -> str:
+        return self.name or self.method
+
+    def build(self) -> Method:
+        return validated(method_named(self.method), self.options)
+
+
+class ZeroShot(BaseModel):
+    """The frozen model alone, asked in words."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    backbone: str | None = None
+    """Default: the experiment's."""
+    instruction: str = INSTRUCTION
+
+
+class Experiment(BaseModel):
+    """The whole matrix, as a YAML in `recipes/` has it."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    title: str
+    backbone: str = DEFAULT
+    train_task: str
+    eval_tasks: tuple[str, ...] = Field(min_length=1)
+    columns: tuple[Column, ...]
+    seeds: int = Field(3, ge=1)
+    recipe: dict[str, Any] = {}
+    """Fields of `preface.recipe.Recipe` for all methods."""
+    search: Search | None = None
+    """None: every rate is trained in full with every seed."""
+    zero_shot: ZeroShot | None = ZeroShot()
+    tfidf: bool = True
+    train_rows: int | None = None
+    """Rows trained on; None: all."""
+    notes: tuple[str, ...] = ()
+    """What was chosen where the source leaves a thing open, and why."""
+    next: tuple[str, ...] = ()
+    """Commands to try next."""
+
+
+def load_experiment(name_or_path: str | Path) -> Experiment:
+    """A shipped recipe by name, or a YAML by path. Raises UserError."""
+    path = RECIPES / f"{name_or_path}.yaml"
+    if not path.exists():
+        path = Path(name_or_path)
+    if not path.is_file():
+        shipped = ", ".join(sorted(recipe.stem for recipe in RECIPES.glob("*.yaml")))
+        raise UserError(f"recipe {name_or_path}: neither shipped ({shipped}) nor a file")
+    try:
+        fields = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: no YAML ({' '.join(str(error).split())})") from error
+    if not isinstance(fields, dict):
+        raise UserError(f"{path}: a recipe is a mapping of fields to values")
+    return validated(Experiment, fields)
+
+
+def cross_domain(
+    recipe: Experiment | str | Path = "nano",
+    *,
+    out: str | Path,
+    backbone: Backbone | str | None = None,
+    data: str | Path | None = None,
+    task: str | None = None,
+    on: Sequence[str] = (),
+    seeds: int | None = None,
+    steps: int | None = None,
+    train_rows: int | None = None,
+    command: str | None = None,
+) -> list[Cell]:
+    """Train every method on one task, evaluate on all, and write table, plot, report and `results.json` into `out`.
+
+    Cells already in `out` are not measured again, and an interrupted training goes on where it stopped: the same
+    call continues the experiment.
+
+    Args:
+        recipe: an experiment, a shipped recipe's name, or a YAML.
+        out: the experiment's folder.
+        backbone, task, on, seeds, steps, train_rows: take the place of what the recipe says.
+        data: folder with the data files of shipped tasks.
+        command: how this was called, for the report.
+
+    Raises:
+        UserError: what the user can put right; `Interrupted` after Ctrl-C.
+    """
+    experiment = recipe if isinstance(recipe, Experiment) else load_experiment(recipe)
+    changes: dict[str, Any] = {}
+    if backbone is not None:
+        changes["backbone"] = backbone.name if isinstance(backbone, Backbone) else backbone
+    changes |= {"train_task": task} if task else {}
+    changes |= {"eval_tasks": tuple(on)} if on else {}
+    changes |= {"seeds": seeds} if seeds else {}
+    changes |= {"train_rows": train_rows} if train_rows else {}
+    changes |= {"recipe": experiment.recipe | {"steps": steps}} if steps else {}
+    experiment = experiment.model_copy(update=changes)
+    matrix = _Matrix(experiment, Path(out), data, backbone if isinstance(backbone, Backbone) else None)
+    cells = matrix.run()
+    commands = [command or f"preface compare cross-domain --out {out}"]
+    write_report(cells, Path(out), experiment.title, notes=experiment.notes, commands=commands)
+    return cells
+
+
+class _Matrix:
+    """The cells of one experiment, each measured once."""
+
+    def __init__(
+        self, experiment: Experiment, out: Path, data: str | Path | None, backbone: Backbone | None
+    ) -> None:
+        self.experiment, self.out, self.data, self._backbone = experiment, out, data, backbone
+        self.results = out / "results.json"
+        spec = out / SPEC
+        text = yaml.safe_dump(experiment.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+        if spec.exists() and spec.read_text(encoding="utf-8") != text:
+            raise UserError(f"{out}: holds another experiment (see {spec}); give another --out, or remove it")
+        write_atomically(spec, text)
+        self.cells = read_cells(self.results)
+        # read every task before anything is trained: a wrong name should not cost an hour
+        self.train_task = load_task(experiment.train_task)
+        self.eval_tasks = [load_task(name) for name in experiment.eval_tasks]
+        for eval_task in self.eval_tasks:
+            load_split(eval_task, "test", data=data)
+
+    @property
+    def backbone(self) -> Backbone:
+        """Loaded when first needed: a finished experiment is reported without it."""
+        if self._backbone is None:
+            self._backbone = load_backbone(self.experiment.backbone)
+        return self._backbone
+
+    def run(self) -> list[Cell]:
+        experiment = self.experiment
+        if experiment.zero_shot is not None:
+            self._fill("zero-shot", self._zero_shot)
+        for column in experiment.columns:
+            self._fill(column.label, lambda tasks, column=column: self._trained(column, tasks))  # type: ignore[misc]
+        if experiment.tfidf:
+            self._fill(TFIDF, self._tfidf)
+        order = {task.name: place for place, task in enumerate(self.eval_tasks)}
+        return sorted(self.cells, key=lambda cell: order[cell.eval_task])
+
+    def _fill(self, method: str, measure: Callable[[list[Task]], list[Cell]]) -> None:
+        """Measure the tasks for which the method has no cell yet, and keep what was measured at once."""
+        done = {cell.eval_task for cell in self.cells if cell.method == method}
+        for task in self.eval_tasks:
+            if task.name not in done:
+                self.cells += measure([task])
+                write_cells(self.results, self.cells)
+
+    def _zero_shot(self, tasks: list[Task]) -> list[Cell]:
+        zero_shot = self.experiment.zero_shot
+        assert zero_shot is not None
+        model: Backbone | str = self.backbone if zero_shot.backbone is None else zero_shot.backbone
+        return evaluate(None, tasks, backbone=model, instruction=zero_shot.instruction, data=self.data)
+
+    def _trained(self, column: Column, tasks: list[Task]) -> list[Cell]:
+        experiment, method = self.experiment, column.build()
+        rates = column.learning_rates or method.rates
+        common: dict[str, Any] = {**experiment.recipe, **column.recipe}
+        if experiment.search is not None and len(rates) > 1:
+            search = self._run(
+                self.out / "search" / column.label,
+                method,
+                {**common, "learning_rates": rates, "seeds": experiment.search.seeds, "steps": experiment.search.steps},
+            )
+            rates = (search.best_rate[0].learning_rate,)
+            say(f"{column.label}: learning rate {rates[0]:g}, by development score after {experiment.search.steps} steps")
+        run = self._run(
+            self.out / "train" / column.label, method, {**common, "learning_rates": rates, "seeds": experiment.seeds}
+        )
+        cells = evaluate(run, tasks, backbone=self.backbone, data=self.data)
+        return [replace(cell, method=column.label) for cell in cells]
+
+    def _run(self, folder: Path, method: Method, recipe: Mapping[str, Any]) -> Run:
+        """The run in that folder: as it is, gone on with, or begun."""
+        if (folder / RECORD).exists():
+            run = Run(folder, self.backbone)
+            return run if "result" in run.record else train(self.backbone, resume=folder)
+        return train(
+            self.backbone,
+            self.train_task,
+            method,
+            data=self.data,
+            train_rows=self.experiment.train_rows,
+            out=folder,
+            **recipe,
+        )
+
+    def _tfidf(self, tasks: list[Task]) -> list[Cell]:
+        model, seconds = self._fitted
+        cells = []
+        for task in tasks:
+            examples = load_split(task, "test", data=self.data).examples
+            gold = [str(example.label) for example in examples]
+            began = time.perf_counter()
+            predicted = [str(label) for label in model.predict([example.text for example in examples])]
+            cells.append(
+                Cell(
+                    backbone="none",
+                    method=TFIDF,
+                    train_task=self.train_task.name,
+                    eval_task=task.name,
+                    metric=task.metric,
+                    value=metric(task.metric, gold, predicted),
+                    n=len(gold),
+                    seed=None,
+                    trained_parameters=trained_parameters(model),
+                    seconds=time.perf_counter() - began,
+                    details={"train_seconds": seconds},
+                )
+            )
+        return cells
+
+    @property
+    def _fitted(self) -> tuple[Any, float]:
+        if not hasattr(self, "_tfidf_model"):
+            splits: list[Literal["train", "validation"]] = ["train", "validation"]
+            texts, labels = [], []
+            for name in splits:
+                examples = load_split(self.train_task, name, data=self.data).examples
+                if name == "train" and self.experiment.train_rows is not None:
+                    examples = examples[: self.experiment.train_rows]
+                texts.append([example.text for example in examples])
+                labels.append([str(example.label) for example in examples])
+            began = time.perf_counter()
+            model = fit_tfidf(texts[0], labels[0], texts[1], labels[1])
+            self._tfidf_model = (model, time.perf_counter() - began)
+        return self._tfidf_model

@@ -1,0 +1,116 @@
+"""Tables for the terminal that belong to one verb alone, and what `preface methods` measures."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+from rich.table import Table
+
+from preface.backbone import Backbone
+from preface.methods import METHODS, PrefixTuning
+from preface.methods.init import Initializer
+from preface.recipe import validated
+from preface.results import Cell
+from preface.run import Run
+from preface.train import member_losses
+
+
+def run_cells(run: Run) -> list[Cell]:
+    """A run's development scores, one cell a member."""
+    record = run.record
+    result, validation = record["result"], record["splits"]["validation"]
+    return [
+        Cell(
+            backbone=record["backbone"],
+            method=record["method"]["name"],
+            train_task=record["task"]["name"],
+            eval_task=record["task"]["name"],
+            metric="accuracy",
+            value=member.score,
+            n=validation["rows"],
+            seed=member.seed,
+            trained_parameters=result["trained_parameters"],
+            seconds=result["seconds"] / len(run.members),
+            split="validation",
+            details={"learning_rate": member.learning_rate, "step": member.step, "loss": member.loss},
+        )
+        for member in run.members
+    ]
+
+
+def run_table(run: Run) -> Table:
+    """Development accuracy by learning rate, over seeds."""
+    record, result = run.record, run.record["result"]
+    rows = record["splits"]["validation"]["rows"]
+    table = Table(
+        title=f"{record['method']['name']} on {record['task']['name']}, {record['backbone']} frozen",
+        caption=f"accuracy on {rows:,} development rows; always the commonest label: {100 * result['majority']:.1f} · "
+        f"{result['trained_parameters']:,} trained parameters · {result['steps']:,} steps · {result['seconds']:,.0f} s",
+    )
+    for name in ("learning rate", "seeds", "mean", "± deviation", "best"):
+        table.add_column(name, justify="right")
+    chosen = run.best_rate[0].learning_rate
+    for row in result["rates"]:
+        rate = row["learning_rate"]
+        best = max(member.score for member in run.members if member.learning_rate == rate)
+        deviation = "–" if row["deviation"] is None else f"{100 * row['deviation']:.1f}"
+        cells = f"{rate:g}", str(row["n"]), f"{100 * row['mean']:.1f}", deviation, f"{100 * best:.1f}"
+        table.add_row(*cells, style="bold" if rate == chosen else "")
+    return table
+
+
+def methods_on(
+    backbone: Backbone, *, length: int | None = None, sites: Sequence[str] | None = None
+) -> list[dict[str, Any]]:
+    """Each method with the parameters of one prompt on a backbone: trained, stored, and, measured by one backward
+    pass, those that receive a gradient."""
+    rows = []
+    for name, method in METHODS.items():
+        variants: list[dict[str, Any]] = [{}]
+        if method is PrefixTuning:
+            variants.append({"reparametrize": backbone.shape.d_model})
+        for variant in variants:
+            fields = {"length": length, "sites": sites if method is PrefixTuning else None, "init": "vocabulary", **variant}
+            configured = validated(method, {key: value for key, value in fields.items() if value is not None})
+            receiving = _gradient_receiving(backbone, configured)
+            rows.append(
+                {"method": name, "summary": method.summary, "length": configured.length, **variant}
+                | asdict(configured.counts(backbone.shape))
+                | {"gradient_receiving": receiving}
+            )
+    return rows
+
+
+def _gradient_receiving(backbone: Backbone, method: Any) -> int:
+    """How many of one prompt's trained numbers have a gradient other than zero after one backward pass."""
+    bank = method.build(backbone, Initializer.parse(method.init), [0])
+    inputs, mask = backbone.pad(backbone.tokenize(["a frozen book and its preface"], 32)[0])
+    labels, _ = backbone.pad(backbone.tokenize(["positive"], 8)[0])
+    rows = labels.new_zeros(1)
+    with backbone.training():
+        logits = backbone.forward(inputs, mask, labels, bank.injection().on(rows))
+        member_losses(logits, labels, rows, 1).sum().backward()
+    return sum(int((p.grad != 0).sum()) for p in bank.parameters() if p.grad is not None)
+
+
+def methods_table(rows: Sequence[dict[str, Any]], backbone: Backbone) -> Table:
+    table = Table(title=f"Methods on {backbone.name} ({backbone.parameters:,} frozen parameters)")
+    for name in ("method", "virtual tokens", "trained", "stored", "with gradient"):
+        table.add_column(name, justify="left" if name == "method" else "right")
+    table.add_column("what it trains")
+    for row in rows:
+        through = f" through an MLP of {row['reparametrize']}" if "reparametrize" in row else ""
+        numbers = (row["length"], row["trained"], row["stored"], row["gradient_receiving"])
+        table.add_row(row["method"], *(f"{number:,}" for number in numbers), row["summary"] + through)
+    return table
+
+
+def tasks_table(found: Sequence[Any]) -> Table:
+    table = Table(title="Tasks")
+    for name in ("task", "what it is", "train", "validation", "test"):
+        table.add_column(name)
+    for task in found:
+        table.add_row(task.name, task.description, *(task.places.get(split, "–") for split in ("train", "validation", "test")))
+    return table

@@ -1,0 +1,104 @@
+"""Lines of text from a stream of bytes: bounded memory, and an error that says where the bytes are wrong."""
+
+from __future__ import annotations
+
+import codecs
+import gzip
+import sys
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO, cast
+
+from preface.errors import UserError
+from preface.tasks.wording import STDIN
+
+CHUNK = 1 << 16
+LONGEST = 1 << 24
+"""The longest line, and the longest cell of a table: a file without line ends must not fill the memory."""
+
+
+@contextmanager
+def open_bytes(source: str | Path) -> Iterator[BinaryIO]:
+    """Open a file, a `.gz` file or standard input (`-`).
+
+    Raises UserError if it is not there, is no file, may not be read, or is a broken gzip file.
+    """
+    if str(source) == STDIN:
+        yield sys.stdin.buffer
+        return
+    path = Path(source)
+    try:
+        if path.suffix == ".gz":
+            with gzip.open(path) as stream:
+                yield cast(BinaryIO, stream)
+        else:
+            with path.open("rb") as stream:
+                yield stream
+    except FileNotFoundError as error:
+        raise UserError(f"{path}: there is no such file; check the path") from error
+    except IsADirectoryError as error:
+        raise UserError(f"{path}: is a folder; name a file in it") from error
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise UserError(
+            f"{path}: is not a whole gzip file ({error}); compress or download it again"
+        ) from error
+    except OSError as error:
+        raise UserError(
+            f"{path}: cannot be read ({error.strerror or error}); check its permissions"
+        ) from error
+
+
+def iter_lines(stream: BinaryIO, name: str, encoding: str = "utf-8") -> Iterator[str]:
+    """Lines without their `\\n` (a `\\r` before it is kept), as they arrive; a byte order mark is left out.
+
+    Raises UserError for an unknown encoding, for bytes that are not in it (with offset and line), and for a
+    line longer than `LONGEST` characters.
+    """
+    decoder = _decoder(encoding)
+    # read1 hands over what a pipe holds now, where read would wait for a whole chunk
+    read = getattr(stream, "read1", stream.read)
+    offset = count = 0
+    rest = ""
+    while True:
+        chunk = read(CHUNK)
+        offset += len(chunk)
+        try:
+            rest += decoder.decode(chunk, final=not chunk)
+        except UnicodeDecodeError as error:
+            line = (
+                count + 1 + error.object[: error.start].decode(error.encoding, errors="replace").count("\n")
+            )
+            raise UserError(
+                f"{name} line {line}: byte 0x{error.object[error.start]:02x} at offset "
+                f"{offset - len(error.object) + error.start} is not {encoding}; {_other(encoding)}"
+            ) from error
+        except UnicodeError as error:  # a UTF-16 file without its mark
+            raise UserError(f"{name}: is not {encoding} ({error}); {_other(encoding)}") from error
+        *lines, rest = rest.split("\n")
+        count += len(lines)
+        yield from lines
+        if len(rest) > LONGEST:
+            raise UserError(
+                f"{name} line {count + 1}: is longer than {LONGEST:,} characters; give a file of lines"
+            )
+        if not chunk:
+            break
+    if rest:
+        yield rest
+
+
+def _other(encoding: str) -> str:
+    return f"name the file's encoding, as in --encoding {'latin-1' if 'utf' in encoding.lower() else 'utf-8'}"
+
+
+def _decoder(encoding: str) -> codecs.IncrementalDecoder:
+    try:
+        b"".decode(encoding)  # raises for codecs that are no text encodings, such as base64
+        normal = codecs.lookup(encoding).name
+        return codecs.getincrementaldecoder("utf-8-sig" if normal == "utf-8" else normal)()
+    except (LookupError, ValueError) as error:
+        raise UserError(
+            f"unknown encoding '{encoding}'; common ones are utf-8, latin-1, cp1252, utf-16"
+        ) from error

@@ -1,0 +1,182 @@
+"""What a task is: where its rows come from, which fields are text, what its labels are, how it splits."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from pathlib import Path
+from string import Formatter
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PositiveInt, model_validator
+
+from preface.tasks.read import Format
+
+SplitName = Literal["train", "validation", "test"]
+
+
+def _as_text(value: Any) -> Any:
+    """YAML reads `0:` as a number, which is meant as text, but `no:` as false, where the meaning is lost."""
+    if isinstance(value, bool):
+        raise ValueError(
+            f"YAML reads yes, no, on and off as true and false: write it in quotes, not as {value}"
+        )
+    return str(value) if isinstance(value, int | float) else value
+
+
+def _as_tuple(value: Any) -> Any:
+    return (value,) if isinstance(value, str) else value
+
+
+Text = Annotated[str, BeforeValidator(_as_text)]
+Texts = Annotated[tuple[str, ...], BeforeValidator(_as_tuple), Field(min_length=1)]
+
+
+class Model(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class FileSource(Model):
+    """Files in a data folder, and how to read them."""
+
+    parts: dict[str, Texts]
+    """File name patterns, relative to the data folder, of each part."""
+    labels: dict[str, Texts] = {}
+    """For `format: txt`: the files whose lines are the labels of the texts in `parts`."""
+    format: Format | None = None
+    """None: what the file's name says."""
+    encoding: str = "utf-8"
+    separator: Annotated[str, Field(min_length=1, max_length=1)] | None = None
+    quoted: bool = True
+    """False for tables in which quotes are plain characters, as in GLUE's."""
+    columns: tuple[str, ...] | None = None
+    """Names of the columns of files without a header."""
+
+    @model_validator(mode="after")
+    def _fits_the_format(self) -> FileSource:
+        wanted = {"text@label": 2, "txt": 2 if self.labels else 1}.get(self.format or "")
+        if self.columns is not None and wanted is not None and len(self.columns) != wanted:
+            raise ValueError(f"columns needs {wanted} names for the format {self.format}")
+        if self.labels and (self.format != "txt" or set(self.labels) != set(self.parts)):
+            raise ValueError("labels needs format: txt, and the same parts as in parts")
+        return self
+
+
+class HubSource(Model):
+    """A data set on the Hugging Face hub, or a local folder in the same format."""
+
+    id: str
+    revision: str | None = None
+    config: str | None = None
+    folder: str | None = None
+    """Read only the files in this folder of the data set's repository."""
+    splits: dict[str, str]
+    """The split of the data set, such as `train` or `train+test`, that is each part."""
+
+
+class DataSource(Model):
+    """The places a task's parts can be found in; they are tried in this order."""
+
+    files: FileSource | None = None
+    hub: HubSource | None = None
+    embedded: dict[str, str] = {}
+    """Names of files that come with the package, of each part."""
+
+    @property
+    def parts(self) -> set[str]:
+        """The parts that at least one place has."""
+        files = self.files.parts if self.files else {}
+        hub = self.hub.splits if self.hub else {}
+        return {*files, *hub, *self.embedded}
+
+
+class Fields(Model):
+    """Which fields of a row are the text and the label."""
+
+    input: Texts
+    label: str
+
+
+class SplitRule(Model):
+    """How a split is drawn from a part of the source.
+
+    No two splits share a text: test is drawn first, then validation, and train has the rest.
+    """
+
+    part: str
+    size: PositiveInt | None = None
+    """At most so many rows, drawn without replacement."""
+    share: Annotated[float, Field(gt=0, lt=1)] | None = None
+    """Draw this share of each label's rows (at least 2, at most all but one), together at most `size`."""
+    seed: int = 0
+    apart: bool = True
+    """False: other splits may have the same texts, as where a whole data file can be the test split."""
+
+
+class Option(Model):
+    """A named choice that changes the task; each value overrides part of its definition."""
+
+    default: Text
+    values: dict[Text, dict[str, Any]]
+
+    @model_validator(mode="after")
+    def _default_is_a_value(self) -> Option:
+        if self.default not in self.values:
+            raise ValueError(f"default {self.default!r} is none of the values {', '.join(self.values)}")
+        return self
+
+
+class Task(Model):
+    """A classification task. Its name, with the options that differ from their defaults, refers to it."""
+
+    name: str
+    description: str = ""
+    source: DataSource
+    fields: Fields
+    template: str = "{text}"
+    """The text of an example. `{text}` is the input fields, joined by a space; `{x}` is the field x."""
+    replace: dict[str, str] = {}
+    """Strings to replace in the text, in this order."""
+    labels: dict[Text, Text | None]
+    """The label word of each label value as text; rows whose value has no word (null) are left out."""
+    metric: Literal["accuracy", "macro_f1"] = "accuracy"
+    splits: dict[SplitName, SplitRule] = Field(min_length=1)
+    options: dict[str, Option] = {}
+    folder: Path | None = None
+    """The folder of the task's own YAML file: its data files and its hub folder may lie beside it."""
+
+    @property
+    def label_words(self) -> tuple[str, ...]:
+        """The label words, each once, in the order in which `labels` has them."""
+        return tuple(dict.fromkeys(word for word in self.labels.values() if word is not None))
+
+    @cached_property
+    def pieces(self) -> tuple[tuple[str, str | None], ...]:
+        """The template as pairs of literal text and the field after it; raises ValueError if it is broken."""
+        pieces = []
+        for literal, field, spec, conversion in Formatter().parse(self.template):
+            if field == "" or spec or conversion:
+                raise ValueError(
+                    "template takes plain field names in braces, such as {text}; write {{ for a brace"
+                )
+            pieces.append((literal, field))
+        return tuple(pieces)
+
+    @model_validator(mode="after")
+    def _holds_together(self) -> Task:
+        try:
+            names = [field for _, field in self.pieces if field is not None]
+        except ValueError as error:
+            raise ValueError(f"template {self.template!r}: {error}") from error
+        if not names:
+            raise ValueError("template names no field; {text} stands for the input")
+        if self.fields.label in self.fields.input or (
+            self.fields.label in names and self.fields.label != "text"
+        ):
+            raise ValueError(f"the label field {self.fields.label!r} may not be part of the text")
+        if len(self.label_words) < 2 or "" in self.label_words:
+            raise ValueError(f"labels needs two or more different words, not {list(self.label_words)}")
+        for name, rule in self.splits.items():
+            if rule.part not in self.source.parts:
+                known = ", ".join(sorted(self.source.parts)) or "none"
+                raise ValueError(f"splits.{name}.part {rule.part!r} is no part of the source; parts: {known}")
+        return self
