@@ -39,13 +39,13 @@ def attention(
     scaling: float | None = None,
     position_bias: Tensor | None = None,  # [1, H, q, k]
     injection: Injection | None = None,
-    query_positions: Tensor | None = None,  # [q]
+    query_positions: Tensor | None = None,  # [q] or [B, q]
     **_: Any,
 ) -> tuple[Tensor, None]:
     """Attention of T5 with the keys and values of `injection` before its own; returns `[B, q, H, d_kv]`.
 
     `query_positions` is the place of each query in its sequence, needed only where several sequences lie packed side
-    by side (`preface.score`).
+    by side (`preface.score`), or where a sequence begins with padding.
     """
     bias = _bias(attention_mask, position_bias, query)  # [B or 1, H or 1, 1 or q, k] or None
     prefix = injection.site(site_of(module)) if injection is not None else None
@@ -89,8 +89,9 @@ def _prefix_bias(
     bias = None
     if table is not None:  # [H, distances]
         places = torch.arange(prefix.length, 0, -1, device=table.device)  # the last key stands 1 before token 0
-        distance = (query_positions[:, None] + places[None, :]).clamp(max=table.shape[1] - 1)  # [q, n]
-        bias = table[:, distance].to(dtype)[None]  # [1, H, q, n]
+        distance = (query_positions[..., None] + places).clamp(0, table.shape[1] - 1)  # [q, n] or [B, q, n]
+        bias = table[:, distance].to(dtype)  # [H, q, n] or [H, B, q, n]
+        bias = bias[None] if query_positions.dim() == 1 else bias.transpose(0, 1)  # [1 or B, H, q, n]
         if prefix.relative is not None:
             bias = bias * select(prefix.relative, rows)[:, None, None, None].to(dtype)
     if prefix.mask is not None:

@@ -12,7 +12,15 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModelForSeq2SeqLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoConfig,
+    AutoModelForSeq2SeqLM,
+    AutoTokenizer,
+    DynamicCache,
+    EncoderDecoderCache,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 from transformers.activations import NewGELUActivation
 from transformers.modeling_outputs import BaseModelOutput
 from transformers.utils import logging as transformers_logging
@@ -105,6 +113,7 @@ class Backbone:
     def encode(self, input_ids: Tensor, mask: Tensor, injection: Injection | None = None) -> EncoderStates:
         """Encode `input_ids` and `mask` `[B, T]` after the injection's input embeddings."""
         embeddings = self.model.shared(input_ids)  # [B, T, d]
+        positions = None
         if injection is not None and injection.embeddings is not None:
             prompt = select(injection.embeddings.to(embeddings.dtype), injection.rows)  # [B, n, d]
             embeddings = torch.cat([prompt, embeddings], dim=1)
@@ -112,9 +121,12 @@ class Backbone:
                 seen = mask.new_ones(prompt.shape[:2])
             else:
                 seen = select(injection.embeddings_mask, injection.rows).to(mask.dtype)
+                # a prefix stands before the first real item, not before the padding on its left
+                padding = (seen == 0).sum(1, keepdim=True)  # [B, 1]
+                positions = torch.arange(prompt.shape[1] + input_ids.shape[1], device=mask.device) - padding
             mask = torch.cat([seen, mask], dim=1)
         hidden = self.model.encoder(
-            inputs_embeds=embeddings, attention_mask=mask, injection=injection
+            inputs_embeds=embeddings, attention_mask=mask, injection=injection, query_positions=positions
         ).last_hidden_state
         return EncoderStates(hidden, mask)
 
@@ -165,6 +177,8 @@ class Backbone:
             output: Tensor = self.model.generate(
                 encoder_outputs=BaseModelOutput(last_hidden_state=states.hidden),
                 attention_mask=states.mask,
+                # Transformers would size the cache by the encoder's depth, and fail where the decoder is deeper
+                past_key_values=EncoderDecoderCache(DynamicCache(), DynamicCache()),
                 **options,
             )
         finally:

@@ -36,6 +36,11 @@ class Search(BaseModel):
     steps: int = Field(ge=1)
     seeds: int = Field(1, ge=1)
 
+    @property
+    def recipe(self) -> dict[str, Any]:
+        """A look at the development split after each third is enough to choose by."""
+        return {"steps": self.steps, "seeds": self.seeds, "evaluate_every": -(-self.steps // 3)}
+
 
 class Column(BaseModel):
     """A method to be trained, with what differs from its defaults."""
@@ -214,7 +219,7 @@ class _Matrix:
             search = self._run(
                 self.out / "search" / column.label,
                 method,
-                {**common, "learning_rates": rates, "seeds": experiment.search.seeds, "steps": experiment.search.steps},
+                {**common, "learning_rates": rates, **experiment.search.recipe},
             )
             rates = (search.best_rate[0].learning_rate,)
             say(f"{column.label}: learning rate {rates[0]:g}, by development score after {experiment.search.steps} steps")

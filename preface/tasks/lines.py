@@ -95,7 +95,7 @@ def _other(encoding: str) -> str:
 
 def _decoder(encoding: str) -> codecs.IncrementalDecoder:
     try:
-        b"".decode(encoding)  # raises for codecs that are no text encodings, such as base64
+        "".encode(encoding)  # raises for codecs that are no text encodings, such as base64
         normal = codecs.lookup(encoding).name
         return codecs.getincrementaldecoder("utf-8-sig" if normal == "utf-8" else normal)()
     except (LookupError, ValueError) as error:

@@ -1,0 +1,86 @@
+"""Tiny random backbones of T5's awkward shapes: unequal depths, heads × d_kv ≠ d_model."""
+
+from __future__ import annotations
+
+import os
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["TOKENIZERS_PARALLELISM"] = "false"
+os.environ.pop("PREFACE_DATA", None)
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModelForSeq2SeqLM, AutoTokenizer, MT5Config, T5Config
+
+from preface.backbone import EMBEDDED, Backbone, load_backbone
+
+SHAPE = {
+    "vocab_size": 16384,
+    "d_model": 24,
+    "d_kv": 5,
+    "num_heads": 3,
+    "d_ff": 32,
+    "num_layers": 2,
+    "num_decoder_layers": 3,
+    "relative_attention_num_buckets": 8,
+    "relative_attention_max_distance": 16,
+    "decoder_start_token_id": 0,
+    "dropout_rate": 0.1,
+}
+CONFIGS = {
+    "t5-v1.0": T5Config(**SHAPE, feed_forward_proj="relu"),
+    "t5-v1.1": T5Config(**SHAPE, feed_forward_proj="gated-gelu", tie_word_embeddings=False),
+    "mt5": MT5Config(**SHAPE, feed_forward_proj="gated-gelu", tie_word_embeddings=False),
+}
+
+
+@pytest.fixture(scope="session")
+def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """A folder in the hub's format for each family."""
+    folders = {}
+    tokenizer = AutoTokenizer.from_pretrained(EMBEDDED / "nano")
+    for name, config in CONFIGS.items():
+        torch.manual_seed(7)
+        model = AutoModelForSeq2SeqLM.from_config(config)
+        for parameter in model.parameters():
+            # large weights, so that a misplaced key or bias cannot hide in rounding
+            torch.nn.init.normal_(parameter, std=0.4)
+        folders[name] = tmp_path_factory.mktemp("backbones") / name
+        model.save_pretrained(folders[name])
+        tokenizer.save_pretrained(folders[name])
+    return folders
+
+
+@pytest.fixture(scope="session", params=CONFIGS)
+def family(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
+@pytest.fixture(scope="session")
+def checkpoint_folder(checkpoints: dict[str, Path]) -> Path:
+    return checkpoints["t5-v1.1"]
+
+
+@pytest.fixture(scope="session")
+def tiny(checkpoint_folder: Path) -> Backbone:
+    return load_backbone(checkpoint_folder, dtype="float32", device="cpu")
+
+
+@pytest.fixture(scope="session")
+def nano() -> Backbone:
+    return load_backbone(dtype="float32", device="cpu")
+
+
+@pytest.fixture
+def data_file(tmp_path: Path) -> Path:
+    """Rows that a tiny backbone can learn: the label is a word of the text."""
+    path = tmp_path / "rows.jsonl"
+    rows = [
+        {"text": f"the {('good', 'bad')[i % 2]} thing number {i} {'and more ' * (i % 5)}", "label": ("yes", "no")[i % 2]}
+        for i in range(60)
+    ]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path

@@ -1,0 +1,189 @@
+"""Where rows come from: data folders, the hub, the package; and what is said if it is nowhere."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from socket import create_server
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import yaml
+from making import fails, jsonl, rows, task, texts
+
+from preface.tasks import Example, Task, find, list_tasks, load_split
+
+# Where rows come from
+
+
+def test_the_data_folder_goes_first_then_the_tasks_own_then_the_package(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own, given, package = tmp_path / "own", tmp_path / "given", tmp_path / "package"
+    definition = {
+        "name": "mine",
+        "source": {"files": {"parts": {"test": "deep/*.jsonl"}}, "embedded": {"test": "test.jsonl"}},
+        "fields": {"input": "text", "label": "label"},
+        "labels": {0: "bad", 1: "good"},
+        "splits": {"test": {"part": "test"}},
+    }
+    own.mkdir()
+    (own / "mine.yaml").write_text(yaml.safe_dump(definition))
+    monkeypatch.setattr(find, "EMBEDDED", package)
+    message = fails(load_split, own / "mine.yaml", "test")
+    assert (
+        f"{own} lacks deep/*.jsonl; {package}/test.jsonl: is not there, install the package again" in message
+    )
+    jsonl(package / "test.jsonl", rows(1, "package"))
+    assert texts(load_split(own / "mine.yaml", "test").examples) == ["package 0"]
+    jsonl(own / "deep" / "b.jsonl", rows(1, "own b"))
+    jsonl(own / "deep" / "a.jsonl", rows(1, "own a"))
+    split = load_split(own / "mine.yaml", "test")
+    assert texts(split.examples) == ["own a 0", "own b 0"]
+    assert [Path(source.name).name for source in split.sources] == ["a.jsonl", "b.jsonl"]
+    jsonl(given / "deep" / "a.jsonl", rows(1, "given"))
+    assert texts(load_split(own / "mine.yaml", "test", data=given).examples) == ["given 0"]
+    monkeypatch.setenv("PREFACE_DATA", str(given))
+    assert texts(load_split(own / "mine.yaml", "test").examples) == ["given 0"]
+    assert texts(load_split(own / "mine.yaml", "test", data=tmp_path).examples) == ["own a 0", "own b 0"]
+
+
+@pytest.mark.parametrize("name", ["sst2", "imdb", "financial_phrasebank", "tweets", "semeval_twitter", "cr"])
+def test_rows_that_are_nowhere(name: str, tmp_path: Path) -> None:
+    message = fails(load_split, name, "test")
+    assert message.startswith(f"{name}: its ")
+    assert "no data folder is given" in message
+    assert "give --data DIR or set PREFACE_DATA" in message
+    assert "use a task that comes with rows (company_news, film, posts, reviews)" in message
+    assert ("HF_HUB_OFFLINE is set" in message) == (name != "semeval_twitter")
+    assert f"{tmp_path} lacks " in fails(load_split, name, "test", data=tmp_path)
+
+
+def test_data_folders_that_are_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert fails(load_split, "sst2", "test", data=tmp_path / "no").startswith(
+        f"--data {tmp_path}/no: there is no such"
+    )
+    monkeypatch.setenv("PREFACE_DATA", str(tmp_path / "no"))
+    assert fails(load_split, "sst2", "test").startswith(
+        f"PREFACE_DATA {tmp_path}/no: there is no such folder"
+    )
+    monkeypatch.setenv("PREFACE_DATA", "")
+    assert "no data folder is given" in fails(load_split, "sst2", "test")
+
+
+def test_texts_and_labels_in_two_files(tmp_path: Path) -> None:
+    folder = tmp_path / "tweet_eval_sentiment"
+    folder.mkdir()
+    (folder / "test_text.txt").write_text("so\u2028good\nmeh\nbad\n", encoding="utf-8")
+    assert "lacks tweet_eval_sentiment/test_text.txt, tweet_eval_sentiment/test_labels.txt" in fails(
+        load_split, "tweets", "test", data=tmp_path
+    )
+    (folder / "test_labels.txt").write_text("2\n1\n0\n")
+    split = load_split("tweets", "test", data=tmp_path)
+    assert split.examples == [Example("so\u2028good", "positive"), Example("bad", "negative")]
+    assert [(Path(source.name).name, source.rows) for source in split.sources] == [
+        ("test_text.txt", 3),
+        ("test_labels.txt", 3),
+    ]
+    kept = load_split("tweets:neutral=keep", "test", data=tmp_path)
+    assert [example.label for example in kept.examples] == ["positive", "neutral", "negative"]
+
+
+def test_files_as_their_authors_distribute_them(tmp_path: Path) -> None:
+    (tmp_path / "sst2").mkdir()
+    (tmp_path / "sst2" / "dev.tsv").write_text('sentence\tlabel\n"it \'s a charm \t1\nbleak "\t0\n')
+    assert load_split("sst2", "test", data=tmp_path).examples == [
+        Example("\"it 's a charm", "positive"),
+        Example('bleak "', "negative"),
+    ]
+    (tmp_path / "financial_phrasebank").mkdir()
+    (tmp_path / "financial_phrasebank" / "Sentences_75Agree.txt").write_bytes(
+        b"Sales in \xc5land rose , info@x.fi said .@positive\r\nNothing new .@neutral\r\n"
+    )
+    assert load_split("financial_phrasebank:agreement=75", "test", data=tmp_path).examples == [
+        Example("Sales in Åland rose , info@x.fi said .", "positive")
+    ]
+    jsonl(tmp_path / "semeval_twitter" / "train.jsonl", [
+        {"text": '"I\\u2019m \\""""so\\"""" happy\\u002c \\""yes\\"""', "label": "positive"}
+    ])  # fmt: skip
+    assert texts(load_split("semeval_twitter", "test", data=tmp_path).examples) == ['"I’m "so" happy, "yes""']
+
+
+def test_shipped_tasks_are_listed_with_where_their_rows_are(tmp_path: Path) -> None:
+    jsonl(tmp_path / "cr" / "all.jsonl", rows(3))
+    found = {info.name: info for info in list_tasks(tmp_path)}
+    assert found["cr"].places == {"train": "folder", "validation": "folder", "test": "folder"}
+    assert set(found["imdb"].places.values()) == {"hub"}
+    assert set(found["semeval_twitter"].places.values()) == {"nowhere"}
+    assert set(found["posts"].places) == {"test"}
+    assert all(info.description for info in found.values())
+    assert {info.name: info.places for info in list_tasks()}["cr"]["test"] == "hub"
+
+
+# The hub
+
+
+def hub_task(own: Path, **changes: Any) -> Task:
+    hub = {"id": "data", "splits": {"train": "train", "test": "validation"}} | changes
+    rules = {"train": {"part": "train"}, "test": {"part": "test"}}
+    return task(source={"hub": hub}, splits=rules, folder=own)
+
+
+@pytest.mark.parametrize("folder", [None, "kept"])
+def test_a_local_folder_in_the_hubs_format(tmp_path: Path, folder: str | None) -> None:
+    inner = tmp_path / "data" / (folder or "")
+    jsonl(inner / "train.jsonl", rows(20))
+    jsonl(inner / "validation.jsonl", rows(3, "other", labels=3))
+    each = hub_task(tmp_path, **({"folder": folder} if folder else {}))
+    split = load_split(each, "test")
+    assert split.examples == [Example("other 0", "bad"), Example("other 1", "good")]
+    assert [(source.rows, source.sha256, source.revision) for source in split.sources] == [(3, None, None)]
+    assert split.sources[0].name == f"data {folder} validation" if folder else "data validation"
+    assert len(load_split(each, "train").examples) == 20
+
+
+def test_a_local_folder_of_parquet_with_both_splits_as_one_part(tmp_path: Path) -> None:
+    for number, name in enumerate(("train", "test")):
+        path = tmp_path / "data" / "sentences" / name / "0000.parquet"
+        path.parent.mkdir(parents=True)
+        pq.write_table(pa.Table.from_pylist(rows(4 + number, name)), path)
+    each = hub_task(tmp_path, folder="sentences", splits={"train": "train+test", "test": "test"})
+    assert len(load_split(each, "test").examples) == 5
+    assert len(load_split(each, "train").examples) == 4
+
+
+def test_bad_rows_and_missing_splits_of_the_hub(tmp_path: Path) -> None:
+    jsonl(tmp_path / "data" / "train.jsonl", [*rows(3), {"text": None, "label": 1}])
+    hub = {"hub": {"id": "data", "splits": {"train": "train"}}}
+    alone = task(source=hub, splits={"train": {"part": "train"}}, folder=tmp_path)
+    assert fails(load_split, alone, "train").startswith("data train row 4: the field 'text' is empty")
+    assert len(load_split(alone, "train", skip_bad_rows=True).skipped) == 1
+    each = hub_task(tmp_path, splits={"train": "train", "test": "dev"})
+    assert "hub data set data: not available (Unknown split" in fails(load_split, each, "test")
+    # train must be free of the test part's texts, and these are not known
+    assert fails(load_split, each, "train").startswith("mine: its test part was not found")
+
+
+@pytest.mark.parametrize("answers", [False, True])
+def test_a_hub_out_of_reach_is_given_up_within_seconds(tmp_path: Path, answers: bool) -> None:
+    with create_server(("127.0.0.1", 0)) as silent:  # takes connections and never says a word
+        address = f"http://127.0.0.1:{silent.getsockname()[1] if answers else 9}"
+        script = (
+            "import sys\nfrom preface.errors import UserError\nfrom preface.tasks import load_split\n"
+            "import datasets, time\nbegan = time.monotonic()\n"
+            "try: load_split('sst2', 'test')\nexcept UserError as error: print(error)\n"
+            "print(time.monotonic() - began)"
+        )
+        environment = {k: v for k, v in os.environ.items() if k not in ("PREFACE_DATA", "HF_HUB_OFFLINE")}
+        environment |= {"HF_ENDPOINT": address, "HF_HOME": str(tmp_path)}
+        done = subprocess.run(
+            [sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=True
+        )
+    message, seconds = done.stdout.splitlines()
+    assert "hub data set nyu-mll/glue: not available (" in message
+    assert float(seconds) < 10
+    assert done.stderr == ""

@@ -1,0 +1,107 @@
+"""A data file of one's own as a task."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from making import fails, jsonl, rows, task, texts
+
+from preface.tasks import Example, Task, load_split, load_task
+
+# A data file of one's own
+
+
+def test_a_data_file(tmp_path: Path) -> None:
+    path = jsonl(
+        tmp_path / "a[1].jsonl", [{"stars": i % 2, "review": f"text {i}", "other": i} for i in range(200)]
+    )
+    each = load_task(path, input="review", label="stars")
+    assert (each.name, each.label_words, each.fields.input) == ("a[1].jsonl", ("0", "1"), ("review",))
+    train, validation, test = (load_split(each, name).examples for name in ("train", "validation", "test"))
+    assert len(test) == 200
+    assert Counter(example.label for example in validation) == {"0": 10, "1": 10}
+    assert sorted(texts(train) + texts(validation)) == sorted(texts(test))
+    assert load_split(each, "validation").examples == validation
+    named = load_task(
+        str(path), input=["review", "other"], label="stars", label_words={"0": "bad", "1": "good"}
+    )
+    assert load_split(named, "test").examples[1] == Example("text 1 1", "good")
+    assert load_split(Task.model_validate_json(named.model_dump_json()), "test") == load_split(named, "test")
+
+
+def test_usual_names_are_found(tmp_path: Path) -> None:
+    (tmp_path / "a.tsv").write_text("label\tsentence\tcontent\nyes\ta\tb\nno\tc\td\n")
+    each = load_task(tmp_path / "a.tsv")
+    assert (each.fields.input, each.fields.label, each.label_words) == (("sentence",), "label", ("no", "yes"))
+    assert load_split(each, "test").examples == [Example("a", "yes"), Example("c", "no")]
+
+
+def test_labels_of_a_data_file(tmp_path: Path) -> None:
+    path = tmp_path / "a.parquet"
+    pq.write_table(pa.table({"text": ["a", "b", "c"], "label": pa.array([1.0, 0.0, None])}), path)
+    assert load_task(path).label_words == ("0", "1")
+    assert fails(load_split, load_task(path), "test").startswith(f"{path} row 3: the field 'label' is empty")
+    given = load_task(
+        jsonl(tmp_path / "b.jsonl", rows(4, labels=4)), label_words={"0": "no", "1": "yes", "2": None}
+    )
+    assert fails(load_split, given, "test") == (
+        f"{tmp_path}/b.jsonl line 4: the field 'label' is '3'; known labels are '0', '1', '2' (or --skip-bad-rows)"
+    )
+    assert len(load_split(given, "test", skip_bad_rows=True).examples) == 2
+
+
+@pytest.mark.parametrize(
+    ("content", "named", "said"),
+    [
+        ("", {}, "an empty split: the file has no rows"),
+        ("text,label\n", {}, "an empty split: the file has no rows"),
+        ("text,label\na,1\n", {}, "only one label, '1', in the field 'label'"),
+        ("text,label\na,1\nb,1\n", {}, "only one label, '1', in the field 'label'"),
+        ("text,label\na,\n", {}, "the field 'label' is empty in each row"),
+        ("text,label\na,1\n", {"label_words": {"1": "x", "0": "x"}}, "only one label, '1', '0'"),
+        ("a,b\n1,2\n", {}, "no field is called 'text', name one with --input; its fields are 'a', 'b'"),
+        (
+            "text,b\n1,2\n",
+            {},
+            "no field is called 'label', name one with --label; its fields are 'text', 'b'",
+        ),
+        ("text,label\n1,2\n", {"input": "review"}, "has no field 'review'; its fields are 'text', 'label'"),
+        ("text,label\n1,2\n", {"label": "stars"}, "has no field 'stars'; its fields are 'text', 'label'"),
+        ("text,label\n1,2\n3,4", {"input": "label"}, "the label field 'label' may not be part of the text"),
+        ("text,label\n" + "".join(f"a,{i}\n" for i in range(600)), {}, "has more than 500 different values"),
+        ("text,label\n1\n", {}, "has 1 cells, but the header has 2"),
+        ("text,label\né,1\n", {"encoding": "ascii"}, "line 2: byte 0xc3 at offset 11 is not ascii"),
+    ],
+)
+def test_data_files_that_make_no_task(tmp_path: Path, content: str, named: dict[str, Any], said: str) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text(content, encoding="utf-8")
+    message = fails(load_task, path, **named)
+    assert message.startswith(str(path))
+    assert said in message
+
+
+def test_paths_that_are_no_data_file(tmp_path: Path) -> None:
+    assert "is a folder; name a data file" in fails(load_task, tmp_path)
+    (tmp_path / "a.xlsx").touch()
+    assert "its name does not say its format" in fails(load_task, tmp_path / "a.xlsx")
+    one = load_task(jsonl(tmp_path / "a.jsonl", rows(1)), label_words={"0": "no", "1": "yes"})
+    assert len(load_split(one, "test").examples) == 1
+    assert "an empty split" in fails(load_split, one, "validation")
+
+
+def test_what_a_named_task_says_can_be_overridden() -> None:
+    each = load_task(
+        "sst2", input="review", label="stars", label_words={"a": "x", "b": "y"}, encoding="latin-1"
+    )
+    assert (each.fields.input, each.fields.label, each.label_words) == (("review",), "stars", ("x", "y"))
+    assert each.source.files is not None
+    assert each.source.files.encoding == "latin-1"
+    assert each.source.hub == load_task("sst2").source.hub
+    assert load_task(each) == each
+    assert "so the input cannot be set" in fails(load_task, task(template="{a} {b}"), input="x")
