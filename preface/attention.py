@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
@@ -22,7 +22,7 @@ NAME = "preface"
 """The name under which the function is registered: `attn_implementation="preface"`."""
 
 
-def site_of(module: nn.Module) -> Site:
+def site_of(module: T5Attention) -> Site:
     """Which of T5's three attention sites a module is."""
     if not module.is_decoder:
         return "encoder"
@@ -30,7 +30,7 @@ def site_of(module: nn.Module) -> Site:
 
 
 def attention(
-    module: nn.Module,
+    module: Any,
     query: Tensor,  # [B, H, q, d_kv]
     key: Tensor,  # [B, H, k, d_kv]
     value: Tensor,  # [B, H, k, d_kv]

@@ -76,17 +76,17 @@ class Backbone:
 
     def __init__(self, name: str, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
         self.name = name
-        self.model = model.eval().requires_grad_(False)
+        self.model: Any = model.eval().requires_grad_(False)  # its submodules are T5's, which the type does not say
         self.tokenizer = tokenizer
         self.shape = Shape.of(model.config)
         for module in model.modules():
             if isinstance(getattr(module, "act", None), NewGELUActivation):
                 module.act = nn.GELU(approximate="tanh")  # the same function in one kernel instead of eight
-        for stack in (model.encoder, model.decoder):
+        for stack in (self.model.encoder, self.model.decoder):
             table = attention.preceding_bias(stack.block[0].layer[0].SelfAttention)
             for block in stack.block:
                 block.layer[0].SelfAttention.preceding_bias = table
-        for block in model.decoder.block:
+        for block in self.model.decoder.block:
             block.layer[1].EncDecAttention.preceding_bias = None  # T5's cross-attention knows no positions
 
     @property
@@ -150,9 +150,7 @@ class Backbone:
         ).logits
         return logits
 
-    def forward(
-        self, input_ids: Tensor, mask: Tensor, labels: Tensor, injection: Injection | None = None
-    ) -> Tensor:
+    def forward(self, input_ids: Tensor, mask: Tensor, labels: Tensor, injection: Injection | None = None) -> Tensor:
         """The logits `[B, S, vocabulary]` that predict `labels` `[B, S]` (−100: padding)."""
         return self.decode(self.encode(input_ids, mask, injection), self.shift_right(labels), injection)
 
@@ -161,9 +159,7 @@ class Backbone:
         return self.model._shift_right(labels)
 
     @torch.no_grad()
-    def generate(
-        self, input_ids: Tensor, mask: Tensor, injection: Injection | None = None, **options: Any
-    ) -> Tensor:
+    def generate(self, input_ids: Tensor, mask: Tensor, injection: Injection | None = None, **options: Any) -> Tensor:
         """Generated tokens `[B, S]`; `options` are Transformers' own (`num_beams`, `max_new_tokens`, …).
 
         `generate` refuses arguments that the model's signature lacks, so the injection is handed to the decoder by a
@@ -194,14 +190,14 @@ class Backbone:
             elif isinstance(getattr(module, "dropout", None), float):
                 module.dropout = dropout
         if gradient_checkpointing:
-            self.model.gradient_checkpointing_enable({"use_reentrant": False})
+            self.model.activation_checkpointing_enable({"use_reentrant": False})
         self.model.train()
         try:
             yield
         finally:
             self.model.eval()
             if gradient_checkpointing:
-                self.model.gradient_checkpointing_disable()
+                self.model.activation_checkpointing_disable()
 
     def tokenize(self, texts: Sequence[str], max_tokens: int) -> tuple[list[list[int]], list[bool]]:
         """Token ids of each text, ended by `</s>`, and whether it was cut to `max_tokens`."""

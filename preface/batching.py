@@ -9,7 +9,9 @@ POOL = 64
 """Batches sorted by length together; more saves padding, fewer mixes better."""
 
 
-def cut(order: Sequence[int], lengths: Sequence[int], batch_size: int | None, token_budget: int | None) -> list[list[int]]:
+def cut(
+    order: Sequence[int], lengths: Sequence[int], batch_size: int | None, token_budget: int | None
+) -> list[list[int]]:
     """Cut `order` into batches of at most `batch_size` rows whose padded size is at most `token_budget` tokens.
 
     A row longer than the budget stands alone.
@@ -31,7 +33,11 @@ def cut(order: Sequence[int], lengths: Sequence[int], batch_size: int | None, to
 
 
 def epoch(
-    lengths: Sequence[int], seed: int, number: int, batch_size: int | None = None, token_budget: int | None = None
+    lengths: Sequence[int],
+    seed: int,
+    number: int,
+    batch_size: int | None = None,
+    token_budget: int | None = None,
 ) -> list[list[int]]:
     """The batches of one epoch, each row once.
 
@@ -55,7 +61,11 @@ def epoch(
 
 
 def endless(
-    lengths: Sequence[int], seed: int, batch_size: int | None = None, token_budget: int | None = None, skip: int = 0
+    lengths: Sequence[int],
+    seed: int,
+    batch_size: int | None = None,
+    token_budget: int | None = None,
+    skip: int = 0,
 ) -> Iterator[list[int]]:
     """Batches epoch after epoch, from batch number `skip` on."""
     number = 0

@@ -23,7 +23,7 @@ KEEP = 2
 """Training checkpoints kept: if the last is damaged, the one before it serves."""
 
 
-class Damaged(Exception):
+class DamagedError(Exception):
     """A checkpoint whose files are missing, cut off or altered."""
 
 
@@ -81,7 +81,7 @@ def load_prompt(folder: str | Path) -> SavedPrompt:
         raise UserError(f"{folder}: no prompt here; give the folder of a finished run, or one with prompt.json")
     try:
         tensors, card = _read_folder(folder, "prompt")
-    except Damaged as error:
+    except DamagedError as error:
         raise UserError(f"{error}; train it again, or copy it anew") from error
     return SavedPrompt(injection_of(tensors), card)
 
@@ -102,7 +102,7 @@ def load_state(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any], list[st
     for candidate in sorted(folder.glob("step-*"), reverse=True):
         try:
             tensors, state = _read_folder(candidate, "state")
-        except Damaged as error:
+        except DamagedError as error:
             refused.append(f"refused: {error}")
             continue
         return tensors, state, refused
@@ -141,15 +141,15 @@ def _read_folder(folder: Path, name: str) -> tuple[dict[str, Tensor], dict[str, 
         blob = tensors_file.read_bytes()
         recorded, card_hash = card.pop("sha256"), card.pop("card_sha256")
     except (OSError, ValueError, KeyError, AttributeError) as error:
-        raise Damaged(f"{folder} is not whole ({error.__class__.__name__}: {error})") from error
+        raise DamagedError(f"{folder} is not whole ({error.__class__.__name__}: {error})") from error
     if hashlib.sha256(blob).hexdigest() != recorded:
-        raise Damaged(f"{tensors_file} was cut off or altered (its hash is not the recorded one)")
+        raise DamagedError(f"{tensors_file} was cut off or altered (its hash is not the recorded one)")
     if _card_hash(card) != card_hash:
-        raise Damaged(f"{card_file} was altered (its hash is not the recorded one)")
+        raise DamagedError(f"{card_file} was altered (its hash is not the recorded one)")
     try:
         return load(blob), card
     except SafetensorError as error:
-        raise Damaged(f"{tensors_file} is no safetensors file ({error})") from error
+        raise DamagedError(f"{tensors_file} is no safetensors file ({error})") from error
 
 
 def _card_hash(card: Mapping[str, Any]) -> str:

@@ -66,19 +66,25 @@ Device = Annotated[str, typer.Option(help="auto, cpu, cuda, …")]
 Input = Annotated[str | None, typer.Option("--input", help="A data file's field with the text.")]
 Label = Annotated[str | None, typer.Option("--label", help="A data file's field with the label.")]
 LabelWordsOption = Annotated[
-    list[str] | None, typer.Option("--label-words", help="Words of the labels: `0=negative 1=positive`.", metavar="LABEL=WORD …")
+    list[str] | None,
+    typer.Option("--label-words", help="Words of the labels: `0=negative 1=positive`.", metavar="LABEL=WORD …"),
 ]
+Encoding = Annotated[str | None, typer.Option("--encoding", help="Of a data file. Default: UTF-8.")]
 Data = Annotated[
-    Path | None, typer.Option("--data", envvar="PREFACE_DATA", help="Folder with the data files of shipped tasks.")
+    Path | None,
+    typer.Option("--data", envvar="PREFACE_DATA", help="Folder with the data files of shipped tasks."),
 ]
 SkipBadRows = Annotated[bool, typer.Option("--skip-bad-rows", help="Leave out and count rows that cannot be read.")]
-Json = Annotated[bool, typer.Option("--json", help="Only JSON on standard output: a list of cells, as in results.json.")]
+Json = Annotated[
+    bool, typer.Option("--json", help="Only JSON on standard output: a list of cells, as in results.json.")
+]
 Out = Annotated[Path | None, typer.Option("--out", help="Folder to write into.")]
 On = Annotated[list[str] | None, typer.Option("--on", help="A task or a data file to evaluate on; may be repeated.")]
 Method = Annotated[str, typer.Option("--method", help="See `preface methods`.")]
 Length = Annotated[int | None, typer.Option("--length", help="Virtual tokens. Default: 20.")]
 Sites = Annotated[
-    list[str] | None, typer.Option("--sites", help="Where a prefix goes: encoder decoder cross. Default: all.", metavar="SITE …")
+    list[str] | None,
+    typer.Option("--sites", help="Where a prefix goes: encoder decoder cross. Default: all.", metavar="SITE …"),
 ]
 Init = Annotated[
     str | None,
@@ -109,9 +115,12 @@ def train(
     reparametrize: Annotated[int | None, typer.Option(help="Train the prefix through an MLP of this width.")] = None,
     positions: Annotated[str | None, typer.Option(help="Position bias of prefix keys: preceding or none.")] = None,
     learning_rate: Annotated[
-        list[float] | None, typer.Option("--learning-rate", help="One or several, trained side by side.", metavar="RATE …")
+        list[float] | None,
+        typer.Option("--learning-rate", help="One or several, trained side by side.", metavar="RATE …"),
     ] = None,
-    seeds: Annotated[int | None, typer.Option("--seeds", help="How many seeds, trained side by side: 0, 1, …", min=1)] = None,
+    seeds: Annotated[
+        int | None, typer.Option("--seeds", help="How many seeds, trained side by side: 0, 1, …", min=1)
+    ] = None,
     seed: Annotated[int | None, typer.Option("--seed", help="One particular seed.")] = None,
     optimizer: Annotated[Optimizer | None, typer.Option(help="Default: adamw.")] = None,
     schedule: Annotated[Schedule | None, typer.Option(help="Default: linear; adafactor: constant.")] = None,
@@ -125,18 +134,25 @@ def train(
     evaluate_every: Annotated[int | None, typer.Option(help="Steps between looks at the development split.")] = None,
     patience: Annotated[int | None, typer.Option(help="Looks without a better score before a prompt stops.")] = None,
     dropout: Annotated[float | None, typer.Option(help="In the frozen backbone. Default: 0.")] = None,
-    gradient_checkpointing: Annotated[bool, typer.Option("--gradient-checkpointing", help="Less memory, more time.")] = False,
-    max_input_tokens: Annotated[int | None, typer.Option(help="Longer inputs are cut and counted. Default: 512.")] = None,
+    gradient_checkpointing: Annotated[
+        bool, typer.Option("--gradient-checkpointing", help="Less memory, more time.")
+    ] = False,
+    max_input_tokens: Annotated[
+        int | None, typer.Option(help="Longer inputs are cut and counted. Default: 512.")
+    ] = None,
     train_rows: Annotated[int | None, typer.Option(help="Train on so many rows.")] = None,
     input: Input = None,
     label: Label = None,
     label_words: LabelWordsOption = None,
+    encoding: Encoding = None,
     data: Data = None,
     skip_bad_rows: SkipBadRows = False,
     dtype: Dtype = "auto",
     device: Device = "auto",
     out: Out = None,
-    resume: Annotated[Path | None, typer.Option("--resume", help="An interrupted run's folder; all else comes from there.")] = None,
+    resume: Annotated[
+        Path | None, typer.Option("--resume", help="An interrupted run's folder; all else comes from there.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Train soft prompts on a task and keep the best by development score."""
@@ -151,7 +167,13 @@ def train(
         model = preface.load_backbone(backbone or preface.DEFAULT, dtype, device)
     elif backbone is not None:
         model = preface.load_backbone(backbone, dtype, device)
-    fields = {"length": length, "sites": sites, "init": init, "reparametrize": reparametrize, "positions": positions}
+    fields = {
+        "length": length,
+        "sites": sites,
+        "init": init,
+        "reparametrize": reparametrize,
+        "positions": positions,
+    }
     configured = validated(method_named(method), _given(fields))
     recipe = {
         "learning_rates": tuple(learning_rate) if learning_rate else None,
@@ -178,6 +200,7 @@ def train(
         input=input,
         label=label,
         label_words=_words(label_words),
+        encoding=encoding,
         data=data,
         skip_bad_rows=skip_bad_rows,
         train_rows=train_rows,
@@ -213,11 +236,14 @@ def evaluate(
     backbone: Backbone = None,
     instruction: Annotated[str | None, typer.Option(help="What the bare backbone reads; {text} is the input.")] = None,
     prompts: Annotated[Prompts, typer.Option(help="The best, every seed at the best rate, or all.")] = Prompts.rate,
-    scoring: Annotated[Scoring, typer.Option(help="Rank the label words, or generate and match exactly.")] = Scoring.rank,
+    scoring: Annotated[
+        Scoring, typer.Option(help="Rank the label words, or generate and match exactly.")
+    ] = Scoring.rank,
     split: Annotated[Split, typer.Option(help="Of shipped tasks.")] = Split.test,
     input: Input = None,
     label: Label = None,
     label_words: LabelWordsOption = None,
+    encoding: Encoding = None,
     data: Data = None,
     skip_bad_rows: SkipBadRows = False,
     max_input_tokens: Annotated[int | None, typer.Option(help="Longer inputs are cut and counted.")] = None,
@@ -229,7 +255,7 @@ def evaluate(
     """Evaluate a run's prompts, or the bare backbone, on any tasks."""
     import preface
     from preface.checkpoint import load_prompt
-    from preface.evaluate import INSTRUCTION
+    from preface.evaluation import INSTRUCTION
     from preface.experiments.report import pivot, rich_table
 
     opened: Any = None
@@ -248,6 +274,7 @@ def evaluate(
         input=input,
         label=label,
         label_words=_words(label_words),
+        encoding=encoding,
         data=data,
         skip_bad_rows=skip_bad_rows,
         max_input_tokens=max_input_tokens,
@@ -272,6 +299,7 @@ def predict(
     run: Annotated[Path, typer.Argument(help="A run's folder, or a prompt's.")],
     source: Annotated[str, typer.Argument(help="CSV, TSV, JSON Lines or Parquet; -: standard input.")] = "-",
     input: Input = None,
+    encoding: Encoding = None,
     backbone: Backbone = None,
     skip_bad_rows: SkipBadRows = False,
     dtype: Dtype = "auto",
@@ -291,7 +319,16 @@ def predict(
         skipped += 1
         warn(f"left out: {line}")
 
-    for line in preface.predict(run, source, input=input, backbone=model, skip_bad_rows=skip_bad_rows, on_skip=on_skip):
+    rows = preface.predict(
+        run,
+        source,
+        input=input,
+        encoding=encoding or "utf-8",
+        backbone=model,
+        skip_bad_rows=skip_bad_rows,
+        on_skip=on_skip,
+    )
+    for line in rows:
         cut += bool(line.get("cut"))
         print(json.dumps(line, ensure_ascii=False), flush=True)
     if skipped:
@@ -331,7 +368,7 @@ def compare_cross_domain(
 
     command = "preface " + " ".join(sys.argv[1:])
     experiment = load_experiment(recipe)
-    cells = preface.cross_domain(
+    cells = preface.compare_cross_domain(
         experiment,
         out=out,
         backbone=backbone,
@@ -383,7 +420,7 @@ def methods(
     from preface.show import methods_table
 
     model = preface.load_backbone(backbone or preface.DEFAULT, dtype, device)
-    rows = preface.methods_on(model, length=length, sites=sites)
+    rows = preface.list_methods(model, length=length, sites=sites)
     if as_json:
         _print_json(rows)
     else:

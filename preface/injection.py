@@ -126,8 +126,8 @@ def join(injections: Sequence[Injection]) -> Injection:
         joined = torch.cat([pad(item, (0, 0, length - item.shape[1], 0)) for item in filled])
         masks = [_real(item, injection.embeddings_mask) for item, injection in zip(filled, injections, strict=True)]
         mask = _mask(masks, length)
-    sites = {site: _join_site([(i.site(site), i.size) for i in injections]) for site in SITES}
-    return Injection(joined, mask, **sites)
+    encoder, decoder, cross = (_join_site([(i.site(site), i.size) for i in injections]) for site in SITES)
+    return Injection(joined, mask, encoder, decoder, cross)
 
 
 def _join_site(parts: list[tuple[KeyValues | None, int]]) -> KeyValues | None:
@@ -150,9 +150,7 @@ def _join_site(parts: list[tuple[KeyValues | None, int]]) -> KeyValues | None:
     keys = stack([kv.keys if kv else blank(size) for kv, size in parts])
     values = stack([kv.values if kv else blank(size) for kv, size in parts])
     masks = [_real(kv.keys[0][:, 0], kv.mask) if kv else like.new_zeros(size, 0).bool() for kv, size in parts]
-    relative = [
-        kv.relative if kv and kv.relative is not None else like.new_ones(size).bool() for kv, size in parts
-    ]
+    relative = [kv.relative if kv and kv.relative is not None else like.new_ones(size).bool() for kv, size in parts]
     return KeyValues(keys, values, _mask(masks, length), torch.cat(relative))
 
 

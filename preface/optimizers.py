@@ -33,7 +33,9 @@ def _per_member(values: Tensor, like: Tensor) -> Tensor:
 class AdamW:
     """AdamW (Loshchilov & Hutter 2019), as `torch.optim.AdamW` computes it."""
 
-    def __init__(self, parameters: Mapping[str, Tensor], weight_decay: float, betas: tuple[float, float] = (0.9, 0.999)):
+    def __init__(
+        self, parameters: Mapping[str, Tensor], weight_decay: float, betas: tuple[float, float] = (0.9, 0.999)
+    ):
         self.parameters, self.weight_decay, self.betas = dict(parameters), weight_decay, betas
         self.state = {"step": torch.zeros(())}
         for name, parameter in self.parameters.items():
@@ -111,7 +113,7 @@ def clip_gradients(parameters: Mapping[str, Tensor], largest: float | None) -> T
 
 
 def schedule(name: ScheduleName, steps: int, warmup: int) -> Callable[[int], float]:
-    """The share of the learning rate at step 0, 1, …: a linear rise over `warmup` steps, then constant, or down to 0."""
+    """The share of the learning rate at step 0, 1, …: a linear rise over `warmup` steps, then as named."""
 
     def share(step: int) -> float:
         if step < warmup:

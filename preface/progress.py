@@ -7,7 +7,15 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TextColumn,
+    TimeRemainingColumn,
+)
 from rich.text import Text
 
 console = Console(stderr=True)
@@ -36,7 +44,9 @@ def progress(title: str, total: int | None, unit: str, done: int = 0) -> Iterato
         task = bar.add_task(title, total=total, completed=done, unit=unit, note="")
 
         def advance(count: int = 1, note: str | None = None) -> None:
-            bar.update(task, advance=count, **({} if note is None else {"note": note}))
+            bar.update(task, advance=count)
+            if note is not None:
+                bar.update(task, note=note)
 
         yield advance
 

@@ -14,6 +14,27 @@ from pathlib import Path
 from typing import Any
 
 
+@cache
+def installed_versions() -> dict[str, str]:
+    """Versions of Python and of the libraries that decide a number, and the git revision if there is one."""
+    found = {"python": platform.python_version()}
+    for name in ("preface", "torch", "transformers", "scikit-learn"):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:  # run from a source tree that was never installed
+            found[name] = "not installed"
+    revision = subprocess.run(
+        ["git", "describe", "--always", "--dirty", "--exclude=*"],
+        cwd=Path(__file__).parent,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if revision.returncode == 0:
+        found["git"] = revision.stdout.strip()
+    return found
+
+
 @dataclass(frozen=True)
 class Cell:
     """One measured number: a method, trained on one task with one seed, evaluated on another."""
@@ -35,27 +56,6 @@ class Cell:
     split: str = "test"
     details: dict[str, Any] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=lambda: dict(installed_versions()))
-
-
-@cache
-def installed_versions() -> dict[str, str]:
-    """Versions of Python and of the libraries that decide a number, and the git revision if there is one."""
-    found = {"python": platform.python_version()}
-    for name in ("preface", "torch", "transformers", "scikit-learn"):
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:  # run from a source tree that was never installed
-            found[name] = "not installed"
-    revision = subprocess.run(
-        ["git", "describe", "--always", "--dirty", "--exclude=*"],
-        cwd=Path(__file__).parent,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if revision.returncode == 0:
-        found["git"] = revision.stdout.strip()
-    return found
 
 
 def write_atomically(path: Path, text: str) -> None:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -78,7 +79,9 @@ def rank(backbone: Backbone, states: EncoderStates, labels: LabelWords, injectio
     """
     device, size = backbone.device, len(states.hidden)
     targets = labels.targets.to(device)
-    decoder_input = torch.where(labels.positions.to(device) == 0, backbone.model.config.decoder_start_token_id, targets.roll(1))
+    decoder_input = torch.where(
+        labels.positions.to(device) == 0, backbone.model.config.decoder_start_token_id, targets.roll(1)
+    )
     logits = backbone.decode(
         states,
         decoder_input.expand(size, -1),
@@ -88,7 +91,9 @@ def rank(backbone: Backbone, states: EncoderStates, labels: LabelWords, injectio
     )  # [B, S, vocabulary]
     chosen = logits.gather(2, targets.expand(size, -1)[..., None])[..., 0].float()  # [B, S]
     log_probabilities = chosen - logits.float().logsumexp(-1)
-    return log_probabilities.new_zeros(size, len(labels.words)).index_add_(1, labels.labels.to(device), log_probabilities)
+    return log_probabilities.new_zeros(size, len(labels.words)).index_add_(
+        1, labels.labels.to(device), log_probabilities
+    )
 
 
 @torch.inference_mode()
@@ -105,9 +110,10 @@ def score(
     `rows` names each input's prompt (default: the first); `on_batch` hears how many inputs were done.
     """
     output = torch.empty(len(inputs), len(labels.words))
-    for batch, part, states in _encoded(backbone, inputs, injection, rows):
-        output[batch] = rank(backbone, states, labels, part).cpu()
-        on_batch(len(batch))
+    for batch in _batches(backbone, inputs, injection, rows):
+        states = backbone.encode(batch.ids, batch.mask, batch.injection)
+        output[batch.indices] = rank(backbone, states, labels, batch.injection).cpu()
+        on_batch(len(batch.indices))
     return output
 
 
@@ -123,28 +129,32 @@ def generate(
 ) -> list[str]:
     """The text that the model writes freely for each tokenised input."""
     output = [""] * len(inputs)
-    for batch, ids, mask, part in _batches(backbone, inputs, injection, rows):
-        tokens = backbone.generate(ids, mask, part, max_new_tokens=max_new_tokens, num_beams=num_beams)
-        for index, text in zip(batch, backbone.tokenizer.batch_decode(tokens, skip_special_tokens=True), strict=True):
+    for batch in _batches(backbone, inputs, injection, rows):
+        tokens = backbone.generate(
+            batch.ids, batch.mask, batch.injection, max_new_tokens=max_new_tokens, num_beams=num_beams
+        )
+        texts = backbone.tokenizer.batch_decode(tokens, skip_special_tokens=True)
+        for index, text in zip(batch.indices, texts, strict=True):
             output[index] = text.strip()
-        on_batch(len(batch))
+        on_batch(len(batch.indices))
     return output
+
+
+class _Batch(NamedTuple):
+    indices: list[int]
+    ids: Tensor  # [B, T]
+    mask: Tensor  # [B, T]
+    injection: Injection | None
 
 
 def _batches(
     backbone: Backbone, inputs: Sequence[Sequence[int]], injection: Injection | None, rows: Sequence[int] | None
-):  # type: ignore[no-untyped-def]
+) -> Iterator[_Batch]:
+    """Inputs in batches of like length, with the prompt of each."""
     if injection is not None:
         injection = injection.to(backbone.device, backbone.dtype)
     extra = injection.embeddings.shape[1] if injection is not None and injection.embeddings is not None else 0
     for batch in by_length([len(item) + extra for item in inputs], TOKEN_BUDGET):
         ids, mask = backbone.pad([inputs[index] for index in batch])
         worn = torch.tensor([0 if rows is None else rows[index] for index in batch], device=backbone.device)
-        yield batch, ids, mask, None if injection is None else injection.on(worn)
-
-
-def _encoded(
-    backbone: Backbone, inputs: Sequence[Sequence[int]], injection: Injection | None, rows: Sequence[int] | None
-):  # type: ignore[no-untyped-def]
-    for batch, ids, mask, part in _batches(backbone, inputs, injection, rows):
-        yield batch, part, backbone.encode(ids, mask, part)
+        yield _Batch(batch, ids, mask, None if injection is None else injection.on(worn))

@@ -14,7 +14,7 @@ from preface.methods.init import Initializer
 from preface.recipe import validated
 from preface.results import Cell
 from preface.run import Run
-from preface.train import member_losses
+from preface.training import member_losses
 
 
 def run_cells(run: Run) -> list[Cell]:
@@ -61,7 +61,7 @@ def run_table(run: Run) -> Table:
     return table
 
 
-def methods_on(
+def list_methods(
     backbone: Backbone, *, length: int | None = None, sites: Sequence[str] | None = None
 ) -> list[dict[str, Any]]:
     """Each method with the parameters of one prompt on a backbone: trained, stored, and, measured by one backward
@@ -72,7 +72,12 @@ def methods_on(
         if method is PrefixTuning:
             variants.append({"reparametrize": backbone.shape.d_model})
         for variant in variants:
-            fields = {"length": length, "sites": sites if method is PrefixTuning else None, "init": "vocabulary", **variant}
+            fields = {
+                "length": length,
+                "sites": sites if method is PrefixTuning else None,
+                "init": "vocabulary",
+                **variant,
+            }
             configured = validated(method, {key: value for key, value in fields.items() if value is not None})
             receiving = _gradient_receiving(backbone, configured)
             rows.append(
@@ -112,5 +117,9 @@ def tasks_table(found: Sequence[Any]) -> Table:
     for name in ("task", "what it is", "train", "validation", "test"):
         table.add_column(name)
     for task in found:
-        table.add_row(task.name, task.description, *(task.places.get(split, "–") for split in ("train", "validation", "test")))
+        table.add_row(
+            task.name,
+            task.description,
+            *(task.places.get(split, "–") for split in ("train", "validation", "test")),
+        )
     return table

@@ -79,7 +79,10 @@ def data_file(tmp_path: Path) -> Path:
     """Rows that a tiny backbone can learn: the label is a word of the text."""
     path = tmp_path / "rows.jsonl"
     rows = [
-        {"text": f"the {('good', 'bad')[i % 2]} thing number {i} {'and more ' * (i % 5)}", "label": ("yes", "no")[i % 2]}
+        {
+            "text": f"the {('good', 'bad')[i % 2]} thing number {i} {'and more ' * (i % 5)}",
+            "label": ("yes", "no")[i % 2],
+        }
         for i in range(60)
     ]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))

@@ -27,7 +27,9 @@ def batch(seed: int = 0) -> tuple[Tensor, Tensor, Tensor]:
     return ids * mask, mask, torch.randint(200, 9000, (B, S), generator=generator)
 
 
-def random_injection(backbone: Backbone, seed: int = 1, length: int = N, size: int = P, embeddings: bool = True) -> Injection:
+def random_injection(
+    backbone: Backbone, seed: int = 1, length: int = N, size: int = P, embeddings: bool = True
+) -> Injection:
     generator = torch.Generator().manual_seed(seed)
     shape = backbone.shape
     sites = {}
@@ -162,7 +164,10 @@ def test_mixed_batch_equals_its_rows_one_by_one(tiny: Backbone) -> None:
     for row in range(B):
         real = int(mask[row].sum())
         alone = tiny.forward(
-            ids[row : row + 1, :real], mask[row : row + 1, :real], labels[row : row + 1], injection.on(rows[row : row + 1])
+            ids[row : row + 1, :real],
+            mask[row : row + 1, :real],
+            labels[row : row + 1],
+            injection.on(rows[row : row + 1]),
         )
         torch.testing.assert_close(together[row], alone[0], atol=1e-3, rtol=1e-4)
 
@@ -210,7 +215,10 @@ def test_generation_with_rows_that_wear_different_prompts(tiny: Backbone, option
     for row in range(B):
         real = int(mask[row].sum())
         alone = tiny.generate(
-            ids[row : row + 1, :real], mask[row : row + 1, :real], injection.on(rows[row : row + 1]), **options
+            ids[row : row + 1, :real],
+            mask[row : row + 1, :real],
+            injection.on(rows[row : row + 1]),
+            **options,
         )
         assert torch.equal(together[row], alone[0])
 
@@ -232,7 +240,10 @@ def test_greedy_generation_equals_the_argmax_of_the_forward_pass(tiny: Backbone)
 def gradients(backbone: Backbone, checkpointing: bool) -> list[Tensor]:
     ids, mask, labels = batch()
     injection = random_injection(backbone)
-    leaves = [injection.embeddings, *(t for s in SITES for t in (*injection.site(s).keys, *injection.site(s).values))]
+    leaves = [
+        injection.embeddings,
+        *(t for s in SITES for t in (*injection.site(s).keys, *injection.site(s).values)),
+    ]
     for leaf in leaves:
         leaf.requires_grad_(True)
     with backbone.training(gradient_checkpointing=checkpointing):

@@ -34,9 +34,7 @@ def fit_tfidf(
     from sklearn.pipeline import Pipeline
 
     if len(found := sorted(set(train_labels))) < 2:
-        raise UserError(
-            f"tf-idf needs training rows of two labels or more; found {', '.join(found) or 'none'}"
-        )
+        raise UserError(f"tf-idf needs training rows of two labels or more; found {', '.join(found) or 'none'}")
     if not dev_texts:
         raise UserError("tf-idf chooses its regularisation on development rows; give at least one")
 
@@ -49,9 +47,7 @@ def fit_tfidf(
         raise UserError(f"tf-idf finds no words in {len(train_texts):,} training rows: {error}") from error
     dev = words.transform(dev_texts)
 
-    fitted = [
-        LogisticRegression(C=strength, max_iter=1000).fit(train, train_labels) for strength in STRENGTHS
-    ]
+    fitted = [LogisticRegression(C=strength, max_iter=1000).fit(train, train_labels) for strength in STRENGTHS]
     best = max(fitted, key=lambda classifier: classifier.score(dev, dev_labels))  # the first of equals
     return Pipeline([("words", words), ("classifier", best)])
 

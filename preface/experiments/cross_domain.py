@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field
@@ -14,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from preface.backbone import DEFAULT, Backbone, load_backbone
 from preface.baselines.tfidf import fit_tfidf, trained_parameters
 from preface.errors import UserError
-from preface.evaluate import INSTRUCTION, evaluate, metric
+from preface.evaluation import INSTRUCTION, evaluate, metric
 from preface.experiments.report import write_report
 from preface.methods import Method, method_named
 from preface.progress import say
@@ -22,7 +24,7 @@ from preface.recipe import validated
 from preface.results import Cell, read_cells, write_atomically, write_cells
 from preface.run import RECORD, Run
 from preface.tasks import Task, load_split, load_task
-from preface.train import train
+from preface.training import load_training, train
 
 RECIPES = Path(__file__).parent / "recipes"
 TFIDF = "tf-idf"
@@ -114,7 +116,7 @@ def load_experiment(name_or_path: str | Path) -> Experiment:
     return validated(Experiment, fields)
 
 
-def cross_domain(
+def compare_cross_domain(
     recipe: Experiment | str | Path = "nano",
     *,
     out: str | Path,
@@ -155,16 +157,15 @@ def cross_domain(
     matrix = _Matrix(experiment, Path(out), data, backbone if isinstance(backbone, Backbone) else None)
     cells = matrix.run()
     commands = [command or f"preface compare cross-domain --out {out}"]
-    write_report(cells, Path(out), experiment.title, notes=experiment.notes, commands=commands)
+    notes = (*experiment.notes, matrix.majorities())
+    write_report(cells, Path(out), experiment.title, notes=notes, commands=commands)
     return cells
 
 
 class _Matrix:
     """The cells of one experiment, each measured once."""
 
-    def __init__(
-        self, experiment: Experiment, out: Path, data: str | Path | None, backbone: Backbone | None
-    ) -> None:
+    def __init__(self, experiment: Experiment, out: Path, data: str | Path | None, backbone: Backbone | None) -> None:
         self.experiment, self.out, self.data, self._backbone = experiment, out, data, backbone
         self.results = out / "results.json"
         spec = out / SPEC
@@ -176,8 +177,7 @@ class _Matrix:
         # read every task before anything is trained: a wrong name should not cost an hour
         self.train_task = load_task(experiment.train_task)
         self.eval_tasks = [load_task(name) for name in experiment.eval_tasks]
-        for eval_task in self.eval_tasks:
-            load_split(eval_task, "test", data=data)
+        self.tests = {task.name: load_split(task, "test", data=data) for task in self.eval_tasks}
 
     @property
     def backbone(self) -> Backbone:
@@ -196,6 +196,14 @@ class _Matrix:
             self._fill(TFIDF, self._tfidf)
         order = {task.name: place for place, task in enumerate(self.eval_tasks)}
         return sorted(self.cells, key=lambda cell: order[cell.eval_task])
+
+    def majorities(self) -> str:
+        """What a constant answer would score: a number below it is no achievement."""
+        shares = []
+        for task in self.eval_tasks:
+            gold = Counter(example.label for example in self.tests[task.name].examples)
+            shares.append(f"{task.name} {100 * max(gold.values()) / gold.total():.1f}")
+        return f"Always naming the commonest label would score: {', '.join(shares)}."
 
     def _fill(self, method: str, measure: Callable[[list[Task]], list[Cell]]) -> None:
         """Measure the tasks for which the method has no cell yet, and keep what was measured at once."""
@@ -222,9 +230,11 @@ class _Matrix:
                 {**common, "learning_rates": rates, **experiment.search.recipe},
             )
             rates = (search.best_rate[0].learning_rate,)
-            say(f"{column.label}: learning rate {rates[0]:g}, by development score after {experiment.search.steps} steps")
+            say(f"{column.label}: learning rate {rates[0]:g} did best on the development split")
         run = self._run(
-            self.out / "train" / column.label, method, {**common, "learning_rates": rates, "seeds": experiment.seeds}
+            self.out / "train" / column.label,
+            method,
+            {**common, "learning_rates": rates, "seeds": experiment.seeds},
         )
         cells = evaluate(run, tasks, backbone=self.backbone, data=self.data)
         return [replace(cell, method=column.label) for cell in cells]
@@ -248,7 +258,7 @@ class _Matrix:
         model, seconds = self._fitted
         cells = []
         for task in tasks:
-            examples = load_split(task, "test", data=self.data).examples
+            examples = self.tests[task.name].examples
             gold = [str(example.label) for example in examples]
             began = time.perf_counter()
             predicted = [str(label) for label in model.predict([example.text for example in examples])]
@@ -269,18 +279,16 @@ class _Matrix:
             )
         return cells
 
-    @property
+    @cached_property
     def _fitted(self) -> tuple[Any, float]:
-        if not hasattr(self, "_tfidf_model"):
-            splits: list[Literal["train", "validation"]] = ["train", "validation"]
-            texts, labels = [], []
-            for name in splits:
-                examples = load_split(self.train_task, name, data=self.data).examples
-                if name == "train" and self.experiment.train_rows is not None:
-                    examples = examples[: self.experiment.train_rows]
-                texts.append([example.text for example in examples])
-                labels.append([str(example.label) for example in examples])
-            began = time.perf_counter()
-            model = fit_tfidf(texts[0], labels[0], texts[1], labels[1])
-            self._tfidf_model = (model, time.perf_counter() - began)
-        return self._tfidf_model
+        """The baseline on the very rows that the prompts see, and the seconds it took."""
+        training = load_training(self.train_task, self.data, rows=self.experiment.train_rows).examples
+        development = load_split(self.train_task, "validation", data=self.data).examples
+        began = time.perf_counter()
+        model = fit_tfidf(
+            [example.text for example in training],
+            [str(example.label) for example in training],
+            [example.text for example in development],
+            [str(example.label) for example in development],
+        )
+        return model, time.perf_counter() - began

@@ -119,9 +119,7 @@ def pivot(cells: Sequence[Cell]) -> Table:
     Raises `UserError` for no cells.
     """
     if not cells:
-        raise UserError(
-            "there are no results to report yet: run an experiment first, then report its results"
-        )
+        raise UserError("there are no results to report yet: run an experiment first, then report its results")
     cells = _latest(cells)
     keys = sorted(dict.fromkeys(map(_column, cells)), key=lambda key: PLACES.get(key[0], 1))
     labels = {key: _column_label(key, keys) for key in keys}
@@ -139,9 +137,7 @@ def rich_table(table: Table) -> RichTable:
     from rich.text import Text
 
     # Text, not str: a name in square brackets is a name and no markup
-    drawn = RichTable(
-        box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), caption=Text(table.caption), caption_justify="left"
-    )
+    drawn = RichTable(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), caption=Text(table.caption), caption_justify="left")
     drawn.add_column(Text(table.metric), overflow="fold")
     for name in ("rows", *table.columns):
         drawn.add_column(Text(name), justify="right", overflow="fold")
@@ -383,9 +379,7 @@ def _figure(table: Table, chance: float | None) -> Figure:
     ]
     if chance is not None:
         handles.append(axes.axvline(100 * chance, color=INK, alpha=0.6, linestyle="--", label="chance"))
-    widths = [
-        len(str(handle.get_label())) + 6 for handle in handles
-    ]  # in letters, the marker's room included
+    widths = [len(str(handle.get_label())) + 6 for handle in handles]  # in letters, the marker's room included
     figure.legend(
         handles=handles,
         loc="outside upper center",

@@ -40,9 +40,7 @@ class Initializer:
     """Training examples: input and target."""
 
     @classmethod
-    def parse(
-        cls, text: str, label_words: Sequence[str] = (), examples: Sequence[tuple[str, str]] = ()
-    ) -> Initializer:
+    def parse(cls, text: str, label_words: Sequence[str] = (), examples: Sequence[tuple[str, str]] = ()) -> Initializer:
         """From `random`, `vocabulary`, `labels`, `activations`, `text:some words` or `prompt:PATH`."""
         kind, _, argument = text.partition(":")
         takes_argument = kind in ("text", "prompt")
@@ -140,7 +138,9 @@ def text_ids(backbone: Backbone, text: str, length: int | None = None) -> list[i
 
 
 @torch.no_grad()
-def key_values(backbone: Backbone, sites: Sequence[Site], init: Initializer, length: int, seed: int) -> dict[str, Tensor]:
+def key_values(
+    backbone: Backbone, sites: Sequence[Site], init: Initializer, length: int, seed: int
+) -> dict[str, Tensor]:
     """Where a prefix begins: for each site `"site.keys"` and `"site.values"`, `[L, H, n, d_kv]`, float32."""
     shape = backbone.shape
     if init.kind == "random":
@@ -159,12 +159,13 @@ def key_values(backbone: Backbone, sites: Sequence[Site], init: Initializer, len
     with _Recorder(backbone) as recorder:
         hidden = backbone.model.encoder(inputs_embeds=embeddings, attention_mask=mask).last_hidden_state
         backbone.model.decoder(
-            inputs_embeds=embeddings, encoder_hidden_states=hidden, encoder_attention_mask=mask, use_cache=False
+            inputs_embeds=embeddings,
+            encoder_hidden_states=hidden,
+            encoder_attention_mask=mask,
+            use_cache=False,
         )
     everywhere = torch.ones(1, length, dtype=torch.bool)
-    return {
-        f"{site}.{part}": recorder.gather(site, part, everywhere) for site in sites for part in ("keys", "values")
-    }
+    return {f"{site}.{part}": recorder.gather(site, part, everywhere) for site in sites for part in ("keys", "values")}
 
 
 def hash_seed(seed: int, *names: str) -> int:

@@ -114,7 +114,7 @@ class ReparametrizedPrefixBank(Bank):
                 self.layers[f"{site}_{name}"] = nn.Parameter(torch.stack(drawn))
 
     def injection(self) -> Injection:
-        made = {}
+        made: dict[str, Tensor] = {}
         for site in self.sites:
             embeddings, up, up_bias, down, down_bias = (
                 self.layers[f"{site}_{name}"] for name in ("embeddings", "up", "up_bias", "down", "down_bias")

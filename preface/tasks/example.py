@@ -62,9 +62,7 @@ def text_of(task: Task, row: Row) -> str:
         text = text.replace(old, new)
     text = text.strip()
     if not text:
-        raise UserError(
-            f"{row.place}: the text is empty once the task's replacements are made; leave the row out"
-        )
+        raise UserError(f"{row.place}: the text is empty once the task's replacements are made; leave the row out")
     if not text.isascii():
         try:
             text.encode()
@@ -107,7 +105,5 @@ def _text(row: Row, field: str) -> str:
     if is_blank(value):
         raise UserError(f"{row.place}: the field '{field}' is empty; fill it or leave the row out")
     if not isinstance(value, str):
-        raise UserError(
-            f"{row.place}: the field '{field}' is no text but {type(value).__name__}; make it text"
-        )
+        raise UserError(f"{row.place}: the field '{field}' is no text but {type(value).__name__}; make it text")
     return value

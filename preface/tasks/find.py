@@ -128,9 +128,7 @@ def _data_folder(data: str | Path | None) -> Path | None:
         return None
     if not Path(given).is_dir():
         origin = "--data" if data is not None else "PREFACE_DATA"
-        raise UserError(
-            f"{origin} {given}: there is no such folder; name the folder that holds the tasks' files"
-        )
+        raise UserError(f"{origin} {given}: there is no such folder; name the folder that holds the tasks' files")
     return Path(given)
 
 
@@ -144,9 +142,7 @@ def _folders(task: Task, data: str | Path | None, missed: list[str]) -> Iterator
         missed.append("no data folder is given")
 
 
-def _located(
-    files: FileSource, part: str, folder: Path, missed: list[str]
-) -> list[tuple[Path, Path | None]] | None:
+def _located(files: FileSource, part: str, folder: Path, missed: list[str]) -> list[tuple[Path, Path | None]] | None:
     """The files of a part, each with its file of labels, if any; None, and why, if they are not all there."""
     if part not in files.parts:
         missed.append(f"files: there are none of the {part} part")

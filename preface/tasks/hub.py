@@ -36,9 +36,7 @@ def hub_rows(hub: HubSource, split: str, folder: Path | None) -> tuple[Iterator[
             if hub.folder and not is_local:
                 path = _download(hub, cached=why is not None)
             revision = None if path != hub.id else hub.revision
-            data = datasets.load_dataset(
-                path, hub.config, data_dir=hub.folder, revision=revision, split=split
-            )
+            data = datasets.load_dataset(path, hub.config, data_dir=hub.folder, revision=revision, split=split)
         except Exception as error:  # many libraries' errors, all of which mean that there are no rows
             raise NotOnHubError(f"not available ({why or brief(error)})") from error
     rows = (Row(f"{hub.id} {split}", number, fields, "row") for number, fields in enumerate(data, 1))

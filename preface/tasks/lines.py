@@ -41,13 +41,9 @@ def open_bytes(source: str | Path) -> Iterator[BinaryIO]:
     except IsADirectoryError as error:
         raise UserError(f"{path}: is a folder; name a file in it") from error
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise UserError(
-            f"{path}: is not a whole gzip file ({error}); compress or download it again"
-        ) from error
+        raise UserError(f"{path}: is not a whole gzip file ({error}); compress or download it again") from error
     except OSError as error:
-        raise UserError(
-            f"{path}: cannot be read ({error.strerror or error}); check its permissions"
-        ) from error
+        raise UserError(f"{path}: cannot be read ({error.strerror or error}); check its permissions") from error
 
 
 def iter_lines(stream: BinaryIO, name: str, encoding: str = "utf-8") -> Iterator[str]:
@@ -67,9 +63,7 @@ def iter_lines(stream: BinaryIO, name: str, encoding: str = "utf-8") -> Iterator
         try:
             rest += decoder.decode(chunk, final=not chunk)
         except UnicodeDecodeError as error:
-            line = (
-                count + 1 + error.object[: error.start].decode(error.encoding, errors="replace").count("\n")
-            )
+            line = count + 1 + error.object[: error.start].decode(error.encoding, errors="replace").count("\n")
             raise UserError(
                 f"{name} line {line}: byte 0x{error.object[error.start]:02x} at offset "
                 f"{offset - len(error.object) + error.start} is not {encoding}; {_other(encoding)}"
@@ -80,9 +74,7 @@ def iter_lines(stream: BinaryIO, name: str, encoding: str = "utf-8") -> Iterator
         count += len(lines)
         yield from lines
         if len(rest) > LONGEST:
-            raise UserError(
-                f"{name} line {count + 1}: is longer than {LONGEST:,} characters; give a file of lines"
-            )
+            raise UserError(f"{name} line {count + 1}: is longer than {LONGEST:,} characters; give a file of lines")
         if not chunk:
             break
     if rest:
@@ -99,6 +91,4 @@ def _decoder(encoding: str) -> codecs.IncrementalDecoder:
         normal = codecs.lookup(encoding).name
         return codecs.getincrementaldecoder("utf-8-sig" if normal == "utf-8" else normal)()
     except (LookupError, ValueError) as error:
-        raise UserError(
-            f"unknown encoding '{encoding}'; common ones are utf-8, latin-1, cp1252, utf-16"
-        ) from error
+        raise UserError(f"unknown encoding '{encoding}'; common ones are utf-8, latin-1, cp1252, utf-16") from error

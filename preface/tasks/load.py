@@ -79,11 +79,16 @@ def load_split(
     name: SplitName = next(known for known in get_args(SplitName) if known == split)
     read = cache(lambda part: read_part(task, part, data, skip_bad_rows))
     own = read(rule.part)
-    examples = draw(task, name, lambda part: read(part).examples)
+
+    def examples_of(part: str) -> list[Example]:
+        try:
+            return read(part).examples
+        except UserError as error:
+            raise UserError(f"{error}; it is needed to keep its texts out of {name}") from error
+
+    examples = draw(task, name, examples_of)
     if not examples:
-        before = [
-            n for n in ORDER[: ORDER.index(name)] if n in task.splits and task.splits[n].part == rule.part
-        ]
+        before = [n for n in ORDER[: ORDER.index(name)] if n in task.splits and task.splits[n].part == rule.part]
         drawn = f", and {' and '.join(before)} took theirs first" if before else ""
         raise UserError(
             f"{task.name}: an empty split: no rows are left for {name} (its part '{rule.part}' has "
@@ -91,9 +96,7 @@ def load_split(
         )
     labels = {example.label for example in examples}
     if name == "train" and len(labels) < 2:
-        raise UserError(
-            f"{task.name}: only one label, '{labels.pop()}', in {name}; training needs two or more"
-        )
+        raise UserError(f"{task.name}: only one label, '{labels.pop()}', in {name}; training needs two or more")
     return Split(task.name, name, examples, own.sources, own.skipped)
 
 
@@ -160,9 +163,7 @@ def _overridden(
     definition = task.model_dump(exclude_unset=True)
     if input is not None:
         if not any(field == "text" for _, field in task.pieces):
-            raise UserError(
-                f"{task.name}: its template {task.template!r} names its fields, so the input cannot be set"
-            )
+            raise UserError(f"{task.name}: its template {task.template!r} names its fields, so the input cannot be set")
         definition["fields"]["input"] = input if isinstance(input, str) else tuple(input)
     if label is not None:
         definition["fields"]["label"] = label

@@ -34,17 +34,11 @@ def data_task(
     if str(path) == STDIN:
         raise UserError("standard input: cannot be a task, since it can be read only once; save it as a file")
     if path.is_dir():
-        raise UserError(
-            f"{path}: is a folder; name a data file, or give the folder as --data with a task's name"
-        )
+        raise UserError(f"{path}: is a folder; name a data file, or give the folder as --data with a task's name")
     format_of(path)
     encoding = encoding or "utf-8"
     fields = _field_names(path, encoding)
-    inputs = (
-        (input,)
-        if isinstance(input, str)
-        else tuple(input or ()) or _first(path, INPUT_NAMES, fields, "--input")
-    )
+    inputs = (input,) if isinstance(input, str) else tuple(input or ()) or _first(path, INPUT_NAMES, fields, "--input")
     label = label or _first(path, (LABEL_NAME,), fields, "--label")[0]
     for name in (*inputs, label):
         if name not in fields:
@@ -77,18 +71,14 @@ def _field_names(path: Path, encoding: str) -> tuple[str, ...]:
     bad: list[str] = []
     for row in iter_rows(path, encoding=encoding, on_bad=bad.append):
         return tuple(row.fields)
-    raise UserError(
-        bad[0] if bad else f"{path}: an empty split: the file has no rows; give a file with labelled rows"
-    )
+    raise UserError(bad[0] if bad else f"{path}: an empty split: the file has no rows; give a file with labelled rows")
 
 
 def _first(path: Path, names: tuple[str, ...], fields: tuple[str, ...], option: str) -> tuple[str]:
     for name in names:
         if name in fields:
             return (name,)
-    raise UserError(
-        f"{path}: no field is called '{names[0]}', name one with {option}; its fields are {listed(fields)}"
-    )
+    raise UserError(f"{path}: no field is called '{names[0]}', name one with {option}; its fields are {listed(fields)}")
 
 
 def _label_values(path: Path, label: str, encoding: str) -> list[str]:
@@ -102,7 +92,5 @@ def _label_values(path: Path, label: str, encoding: str) -> list[str]:
                 f"{path}: the field '{label}' has more than {MOST_LABELS} different values; is it the label?"
             )
     if not values:
-        raise UserError(
-            f"{path}: the field '{label}' is empty in each row; name the label's field with --label"
-        )
+        raise UserError(f"{path}: the field '{label}' is empty in each row; name the label's field with --label")
     return sorted(values)

@@ -80,9 +80,7 @@ def iter_rows(
         elif format == "text@label":
             rows = _at(lines, name, columns, on_bad)
         else:
-            rows = table_rows(
-                lines, name, separator or ("\t" if format == "tsv" else ","), quoted, columns, on_bad
-            )
+            rows = table_rows(lines, name, separator or ("\t" if format == "tsv" else ","), quoted, columns, on_bad)
         yield from _without_nul(rows, on_bad)
 
 
@@ -112,9 +110,7 @@ def _jsonl(lines: Iterable[str], name: str, on_bad: OnBad) -> Iterator[Row]:
         try:
             fields = json.loads(line)
         except json.JSONDecodeError as error:
-            on_bad(
-                f"{name} line {number}: is not JSON at column {error.colno} ({error.msg}); write one object"
-            )
+            on_bad(f"{name} line {number}: is not JSON at column {error.colno} ({error.msg}); write one object")
             continue
         except (ValueError, RecursionError) as error:  # numbers of thousands of digits, thousands of brackets
             on_bad(f"{name} line {number}: is not JSON that can be read ({error}); write one object a line")
@@ -141,9 +137,7 @@ def _parallel(
         for number, (text, label) in enumerate(pairs, 1):
             if text is None or label is None:
                 short, long = (name, labels) if text is None else (labels, name)
-                raise UserError(
-                    f"{short} line {number}: there is none, but {long} has one; both need as many lines"
-                )
+                raise UserError(f"{short} line {number}: there is none, but {long} has one; both need as many lines")
             yield Row(name, number, {text_field: text.removesuffix("\r"), label_field: label.strip()})
 
 

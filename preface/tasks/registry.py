@@ -43,9 +43,7 @@ def parse_options(text: str, reference: str) -> dict[str, str]:
     for item in text.split(","):
         name, equals, value = (piece.strip() for piece in item.partition("="))
         if not (name and equals and value) or name in chosen:
-            raise UserError(
-                f"{reference}: options are written NAME:option=value,option=value, each option once"
-            )
+            raise UserError(f"{reference}: options are written NAME:option=value,option=value, each option once")
         chosen[name] = value
     return chosen
 
@@ -61,24 +59,18 @@ def read_task(path: Path, options: str | None = None) -> Task:
     reference = path.stem if own else str(path)
     chosen = parse_options(options, f"{reference}:{options}") if options is not None else {}
     try:
-        known = {
-            name: Option.model_validate(value) for name, value in (definition.get("options") or {}).items()
-        }
+        known = {name: Option.model_validate(value) for name, value in (definition.get("options") or {}).items()}
     except (ValidationError, AttributeError) as error:
         raise UserError(f"{path}: options: {_in_words(error)}") from error
     for name in chosen:
         if name not in known:
             have = "; ".join(f"{n}={'|'.join(o.values)}" for n, o in known.items())
-            raise UserError(
-                f"{reference} has no option '{name}'; " + (f"it has {have}" if have else "it has none")
-            )
+            raise UserError(f"{reference} has no option '{name}'; " + (f"it has {have}" if have else "it has none"))
     changed = []
     for name, option in known.items():
         value = chosen.get(name, option.default)
         if value not in option.values:
-            raise UserError(
-                f"{reference}: {name}={value} is not known; values are {', '.join(option.values)}"
-            )
+            raise UserError(f"{reference}: {name}={value} is not known; values are {', '.join(option.values)}")
         definition = _merged(definition, option.values[value])
         if value != option.default:
             changed.append(f"{name}={value}")
@@ -121,9 +113,7 @@ def _read_yaml(path: Path) -> dict[str, Any]:
         mark = getattr(error, "problem_mark", None)
         problem = getattr(error, "problem", None) or str(error).splitlines()[0]
         line = f" line {mark.line + 1}" if mark else ""
-        raise UserError(
-            f"{path}{line}: is not YAML ({problem}); check indentation and quotes there"
-        ) from error
+        raise UserError(f"{path}{line}: is not YAML ({problem}); check indentation and quotes there") from error
     if not isinstance(definition, dict):
         raise UserError(f"{path}: is not a task; a task has name, source, fields, labels and splits")
     return _text_keys(definition)

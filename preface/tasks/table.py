@@ -45,9 +45,7 @@ def _header(cells: list[str] | str, place: str) -> list[str]:
         raise UserError(f"{place}: {cells}")
     names = [cell.strip() for cell in cells]
     if any("\0" in cell for cell in names):
-        raise UserError(
-            f"{place}: the header holds a NUL byte; name the file's --encoding if it is a text file"
-        )
+        raise UserError(f"{place}: the header holds a NUL byte; name the file's --encoding if it is a text file")
     twice = next((n for n in names if names.count(n) > 1), None)
     if twice is not None:
         raise UserError(

@@ -17,9 +17,7 @@ SplitName = Literal["train", "validation", "test"]
 def _as_text(value: Any) -> Any:
     """YAML reads `0:` as a number, which is meant as text, but `no:` as false, where the meaning is lost."""
     if isinstance(value, bool):
-        raise ValueError(
-            f"YAML reads yes, no, on and off as true and false: write it in quotes, not as {value}"
-        )
+        raise ValueError(f"YAML reads yes, no, on and off as true and false: write it in quotes, not as {value}")
     return str(value) if isinstance(value, int | float) else value
 
 
@@ -155,9 +153,7 @@ class Task(Model):
         pieces = []
         for literal, field, spec, conversion in Formatter().parse(self.template):
             if field == "" or spec or conversion:
-                raise ValueError(
-                    "template takes plain field names in braces, such as {text}; write {{ for a brace"
-                )
+                raise ValueError("template takes plain field names in braces, such as {text}; write {{ for a brace")
             pieces.append((literal, field))
         return tuple(pieces)
 
@@ -169,9 +165,7 @@ class Task(Model):
             raise ValueError(f"template {self.template!r}: {error}") from error
         if not names:
             raise ValueError("template names no field; {text} stands for the input")
-        if self.fields.label in self.fields.input or (
-            self.fields.label in names and self.fields.label != "text"
-        ):
+        if self.fields.label in self.fields.input or (self.fields.label in names and self.fields.label != "text"):
             raise ValueError(f"the label field {self.fields.label!r} may not be part of the text")
         if len(self.label_words) < 2 or "" in self.label_words:
             raise ValueError(f"labels needs two or more different words, not {list(self.label_words)}")

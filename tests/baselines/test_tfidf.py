@@ -18,9 +18,7 @@ def noisy(rows: int, seed: int) -> tuple[list[str], list[str]]:
     """Rows of eight words, of which a label's own are only somewhat more frequent."""
     random = np.random.default_rng(seed)
     labels = random.integers(0, 2, rows)
-    words = [
-        random.choice(40, 8, p=(w := np.r_[np.full(20, 1 + k), np.full(20, 2 - k)]) / w.sum()) for k in labels
-    ]
+    words = [random.choice(40, 8, p=(w := np.r_[np.full(20, 1 + k), np.full(20, 2 - k)]) / w.sum()) for k in labels]
     return [" ".join(f"word{i}" for i in row) for row in words], [("negative", "positive")[k] for k in labels]
 
 
@@ -30,9 +28,7 @@ def grams(text: str) -> list[str]:
     return words + [" ".join(pair) for pair in pairwise(words)]
 
 
-def by_hand(
-    texts: list[str], vocabulary: list[str], idf: np.ndarray | None = None
-) -> tuple[np.ndarray, np.ndarray]:
+def by_hand(texts: list[str], vocabulary: list[str], idf: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
     """Sublinear TF-IDF of words and pairs, rows of length 1: [rows, n-grams]; and smoothed idf: [n-grams]."""
     counts = np.zeros((len(texts), len(vocabulary)))
     for row, text in enumerate(texts):
@@ -75,9 +71,7 @@ def test_the_development_rows_choose_the_strength() -> None:
 
     features, dev_features = (chosen["words"].transform(rows[0]) for rows in (train, dev))
     right = [
-        np.mean(
-            LogisticRegression(C=c, max_iter=1000).fit(features, train[1]).predict(dev_features) == dev[1]
-        )
+        np.mean(LogisticRegression(C=c, max_iter=1000).fit(features, train[1]).predict(dev_features) == dev[1])
         for c in STRENGTHS
     ]
     assert len(set(right)) > 1

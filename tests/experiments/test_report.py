@@ -115,9 +115,7 @@ def test_the_caption_says_seeds_training_task_backbone_and_sizes(cells: list[Cel
         "Trained parameters: prefix-tuning 122,880, prompt-tuning 10,240, tf-idf 74,056."
     )
     assert "one seed, so no deviation is known" in pivot([cell()]).caption
-    assert pivot([cell("zero-shot")]).caption == (
-        "Accuracy in percent, no seeds. Frozen: small. Nothing is trained."
-    )
+    assert pivot([cell("zero-shot")]).caption == ("Accuracy in percent, no seeds. Frozen: small. Nothing is trained.")
     uneven = [cell(seed=0), cell(seed=1), cell("prompt-tuning")]
     assert "over seeds (prefix-tuning: 2, prompt-tuning: 1)" in pivot(uneven).caption
 
@@ -173,8 +171,7 @@ def test_markdown_numbers_read_back(cells: list[Cell]) -> None:
         assert row[0] == task
         means = [float(field.strip("*").split(" ± ")[0]) for field in row[2:]]
         expected = [
-            100 * np.mean([c.value for c in cells if (c.eval_task, c.method) == (task, method)])
-            for method in head[2:]
+            100 * np.mean([c.value for c in cells if (c.eval_task, c.method) == (task, method)]) for method in head[2:]
         ]
         np.testing.assert_allclose(means, expected, atol=0.05001)
         assert [field.startswith("**") for field in row[2:]] == [mean == max(means) for mean in means]
@@ -252,9 +249,7 @@ def test_page_is_accessible_and_needs_no_network(cells: list[Cell], tmp_path: Pa
     assert "sst2" in image["aria-label"]
     assert ("html", {"lang": "en"}) in page.elements
     loading = {"src", "href", "xlink:href", "srcset", "data", "action"}
-    links = [
-        value for _, attributes in page.elements for name, value in attributes.items() if name in loading
-    ]
+    links = [value for _, attributes in page.elements for name, value in attributes.items() if name in loading]
     assert all(link.startswith("#") for link in links)
     assert not {"script", "link", "iframe", "img"} & {tag for tag, _ in page.elements}
     assert "@import" not in page.source
@@ -295,9 +290,7 @@ def test_plot_places_every_mean_and_seed(cells: list[Cell], tmp_path: Path) -> N
 
     def drawn(style: str) -> list[float]:
         uses = [use for use in root.iter(f"{space}use") if use.get("style") == style]
-        return [
-            (float(use.get("x")) - start) / slope for use in sorted(uses, key=lambda use: float(use.get("y")))
-        ]
+        return [(float(use.get("x")) - start) / slope for use in sorted(uses, key=lambda use: float(use.get("y")))]
 
     values = 100 * np.array(
         [[c.value for c in cells if (c.method, c.eval_task) == ("prefix-tuning", task)] for task in TASKS]
@@ -322,9 +315,7 @@ def test_plot_writes_pictures_by_suffix_and_always_the_same(cells: list[Cell], t
 def test_plot_labels_do_not_overlap(cells: list[Cell]) -> None:
     from preface.experiments.report import _figure
 
-    many = [
-        cell(f"method-{i}", task, value=i / 20, backbone=f"backbone-{i}") for i in range(12) for task in TASKS
-    ]
+    many = [cell(f"method-{i}", task, value=i / 20, backbone=f"backbone-{i}") for i in range(12) for task in TASKS]
     for measured in (cells, many, [cell()]):
         figure = _figure(pivot(measured), 0.5)
         figure.draw_without_rendering()

@@ -35,9 +35,7 @@ def test_the_data_folder_goes_first_then_the_tasks_own_then_the_package(
     (own / "mine.yaml").write_text(yaml.safe_dump(definition))
     monkeypatch.setattr(find, "EMBEDDED", package)
     message = fails(load_split, own / "mine.yaml", "test")
-    assert (
-        f"{own} lacks deep/*.jsonl; {package}/test.jsonl: is not there, install the package again" in message
-    )
+    assert f"{own} lacks deep/*.jsonl; {package}/test.jsonl: is not there, install the package again" in message
     jsonl(package / "test.jsonl", rows(1, "package"))
     assert texts(load_split(own / "mine.yaml", "test").examples) == ["package 0"]
     jsonl(own / "deep" / "b.jsonl", rows(1, "own b"))
@@ -64,13 +62,9 @@ def test_rows_that_are_nowhere(name: str, tmp_path: Path) -> None:
 
 
 def test_data_folders_that_are_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert fails(load_split, "sst2", "test", data=tmp_path / "no").startswith(
-        f"--data {tmp_path}/no: there is no such"
-    )
+    assert fails(load_split, "sst2", "test", data=tmp_path / "no").startswith(f"--data {tmp_path}/no: there is no such")
     monkeypatch.setenv("PREFACE_DATA", str(tmp_path / "no"))
-    assert fails(load_split, "sst2", "test").startswith(
-        f"PREFACE_DATA {tmp_path}/no: there is no such folder"
-    )
+    assert fails(load_split, "sst2", "test").startswith(f"PREFACE_DATA {tmp_path}/no: there is no such folder")
     monkeypatch.setenv("PREFACE_DATA", "")
     assert "no data folder is given" in fails(load_split, "sst2", "test")
 
@@ -164,8 +158,10 @@ def test_bad_rows_and_missing_splits_of_the_hub(tmp_path: Path) -> None:
     assert len(load_split(alone, "train", skip_bad_rows=True).skipped) == 1
     each = hub_task(tmp_path, splits={"train": "train", "test": "dev"})
     assert "hub data set data: not available (Unknown split" in fails(load_split, each, "test")
-    # train must be free of the test part's texts, and these are not known
-    assert fails(load_split, each, "train").startswith("mine: its test part was not found")
+    jsonl(tmp_path / "data" / "train.jsonl", rows(3))
+    message = fails(load_split, each, "train")
+    assert message.startswith("mine: its test part was not found")
+    assert message.endswith("it is needed to keep its texts out of train")
 
 
 @pytest.mark.parametrize("answers", [False, True])

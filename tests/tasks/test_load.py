@@ -41,9 +41,7 @@ def test_no_text_stands_in_two_splits(tmp_path: Path) -> None:
     jsonl(tmp_path / "test.jsonl", [*rows(3, "TEXT"), {"text": "only in  Test", "label": 0}])
     capped = task(splits=task().model_dump()["splits"] | {"test": {"part": "test", "size": 1}})
     for each in (task(), capped):
-        train, validation = (
-            load_split(each, name, data=tmp_path).examples for name in ("train", "validation")
-        )
+        train, validation = (load_split(each, name, data=tmp_path).examples for name in ("train", "validation"))
         held = {folded(text) for text in texts(validation)}
         assert held.isdisjoint(map(folded, texts(train)))
         # all of the test part's texts are out of train, capped or not
@@ -55,21 +53,14 @@ def test_empty_splits_and_single_labels(tmp_path: Path) -> None:
     jsonl(tmp_path / "train.jsonl", rows(5))
     jsonl(tmp_path / "test.jsonl", [])
     message = fails(load_split, task(), "test", data=tmp_path)
-    assert message.startswith(
-        "mine: an empty split: no rows are left for test (its part 'test' has 0 usable rows)"
-    )
+    assert message.startswith("mine: an empty split: no rows are left for test (its part 'test' has 0 usable rows)")
     message = fails(load_split, task(), "train", data=tmp_path)
     assert "an empty split" in message
     assert "5 usable rows, and validation took theirs first" in message
     jsonl(tmp_path / "train.jsonl", [row | {"label": 1} for row in rows(9)])
-    assert fails(load_split, task(), "train", data=tmp_path).startswith(
-        "mine: only one label, 'good', in train"
-    )
+    assert fails(load_split, task(), "train", data=tmp_path).startswith("mine: only one label, 'good', in train")
     assert len(load_split(task(), "validation", data=tmp_path).examples) == 5
-    assert (
-        fails(load_split, task(), "dev", data=tmp_path)
-        == "mine has no split 'dev'; it has train, validation, test"
-    )
+    assert fails(load_split, task(), "dev", data=tmp_path) == "mine has no split 'dev'; it has train, validation, test"
 
 
 def test_bad_rows_raise_or_are_listed(tmp_path: Path) -> None:
@@ -95,8 +86,8 @@ def test_bad_rows_raise_or_are_listed(tmp_path: Path) -> None:
 def test_rows_without_labels_are_streamed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     each = load_task("tweets")
     path = jsonl(tmp_path / "a.jsonl", [
-        {"text": "a", "label": 2}, {"text": "b"}, {"text": "c", "label": "negative"}, {"text": "d", "label": 1},
-        {"text": "e", "label": None}, {"text": "f", "label": "?"},
+        {"text": "a", "label": 2}, {"text": "b"}, {"text": "c", "label": "negative"},
+        {"text": "d", "label": 1}, {"text": "e", "label": None}, {"text": "f", "label": "?"},
     ])  # fmt: skip
     found = list(iter_examples(each, path))
     assert [row.line for row, _ in found] == [1, 2, 3, 4, 5, 6]
@@ -114,10 +105,7 @@ def test_another_field_is_taken_for_the_text(tmp_path: Path) -> None:
     assert next(iter_examples(named, tmp_path / "a.csv", encoding="utf-16"))[1].text == "x"
     (tmp_path / "b.csv").write_text("review\nx\n")
     message = fails(iter_examples, load_task("sst2"), tmp_path / "b.csv")
-    assert (
-        message
-        == f"{tmp_path}/b.csv line 2: has no field 'sentence'; its fields are 'review'; name the right one"
-    )
+    assert message == f"{tmp_path}/b.csv line 2: has no field 'sentence'; its fields are 'review'; name the right one"
 
 
 def test_bad_rows_of_a_stream(tmp_path: Path) -> None:
@@ -143,7 +131,5 @@ def test_loading_is_quick_and_datasets_is_not_imported(tmp_path: Path) -> None:
         "import sys, preface.tasks as t; t.load_split('sst2', 'test', data=sys.argv[1]); "
         "print('datasets' in sys.modules)"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", script, tmp_path], capture_output=True, text=True, check=True
-    )
+    done = subprocess.run([sys.executable, "-c", script, tmp_path], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"

@@ -17,9 +17,7 @@ from preface.tasks import Example, Task, load_split, load_task
 
 
 def test_a_data_file(tmp_path: Path) -> None:
-    path = jsonl(
-        tmp_path / "a[1].jsonl", [{"stars": i % 2, "review": f"text {i}", "other": i} for i in range(200)]
-    )
+    path = jsonl(tmp_path / "a[1].jsonl", [{"stars": i % 2, "review": f"text {i}", "other": i} for i in range(200)])
     each = load_task(path, input="review", label="stars")
     assert (each.name, each.label_words, each.fields.input) == ("a[1].jsonl", ("0", "1"), ("review",))
     train, validation, test = (load_split(each, name).examples for name in ("train", "validation", "test"))
@@ -27,9 +25,7 @@ def test_a_data_file(tmp_path: Path) -> None:
     assert Counter(example.label for example in validation) == {"0": 10, "1": 10}
     assert sorted(texts(train) + texts(validation)) == sorted(texts(test))
     assert load_split(each, "validation").examples == validation
-    named = load_task(
-        str(path), input=["review", "other"], label="stars", label_words={"0": "bad", "1": "good"}
-    )
+    named = load_task(str(path), input=["review", "other"], label="stars", label_words={"0": "bad", "1": "good"})
     assert load_split(named, "test").examples[1] == Example("text 1 1", "good")
     assert load_split(Task.model_validate_json(named.model_dump_json()), "test") == load_split(named, "test")
 
@@ -46,11 +42,9 @@ def test_labels_of_a_data_file(tmp_path: Path) -> None:
     pq.write_table(pa.table({"text": ["a", "b", "c"], "label": pa.array([1.0, 0.0, None])}), path)
     assert load_task(path).label_words == ("0", "1")
     assert fails(load_split, load_task(path), "test").startswith(f"{path} row 3: the field 'label' is empty")
-    given = load_task(
-        jsonl(tmp_path / "b.jsonl", rows(4, labels=4)), label_words={"0": "no", "1": "yes", "2": None}
-    )
-    assert fails(load_split, given, "test") == (
-        f"{tmp_path}/b.jsonl line 4: the field 'label' is '3'; known labels are '0', '1', '2' (or --skip-bad-rows)"
+    given = load_task(jsonl(tmp_path / "b.jsonl", rows(4, labels=4)), label_words={"0": "no", "1": "yes", "2": None})
+    assert fails(load_split, given, "test").startswith(
+        f"{tmp_path}/b.jsonl line 4: the field 'label' is '3'; known labels are '0', '1', '2'"
     )
     assert len(load_split(given, "test", skip_bad_rows=True).examples) == 2
 
@@ -96,9 +90,7 @@ def test_paths_that_are_no_data_file(tmp_path: Path) -> None:
 
 
 def test_what_a_named_task_says_can_be_overridden() -> None:
-    each = load_task(
-        "sst2", input="review", label="stars", label_words={"a": "x", "b": "y"}, encoding="latin-1"
-    )
+    each = load_task("sst2", input="review", label="stars", label_words={"a": "x", "b": "y"}, encoding="latin-1")
     assert (each.fields.input, each.fields.label, each.label_words) == (("review",), "stars", ("x", "y"))
     assert each.source.files is not None
     assert each.source.files.encoding == "latin-1"

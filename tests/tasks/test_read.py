@@ -26,15 +26,11 @@ from preface.tasks.lines import CHUNK, LONGEST
 Table = list[dict[str, str]]
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=40)
-LINE = st.text(
-    st.characters(exclude_categories=["Cs"], exclude_characters="\0\n\r\t"), min_size=1, max_size=40
-)
+LINE = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0\n\r\t"), min_size=1, max_size=40)
 
 
 def tables(cells: st.SearchStrategy[str]) -> st.SearchStrategy[Table]:
-    names = st.lists(
-        st.text("abcdefgh _", min_size=1).map(str.strip).filter(bool), min_size=2, max_size=4, unique=True
-    )
+    names = st.lists(st.text("abcdefgh _", min_size=1).map(str.strip).filter(bool), min_size=2, max_size=4, unique=True)
     return names.flatmap(lambda keys: st.lists(st.fixed_dictionaries(dict.fromkeys(keys, cells)), max_size=8))
 
 
@@ -52,9 +48,7 @@ def write_unquoted(path: Path, rows: Table) -> None:
 
 
 def write_jsonl(path: Path, rows: Table) -> None:
-    path.write_text(
-        "".join(json.dumps(r, ensure_ascii=bool(i % 2)) + "\n" for i, r in enumerate(rows)), "utf-8"
-    )
+    path.write_text("".join(json.dumps(r, ensure_ascii=bool(i % 2)) + "\n" for i, r in enumerate(rows)), "utf-8")
 
 
 def write_parquet(path: Path, rows: Table) -> None:
@@ -91,9 +85,7 @@ def fails(path: str | Path, **options: Any) -> str:
 )
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60, deadline=None)
 @given(rows=tables(TEXT))
-def test_what_is_written_is_read(
-    tmp_path: Path, name: str, write: Callable[[Path, Table], None], rows: Table
-) -> None:
+def test_what_is_written_is_read(tmp_path: Path, name: str, write: Callable[[Path, Table], None], rows: Table) -> None:
     path = tmp_path / name
     write(path, rows)
     assert fields(path) == rows
@@ -187,10 +179,7 @@ def test_standard_input_is_named_and_cannot_be_parquet(monkeypatch: pytest.Monke
 
 
 def test_rows_of_a_pipe_come_as_they_are_written() -> None:
-    script = (
-        "from preface.tasks import iter_rows\n"
-        "for row in iter_rows('-'): print(row.fields['text'], flush=True)"
-    )
+    script = "from preface.tasks import iter_rows\nfor row in iter_rows('-'): print(row.fields['text'], flush=True)"
     with subprocess.Popen(
         [sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1
     ) as process:
@@ -293,12 +282,8 @@ def test_long_cells_are_read_and_endless_lines_are_not(tmp_path: Path) -> None:
     assert fields(file(tmp_path, "a.csv", f"text,label\n{long},1\n")) == [{"text": long, "label": "1"}]
     endless = file(tmp_path, "b.jsonl", b"x" * (LONGEST + CHUNK))
     assert fails(endless).startswith(f"{endless} line 1: is longer than 16,777,216 characters")
-    unclosed = file(
-        tmp_path, "c.csv", b'text\n"' + b"x" * 80 + b"\n" + (b"y" * 99 + b"\n") * (LONGEST // 100 + 1)
-    )
-    assert fails(unclosed).startswith(
-        f"{unclosed} line 2: its quoting is broken (field larger than field limit"
-    )
+    unclosed = file(tmp_path, "c.csv", b'text\n"' + b"x" * 80 + b"\n" + (b"y" * 99 + b"\n") * (LONGEST // 100 + 1))
+    assert fails(unclosed).startswith(f"{unclosed} line 2: its quoting is broken (field larger than field limit")
 
 
 def test_memory_does_not_grow_with_the_file(tmp_path: Path) -> None:

@@ -106,9 +106,7 @@ def test_mistaken_references(reference: str, said: str) -> None:
 
 
 def test_a_yaml_of_ones_own(tmp_path: Path) -> None:
-    options = {
-        "kind": {"default": "b", "values": {"b": {}, "c": {"labels": {2: "so so"}, "template": "c: {text}"}}}
-    }
+    options = {"kind": {"default": "b", "values": {"b": {}, "c": {"labels": {2: "so so"}, "template": "c: {text}"}}}}
     path = written(tmp_path, definition(options=options))
     assert load_task(path).label_words == ("bad", "good")
     assert load_task(path).folder == tmp_path

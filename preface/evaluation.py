@@ -17,7 +17,7 @@ from preface.progress import progress, warn
 from preface.results import Cell, read_cells, write_cells
 from preface.run import RECORD, Run
 from preface.score import LabelWords, generate, score
-from preface.tasks import Split, Task, load_split, load_task
+from preface.tasks import Split, Task, list_tasks, load_split, load_task
 
 ZERO_SHOT = "zero-shot"
 INSTRUCTION = "review sentiment: {text}"
@@ -49,6 +49,7 @@ def evaluate(
     input: str | None = None,
     label: str | None = None,
     label_words: Mapping[str, str] | None = None,
+    encoding: str | None = None,
     data: str | Path | None = None,
     skip_bad_rows: bool = False,
     max_input_tokens: int | None = None,
@@ -64,7 +65,7 @@ def evaluate(
         prompts: `best` by development score; `rate`: every seed at the best learning rate; `all`.
         scoring: `rank` the label words by probability, or `generate` freely and demand an exact match; then
             `details["illegal"]` is the share of answers that are no label at all.
-        input, label, label_words, data, skip_bad_rows: as for `train`, for data files among `on`.
+        input, label, label_words, encoding, data, skip_bad_rows: as for `train`, for data files among `on`.
         max_input_tokens: default: as in training, else 512.
         out: folder for `results.json` and predictions (default: `evaluations/` in the run's; none without a run).
 
@@ -89,7 +90,9 @@ def evaluate(
         if run is None:
             raise UserError("on: no task given; `--on sst2`, or a data file")
         on = [Task.model_validate(train_record["task"])]
-    tasks = [load_task(task, input=input, label=label, label_words=label_words) for task in on]
+    own: dict[str, Any] = {"input": input, "label": label, "label_words": label_words, "encoding": encoding}
+    # a shipped task knows its own fields: the options describe the data files beside it
+    tasks = [load_task(task, **({} if _is_shipped(task) else own)) for task in on]
     limit = max_input_tokens or train_record.get("max_input_tokens", 512)
 
     cells: list[Cell] = []
@@ -118,7 +121,10 @@ def evaluate(
             labels = [prediction.label for prediction in given]
             if len(set(labels)) == 1 and len(labels) > 1:
                 warn(f"{task.name}: {wearer.method} predicts {labels[0]!r} for every row")
-            details = dict(wearer.details) | {"cut_inputs": cut, "sources": [_source(s) for s in examples.sources]}
+            details = dict(wearer.details) | {
+                "cut_inputs": cut,
+                "sources": [_source(s) for s in examples.sources],
+            }
             if scoring == "generate":
                 details["illegal"] = sum(label not in words for label in labels) / len(labels)
             cells.append(
@@ -191,6 +197,10 @@ def metric(name: str, gold: Sequence[str], predicted: Sequence[str]) -> float:
     raise UserError(f"metric {name}: unknown; one of accuracy, macro_f1")
 
 
+def _is_shipped(task: str | Path | Task) -> bool:
+    return isinstance(task, Task) or str(task).partition(":")[0] in {info.name for info in list_tasks()}
+
+
 @dataclass(frozen=True)
 class _Wearer:
     """One prompt to be evaluated, or the bare backbone."""
@@ -205,9 +215,7 @@ class _Wearer:
         return self.card["method"]["name"] if self.card else ZERO_SHOT
 
 
-def _wearers(
-    run: Run | str | Path, prompts: Prompts
-) -> tuple[list[_Wearer], dict[str, Any], Path, Backbone | None]:
+def _wearers(run: Run | str | Path, prompts: Prompts) -> tuple[list[_Wearer], dict[str, Any], Path, Backbone | None]:
     """The prompts to evaluate, what they were trained on, their folder, and the backbone if it is loaded."""
     if not isinstance(run, Run) and (Path(run) / "prompt.json").exists() and not (Path(run) / RECORD).exists():
         saved = load_prompt(run)
@@ -215,7 +223,11 @@ def _wearers(
     run = run if isinstance(run, Run) else Run.open(run)
     chosen = {"best": [run.best], "rate": run.best_rate, "all": run.members}[prompts]
     result, recipe = run.record["result"], run.record["recipe"]
-    training = {"train_seconds": result["seconds"], "train_steps": result["steps"], "members": len(result["members"])}
+    training = {
+        "train_seconds": result["seconds"],
+        "train_steps": result["steps"],
+        "members": len(result["members"]),
+    }
     wearers = [_wearer(run.prompt(member.index), training) for member in chosen]
     return wearers, run.record | {"max_input_tokens": recipe["max_input_tokens"]}, run.folder, run.backbone
 
@@ -262,7 +274,11 @@ def _write_predictions(folder: Path, cell: Cell, examples: Split, given: Sequenc
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / f"{name}.jsonl").open("w", encoding="utf-8") as file:
         for example, prediction in zip(examples.examples, given, strict=True):
-            line = {"label": prediction.label, "gold": example.label, "probabilities": prediction.probabilities}
+            line = {
+                "label": prediction.label,
+                "gold": example.label,
+                "probabilities": prediction.probabilities,
+            }
             print(json.dumps(line | {"text": example.text}, ensure_ascii=False), file=file)
 
 
@@ -270,7 +286,15 @@ def _merge_cells(path: Path, cells: Sequence[Cell]) -> None:
     """Add cells to `results.json`; a cell measured anew takes the old one's place."""
 
     def key(cell: Cell) -> tuple[Any, ...]:
-        return cell.backbone, cell.method, cell.eval_task, cell.split, cell.metric, cell.seed, cell.details.get("learning_rate")
+        return (
+            cell.backbone,
+            cell.method,
+            cell.eval_task,
+            cell.split,
+            cell.metric,
+            cell.seed,
+            cell.details.get("learning_rate"),
+        )
 
     new = {key(cell) for cell in cells}
     write_cells(path, [cell for cell in read_cells(path) if key(cell) not in new] + list(cells))

@@ -52,6 +52,7 @@ def train(
     input: str | None = None,
     label: str | None = None,
     label_words: Mapping[str, str] | None = None,
+    encoding: str | None = None,
     data: str | Path | None = None,
     skip_bad_rows: bool = False,
     train_rows: int | None = None,
@@ -65,7 +66,8 @@ def train(
         backbone: a loaded backbone, or a name or folder for `load_backbone`.
         task: a shipped task's name, a YAML, or a data file (CSV, TSV, JSON Lines, Parquet).
         method: a method, or its name. Default: a prefix of 20 at all three attention sites.
-        input, label, label_words: a data file's fields, and the word of each label (default: the labels as they are).
+        input, label, label_words, encoding: a data file's fields, the word of each label (default: the labels as they
+            are), and its encoding (default: UTF-8).
         data: folder with the data files of shipped tasks (default: the environment's PREFACE_DATA).
         skip_bad_rows: leave rows out that cannot be read, and count them, instead of stopping.
         train_rows: train on so many rows, sampled with a fixed seed.
@@ -89,16 +91,16 @@ def train(
         if task is None:
             raise UserError("task: none given; `preface tasks` lists those that ship, or give a data file")
         backbone = load_backbone(backbone) if isinstance(backbone, str) else backbone
-        the_task = load_task(task, input=input, label=label, label_words=label_words)
+        the_task = load_task(task, input=input, label=label, label_words=label_words, encoding=encoding)
         the_method = validated(method_named(method), {}) if isinstance(method, str) else method or PrefixTuning()
         the_recipe = recipe_from(recipe, the_method.rates)
-        folder = Path(out) if out else Path("runs") / f"{the_task.name}-{the_method.name}-{_now():%Y%m%d-%H%M%S}"
+        folder = Path(out) if out else Path("runs") / _run_name(the_task, the_method)
         if (folder / RECORD).exists():
-            raise UserError(f"{folder}: a run is there already; `--resume {folder}` goes on with it, or give another --out")
+            raise UserError(
+                f"{folder}: a run is there already; `--resume {folder}` goes on with it, or give another --out"
+            )
 
-    training = load_split(the_task, "train", data=data, skip_bad_rows=skip_bad_rows)
-    if train_rows is not None and train_rows < len(training.examples):
-        training = replace(training, examples=random.Random(0).sample(training.examples, train_rows))
+    training = load_training(the_task, data, skip_bad_rows, train_rows)
     development = load_split(the_task, "validation", data=data, skip_bad_rows=skip_bad_rows)
     labels = LabelWords.of(backbone, the_task.label_words)
     the_recipe = the_recipe.resolve(len(training.examples))
@@ -133,6 +135,16 @@ def train(
     return Run(folder, backbone)
 
 
+def load_training(
+    task: Task, data: str | Path | None = None, skip_bad_rows: bool = False, rows: int | None = None
+) -> Split:
+    """The training split, or `rows` of it, sampled with a fixed seed."""
+    split = load_split(task, "train", data=data, skip_bad_rows=skip_bad_rows)
+    if rows is None or rows >= len(split.examples):
+        return split
+    return replace(split, examples=random.Random(0).sample(split.examples, rows))
+
+
 @dataclass
 class _Progress:
     """What a checkpoint holds beside tensors."""
@@ -164,7 +176,13 @@ class _Training:
         training: Split,
         development: Split,
     ) -> None:
-        self.folder, self.asked, self.backbone, self.recipe, self.labels = folder, asked, backbone, recipe, labels
+        self.folder, self.asked, self.backbone, self.recipe, self.labels = (
+            folder,
+            asked,
+            backbone,
+            recipe,
+            labels,
+        )
         self.method = method
         words = {word: index for index, word in enumerate(labels.words)}
         self.inputs, cut = backbone.tokenize([e.text for e in training.examples], recipe.max_input_tokens)
@@ -189,11 +207,13 @@ class _Training:
         self.share = schedule(recipe.schedule, recipe.steps, recipe.warmup)
         self.best = {name: parameter.detach().clone() for name, parameter in self.parameters.items()}
         self.state = _Progress(
-            scores=[-1.0] * size, losses=[math.inf] * size, steps=[0] * size, stale=[0] * size, active=[True] * size
+            scores=[-1.0] * size,
+            losses=[math.inf] * size,
+            steps=[0] * size,
+            stale=[0] * size,
+            active=[True] * size,
         )
         self.saved_at = time.monotonic()
-
-    # -- the main path ------------------------------------------------------------------------------------------
 
     def run(self) -> None:
         self._restore()
@@ -226,7 +246,8 @@ class _Training:
                 if stop():
                     self._save()
                     raise Interrupted(
-                        f"stopped after step {state.step:,} of {recipe.steps:,}; `preface train --resume {self.folder}` goes on"
+                        f"stopped after step {state.step:,} of {recipe.steps:,}; "
+                        f"`preface train --resume {self.folder}` goes on"
                     )
                 if time.monotonic() - self.saved_at > CHECKPOINT_SECONDS:
                     self._save()
@@ -281,8 +302,6 @@ class _Training:
         scores = score(self.backbone, self.dev_inputs * len(members), self.labels, injection, rows)
         return scores.view(len(members), len(self.dev_inputs), -1)
 
-    # -- what is kept -------------------------------------------------------------------------------------------
-
     def _finish(self) -> None:
         """Export every member's best prompt and the best of all; write the record."""
         state, recipe = self.state, self.recipe
@@ -311,7 +330,10 @@ class _Training:
             for gold, row in zip(self.dev_gold.tolist(), predictions.softmax(-1).tolist(), strict=True):
                 given = dict(zip(self.labels.words, row, strict=True))
                 label = max(given, key=lambda word: given[word])
-                print(json.dumps({"label": label, "gold": self.labels.words[gold], "probabilities": given}), file=file)
+                print(
+                    json.dumps({"label": label, "gold": self.labels.words[gold], "probabilities": given}),
+                    file=file,
+                )
         counts = self.method.counts(self.backbone.shape)
         result = {
             "best": best,
@@ -422,7 +444,14 @@ def rate_summary(members: Sequence[Member]) -> list[dict[str, Any]]:
     for rate in dict.fromkeys(member.learning_rate for member in members):
         scores = [member.score for member in members if member.learning_rate == rate]
         deviation = statistics.stdev(scores) if len(scores) > 1 else None
-        summary.append({"learning_rate": rate, "mean": statistics.fmean(scores), "deviation": deviation, "n": len(scores)})
+        summary.append(
+            {
+                "learning_rate": rate,
+                "mean": statistics.fmean(scores),
+                "deviation": deviation,
+                "n": len(scores),
+            }
+        )
     return summary
 
 
@@ -463,6 +492,11 @@ def _split_record(split: Split) -> dict[str, Any]:
         "skipped": list(split.skipped),
         "sources": [asdict(source) for source in split.sources],
     }
+
+
+def _run_name(task: Task, method: Method) -> str:
+    plain = "".join(letter if letter.isalnum() or letter in "._" else "-" for letter in task.name)
+    return f"{plain}-{method.name}-{_now():%Y%m%d-%H%M%S}"
 
 
 def _now() -> datetime:

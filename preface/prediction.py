@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from preface.backbone import Backbone, load_backbone
 from preface.checkpoint import load_prompt
-from preface.evaluate import to_prediction
+from preface.evaluation import to_prediction
 from preface.run import Run
 from preface.score import LabelWords, score
 from preface.tasks import Task, iter_examples, load_task
@@ -23,9 +23,10 @@ def predict(
     source: str | Path = "-",
     *,
     input: str | None = None,
+    encoding: str = "utf-8",
     backbone: Backbone | str | None = None,
     skip_bad_rows: bool = False,
-    on_skip: Any = None,
+    on_skip: Callable[[str], None] | None = None,
 ) -> Iterator[dict[str, Any]]:
     """Label the rows of a file or of standard input with the best prompt of a run.
 
@@ -33,6 +34,7 @@ def predict(
         run: a run, its folder, or a prompt's folder.
         source: CSV, TSV, JSON Lines or Parquet; `-`: standard input (JSON Lines or CSV).
         input: the field that holds the text (default: the training task's).
+        encoding: of the file.
         backbone: default: the one that the prompt was trained on.
         skip_bad_rows: leave out what cannot be read instead of stopping; `on_skip` hears a line about each.
 
@@ -54,14 +56,18 @@ def predict(
         task = load_task(task, input=input)
     labels = LabelWords.of(model, saved.card["label_words"])
     limit = saved.card["max_input_tokens"]
-    rows = iter_examples(task, source, skip_bad_rows=skip_bad_rows, on_skip=on_skip or (lambda line: None))
+    rows = iter_examples(task, source, skip_bad_rows=skip_bad_rows, on_skip=on_skip, encoding=encoding)
     while chunk := _take(rows, CHUNK):
         items, error = chunk
         inputs, cut = model.tokenize([example.text for _, example in items], limit)
         probabilities = score(model, inputs, labels, saved.injection).softmax(-1).tolist()
         for (row, _), scores, was_cut in zip(items, probabilities, cut, strict=True):
             prediction = to_prediction(scores, labels.words)
-            line: dict[str, Any] = {"label": prediction.label, "probabilities": prediction.probabilities, "line": row.line}
+            line: dict[str, Any] = {
+                "label": prediction.label,
+                "probabilities": prediction.probabilities,
+                "line": row.line,
+            }
             if was_cut:
                 line["cut"] = True
             yield line
@@ -75,6 +81,6 @@ def _take(rows: Iterator[Any], count: int) -> tuple[list[Any], Exception | None]
     try:
         for item in islice(rows, count):
             items.append(item)
-    except Exception as error:  # noqa: BLE001 — raised again by the caller once these rows are out
+    except Exception as error:
         return items, error
     return (items, None) if items else None

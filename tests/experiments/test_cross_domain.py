@@ -1,0 +1,149 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from sklearn.feature_extraction.text import TfidfVectorizer
+from sklearn.linear_model import LogisticRegression
+
+import preface
+from preface import training
+from preface.backbone import Backbone
+from preface.errors import UserError
+from preface.experiments.cross_domain import RECIPES, load_experiment
+from preface.methods import PrefixTuning
+from preface.tasks import load_split
+
+SMALL = {
+    "title": "small",
+    "train_task": "film",
+    "eval_tasks": ["film", "posts"],
+    "columns": [
+        {"method": "prefix-tuning", "options": {"length": 2}, "learning_rates": [0.001, 0.01]},
+        {"method": "prompt-tuning", "options": {"length": 2}, "learning_rates": [0.1]},
+    ],
+    "seeds": 2,
+    "search": {"steps": 2},
+    "recipe": {"batch_size": 4, "steps": 4},
+}
+
+
+@pytest.fixture(scope="module")
+def spec(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("spec") / "small.yaml"
+    path.write_text(yaml.safe_dump(SMALL))
+    return path
+
+
+@pytest.fixture(scope="module")
+def finished(nano: Backbone, spec: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("small") / "out"
+    preface.compare_cross_domain(spec, out=out, backbone=nano)
+    return out
+
+
+def test_every_cell_is_there(finished: Path) -> None:
+    cells = json.loads((finished / "results.json").read_text())
+    keys = {(cell["method"], cell["eval_task"], cell["seed"]) for cell in cells}
+    expected = {(method, task, None) for method in ("zero-shot", "tf-idf") for task in ("film", "posts")}
+    trained = ("prefix-tuning", "prompt-tuning")
+    expected |= {(method, task, seed) for method in trained for task in ("film", "posts") for seed in (0, 1)}
+    assert keys == expected
+    assert len(cells) == len(expected)
+    fields = {"backbone", "method", "train_task", "eval_task", "metric", "value", "n", "seed", "seconds", "versions"}
+    assert all(fields | {"trained_parameters"} <= set(cell) for cell in cells)
+    for name in ("report.html", "table.md", "plot.png", "experiment.yaml"):
+        assert (finished / name).stat().st_size > 0
+    assert "Always naming the commonest label" in (finished / "report.html").read_text()
+
+
+def test_the_rate_is_chosen_in_the_search(finished: Path) -> None:
+    search = json.loads((finished / "search" / "prefix-tuning" / "run.json").read_text())
+    chosen = json.loads((finished / "train" / "prefix-tuning" / "run.json").read_text())["recipe"]["learning_rates"]
+    best = max(search["result"]["members"], key=lambda member: (member["score"], -member["loss"]))
+    assert chosen == [best["learning_rate"]]
+    assert not (finished / "search" / "prompt-tuning").exists()  # one rate leaves nothing to search
+
+
+def test_tfidf_is_scikit_learn_s(finished: Path) -> None:
+    def rows(task: str, split: str) -> tuple[list[str], list[str]]:
+        examples = load_split(task, split).examples
+        return [example.text for example in examples], [str(example.label) for example in examples]
+
+    texts, labels = rows("film", "train")
+    words = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True).fit(texts)
+    candidates = [LogisticRegression(C=c, max_iter=1000).fit(words.transform(texts), labels) for c in (0.3, 1, 3, 10)]
+    dev_texts, dev_labels = rows("film", "validation")
+    best = max(candidates, key=lambda model: model.score(words.transform(dev_texts), dev_labels))
+    test_texts, test_labels = rows("posts", "test")
+    expected = best.score(words.transform(test_texts), test_labels)
+    cells = json.loads((finished / "results.json").read_text())
+    found = [c["value"] for c in cells if c["method"] == "tf-idf" and c["eval_task"] == "posts"]
+    assert found == [pytest.approx(expected)]
+
+
+def test_again_measures_nothing(finished: Path, nano: Backbone, spec: Path, monkeypatch: Any) -> None:
+    before = (finished / "results.json").read_text()
+    monkeypatch.setattr("preface.experiments.cross_domain.evaluate", lambda *a, **k: pytest.fail("measured again"))
+    monkeypatch.setattr("preface.experiments.cross_domain.train", lambda *a, **k: pytest.fail("trained again"))
+    preface.compare_cross_domain(spec, out=finished, backbone=nano)
+    assert (finished / "results.json").read_text() == before
+
+
+def test_interrupted_it_goes_on(nano: Backbone, spec: Path, finished: Path, tmp_path: Path, monkeypatch: Any) -> None:
+    step = training._Training._step
+
+    def press(self, batches):
+        if isinstance(self.method, PrefixTuning) and len(self.recipe.learning_rates) == 1 and self.state.step == 2:
+            self._save()
+            raise training.Interrupted
+        return step(self, batches)
+
+    monkeypatch.setattr(training._Training, "_step", press)
+    with pytest.raises(training.Interrupted):
+        preface.compare_cross_domain(spec, out=tmp_path / "o", backbone=nano)
+    assert len(json.loads((tmp_path / "o" / "results.json").read_text())) == 2  # zero-shot is kept
+    monkeypatch.setattr(training._Training, "_step", step)
+    preface.compare_cross_domain(spec, out=tmp_path / "o", backbone=nano)
+    both = [json.loads((folder / "results.json").read_text()) for folder in (tmp_path / "o", finished)]
+    assert [cell["value"] for cell in both[0]] == [cell["value"] for cell in both[1]]
+
+
+def test_another_experiment_does_not_get_mixed_in(finished: Path, nano: Backbone, spec: Path) -> None:
+    with pytest.raises(UserError, match="another experiment"):
+        preface.compare_cross_domain(spec, out=finished, backbone=nano, seeds=3)
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in RECIPES.glob("*.yaml")))
+def test_shipped_recipes_are_whole(name: str) -> None:
+    experiment = load_experiment(name)
+    for column in experiment.columns:
+        column.build()
+    for task in (experiment.train_task, *experiment.eval_tasks):
+        preface.tasks.load_task(task)
+
+
+def test_paper_a_is_the_source_s_recipe() -> None:
+    experiment = load_experiment("paper-a")
+    assert experiment.backbone == "google-t5/t5-large"
+    assert experiment.recipe["batch_size"] == 16
+    assert experiment.recipe["epochs"] == 5
+    assert experiment.columns[0].learning_rates == (1e-4,)
+    shape = preface.backbone.Shape(1024, 64, 16, 24, 24, 32128)
+    assert experiment.columns[0].build().counts(shape).trained == 11_943_936
+    assert experiment.zero_shot is not None
+    assert experiment.zero_shot.backbone == "google/flan-t5-large"
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [("title: [", "no YAML"), ("just text", "a mapping"), ("title: x", "train_task"), ("colour: red", "train")],
+)
+def test_broken_recipes(content: str, says: str, tmp_path: Path) -> None:
+    file = tmp_path / "r.yaml"
+    file.write_text(content)
+    with pytest.raises(UserError, match=says.replace("_", "[-_]")):
+        load_experiment(file)

@@ -1,0 +1,117 @@
+"""What every method must pass, whatever it is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import T5Config
+
+from preface.backbone import Backbone, Shape
+from preface.checkpoint import load_prompt, save_prompt, tensors_of
+from preface.methods import METHODS, Method, PrefixTuning, PromptTuning
+from preface.methods.init import Initializer
+from preface.training import member_losses
+
+EXAMPLES = [(f"text number {i} is here", ("yes", "no")[i % 2]) for i in range(9)]
+VARIANTS = [
+    PromptTuning(length=4),
+    PrefixTuning(length=4),
+    PrefixTuning(length=4, sites=("encoder",)),
+    PrefixTuning(length=4, sites=("decoder", "cross"), positions="none"),
+    PrefixTuning(length=4, reparametrize=6),
+]
+pytestmark = pytest.mark.parametrize("method", VARIANTS, ids=repr)
+
+
+def build(method: Method, backbone: Backbone, seeds: list[int]):
+    return method.build(backbone, Initializer.parse(method.init, ("yes", "no"), EXAMPLES), seeds)
+
+
+def forward(backbone: Backbone, bank, rows: list[int]):
+    ids, mask = backbone.pad(backbone.tokenize([f"one {'more ' * row}text" for row in range(len(rows))], 32)[0])
+    labels, label_mask = backbone.pad(backbone.tokenize(["positive", "no"] * len(rows), 8)[0][: len(rows)])
+    labels = labels.masked_fill(label_mask == 0, -100)
+    worn = torch.tensor(rows)
+    return backbone.forward(ids, mask, labels, bank.injection().on(worn)), labels, worn
+
+
+def test_every_trained_element_gets_a_gradient(method: Method, tiny: Backbone) -> None:
+    bank = build(method, tiny, [0, 1])
+    with tiny.training():
+        logits, labels, rows = forward(tiny, bank, [0, 1, 1])
+        member_losses(logits, labels, rows, 2).sum().backward()
+    for name, parameter in bank.named_parameters():
+        assert (parameter.grad != 0).all(), name
+    assert all(parameter.grad is None for parameter in tiny.model.parameters())
+
+
+def test_members_do_not_touch_each_other(method: Method, tiny: Backbone) -> None:
+    bank = build(method, tiny, [0, 1, 2])
+    logits, labels, rows = forward(tiny, bank, [0, 1, 1])
+    member_losses(logits, labels, rows, 3)[1].backward()
+    for parameter in bank.parameters():
+        assert not parameter.grad[0].any()
+        assert parameter.grad[1].any()
+        assert not parameter.grad[2].any()
+
+
+def test_counts_are_what_is_there(method: Method, tiny: Backbone) -> None:
+    bank = build(method, tiny, [0, 1])
+    counts = method.counts(tiny.shape)
+    assert counts.trained == sum(parameter[0].numel() for parameter in bank.parameters())
+    tensors = tensors_of(bank.injection())
+    assert counts.stored == sum(t.numel() for name, t in tensors.items() if not name.endswith("relative"))
+
+
+def test_a_member_starts_the_same_alone_and_in_company(method: Method, tiny: Backbone) -> None:
+    together, alone = build(method, tiny, [3, 4]), build(method, tiny, [4])
+    pairs = list(zip(together.parameters(), alone.parameters(), strict=True))
+    assert all(torch.equal(both[1], one[0]) for both, one in pairs)
+    assert not all(torch.equal(both[0], one[0]) for both, one in pairs)
+
+
+@torch.no_grad()
+def test_saved_and_loaded_gives_the_same_logits(method: Method, tiny: Backbone, tmp_path: Path) -> None:
+    """The reparametrisation is dropped, and nothing is lost by it."""
+    bank = build(method, tiny, [0, 1])
+    expected, _, _ = forward(tiny, bank, [1, 1])
+    save_prompt(tmp_path / "prompt", bank.injection(), {"about": "this"}, prompt=1)
+    saved = load_prompt(tmp_path / "prompt")
+    assert saved.card == {"about": "this"}
+
+    class Loaded:
+        def injection(self):
+            return saved.injection
+
+    actual, _, _ = forward(tiny, Loaded(), [0, 0])
+    torch.testing.assert_close(actual, expected)
+
+
+@torch.no_grad()
+def test_greedy_and_beam_generation(method: Method, tiny: Backbone) -> None:
+    injection = build(method, tiny, [0, 1]).injection().on(torch.tensor([1, 0]))
+    ids, mask = tiny.pad(tiny.tokenize(["one", "two and three"], 32)[0])
+    for beams in (1, 2):
+        written = tiny.generate(ids, mask, injection, max_new_tokens=4, num_beams=beams)
+        assert written.shape[0] == 2
+
+
+@torch.no_grad()
+def test_reparametrised_prefix_starts_near_its_initialisation(method: Method, tiny: Backbone) -> None:
+    if not isinstance(method, PrefixTuning) or method.reparametrize is None:
+        pytest.skip("for the reparametrised prefix")
+    made = build(method, tiny, [0]).injection()
+    direct = build(method.model_copy(update={"reparametrize": None}), tiny, [0]).injection()
+    for mine, theirs in zip(made.cross.keys, direct.cross.keys, strict=True):
+        assert (mine - theirs).abs().max() < 0.05 * theirs.abs().max()
+
+
+@pytest.mark.parametrize("large", [T5Config(d_model=1024, d_kv=64, num_heads=16, num_layers=24, vocab_size=32128)])
+def test_numbers_of_t5_large(method: Method, large: T5Config) -> None:
+    shape = Shape.of(large)
+    assert PromptTuning(length=100).counts(shape).trained == 102_400
+    assert PrefixTuning(length=20).counts(shape).trained == 2_949_120
+    assert PrefixTuning(length=20, sites=("decoder",)).counts(shape).stored == 983_040
+    assert set(METHODS) == {"prefix-tuning", "prompt-tuning"}
