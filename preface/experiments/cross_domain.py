@@ -6,7 +6,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from functools import cached_property
+from functools import cache, cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -191,7 +191,7 @@ class _Matrix:
         if experiment.zero_shot is not None:
             self._fill("zero-shot", self._zero_shot)
         for column in experiment.columns:
-            self._fill(column.label, lambda tasks, column=column: self._trained(column, tasks))  # type: ignore[misc]
+            self._fill(column.label, partial(self._trained, column, cache(partial(self._run_of, column))))
         if experiment.tfidf:
             self._fill(TFIDF, self._tfidf)
         order = {task.name: place for place, task in enumerate(self.eval_tasks)}
@@ -219,25 +219,22 @@ class _Matrix:
         model: Backbone | str = self.backbone if zero_shot.backbone is None else zero_shot.backbone
         return evaluate(None, tasks, backbone=model, instruction=zero_shot.instruction, data=self.data)
 
-    def _trained(self, column: Column, tasks: list[Task]) -> list[Cell]:
+    def _trained(self, column: Column, run: Callable[[], Run], tasks: list[Task]) -> list[Cell]:
+        cells = evaluate(run(), tasks, backbone=self.backbone, data=self.data)
+        return [replace(cell, method=column.label) for cell in cells]
+
+    def _run_of(self, column: Column) -> Run:
+        """The column's long training, after the search for its rate."""
         experiment, method = self.experiment, column.build()
         rates = column.learning_rates or method.rates
         common: dict[str, Any] = {**experiment.recipe, **column.recipe}
         if experiment.search is not None and len(rates) > 1:
-            search = self._run(
-                self.out / "search" / column.label,
-                method,
-                {**common, "learning_rates": rates, **experiment.search.recipe},
-            )
+            folder = self.out / "search" / column.label
+            search = self._run(folder, method, {**common, "learning_rates": rates, **experiment.search.recipe})
             rates = (search.best_rate[0].learning_rate,)
             say(f"{column.label}: learning rate {rates[0]:g} did best on the development split")
-        run = self._run(
-            self.out / "train" / column.label,
-            method,
-            {**common, "learning_rates": rates, "seeds": experiment.seeds},
-        )
-        cells = evaluate(run, tasks, backbone=self.backbone, data=self.data)
-        return [replace(cell, method=column.label) for cell in cells]
+        folder = self.out / "train" / column.label
+        return self._run(folder, method, {**common, "learning_rates": rates, "seeds": experiment.seeds})
 
     def _run(self, folder: Path, method: Method, recipe: Mapping[str, Any]) -> Run:
         """The run in that folder: as it is, gone on with, or begun."""

@@ -22,7 +22,7 @@ class PrefixTuning(Method):
 
     name: ClassVar[str] = "prefix-tuning"
     summary: ClassVar[str] = "keys and values before those of every layer (Li & Liang 2021)"
-    rates: ClassVar[tuple[float, ...]] = (3e-3, 1e-2, 3e-2)
+    rates: ClassVar[tuple[float, ...]] = (1e-2, 3e-2, 1e-1)
 
     init: str = "activations"
     sites: tuple[Site, ...] = SITES
