@@ -66,21 +66,6 @@ def architecture(path: Path) -> None:
     axes.text(80.5, 11.5, note, ha="center", va="top", color=INK, fontsize=8.5, style="italic")
     box(
         36,
-        33,
-        20,
-        13,
-        "injection",
-        "input embeddings [P, n, d]\nkeys, values: a layer and site\n[P, H, n, d_kv]",
-        TRAINED,
-    )
-    axes.add_patch(FancyBboxPatch((64, 4), 33, 44, boxstyle="round,pad=0.4", facecolor="white", edgecolor=EDGE, lw=1.4))
-    axes.text(80.5, 47, "backbone: frozen, T5 family", ha="center", va="top", weight="bold", color=INK, fontsize=10)
-    box(67, 32, 27, 10, "encoder", "self-attention: prefix + tokens", FROZEN)
-    box(67, 17, 27, 10, "decoder", "self-attention: prefix + labels\ncross-attention: prefix + states", FROZEN)
-    axes.text(80.5, 11.5, "one attention function, registered with\nTransformers, reads the injection", ha="center", va="top",
-              color=INK, fontsize=8.5, style="italic")  # fmt: skip
-    box(
-        36,
         8,
         20,
         13,
@@ -89,7 +74,7 @@ def architecture(path: Path) -> None:
         TRAINED,
     )
     arrow((23.8, 39.5), (35.2, 39.5), "makes")
-    arrow((56.8, 39.5), (66.2, 37), "worn by rows", shift=2.2)
+    arrow((56.8, 39.5), (66.2, 37), "rows", shift=1.6)
     arrow((56.8, 36), (66.2, 24))
     arrow((80.5, 31.2), (80.5, 27.8))
     arrow((23.8, 14.5), (35.2, 14.5), "examples")
@@ -100,4 +85,3 @@ def architecture(path: Path) -> None:
 
 if __name__ == "__main__":
     architecture(HERE / "architecture.svg")
-    architecture(HERE / "architecture.png")

@@ -129,7 +129,7 @@ def test_a_mistake_is_one_line_and_exit_code_2(
 @pytest.mark.parametrize(
     ("content", "says"),
     [
-        ("text,label\na,1\nb\n", "line 3"),
+        ("text,label\na,1\nb,2\nc\n", "line 4"),
         ("text,label\na,1\n,2\n", "line 3"),
         ("words,label\na,1\nb,2\n", "'words'"),
         ("", "rows"),

@@ -54,7 +54,9 @@ def run(command: str, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> str:
     if ">" in arguments:
         arguments, target = arguments[: arguments.index(">")], arguments[-1]
     monkeypatch.setattr(sys, "argv", arguments)
-    cli.main()
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert ended.value.code == 0, command
     output: str = capsys.readouterr().out
     if target:
         Path(target).write_text(output)
