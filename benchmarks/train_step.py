@@ -25,7 +25,7 @@ from preface import attention, batching
 from preface.backbone import EMBEDDED, Backbone
 from preface.methods import Method, PrefixTuning, PromptTuning
 from preface.methods.init import Initializer
-from preface.training import member_losses
+from preface.population import member_losses
 
 BATCH = 16
 SHAPE = T5Config(

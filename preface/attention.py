@@ -51,9 +51,10 @@ def attention(
     prefix = injection.site(site_of(module)) if injection is not None else None
     if injection is not None and prefix is not None:
         rows = injection.rows
-        if rows is not None and len(rows) != len(query):
-            # beam search puts the beams of a row side by side
-            rows = rows.repeat_interleave(len(query) // len(rows))
+        prompts = injection.size if rows is None else len(rows)
+        if prompts != len(query):  # beam search puts the beams of a row side by side
+            rows = torch.arange(prompts, device=query.device) if rows is None else rows
+            rows = rows.repeat_interleave(len(query) // prompts)
         if query_positions is None:
             # with a cache, the queries are the last q of k tokens
             query_positions = torch.arange(key.shape[2] - query.shape[2], key.shape[2], device=query.device)
@@ -74,6 +75,8 @@ def attention(
 
 def _bias(mask: Tensor | None, position_bias: Tensor | None, query: Tensor) -> Tensor | None:
     """Position bias where a key may be seen, the lowest number of the type where not."""
+    if position_bias is not None:
+        position_bias = position_bias.detach()  # frozen; checkpointing marks it otherwise, and slows the kernel
     if mask is None:
         return position_bias
     lowest = torch.finfo(query.dtype).min
@@ -106,15 +109,15 @@ def preceding_bias(attention: T5Attention) -> Tensor:
 
     Beyond `relative_attention_max_distance` all distances share one bucket, so the last column serves them all.
     """
-    distances = torch.arange(attention.relative_attention_max_distance + 1)
+    weight = attention.relative_attention_bias.weight  # [buckets, H]
+    distances = torch.arange(attention.relative_attention_max_distance + 1, device=weight.device)
     buckets = attention._relative_position_bucket(
         -distances,
         bidirectional=not attention.is_decoder,
         num_buckets=attention.relative_attention_num_buckets,
         max_distance=attention.relative_attention_max_distance,
     )
-    weight = attention.relative_attention_bias.weight  # [buckets, H]
-    return weight.detach()[buckets.to(weight.device)].T.contiguous()
+    return weight.detach()[buckets].T.contiguous()
 
 
 def _mask(*args: Any, **kwargs: Any) -> Tensor | None:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import (
     AutoConfig,
@@ -130,7 +131,7 @@ class Backbone:
         ).last_hidden_state
         return EncoderStates(hidden, mask)
 
-    def decode(
+    def decoder_states(
         self,
         states: EncoderStates,
         decoder_input_ids: Tensor,  # [B, S]
@@ -138,16 +139,24 @@ class Backbone:
         decoder_mask: Tensor | None = None,  # [B, S], or [B, 1, S, S] of booleans
         query_positions: Tensor | None = None,  # [S]
     ) -> Tensor:
-        """The logits `[B, S, vocabulary]` of the token after each decoder input."""
-        logits: Tensor = self.model(
-            encoder_outputs=BaseModelOutput(last_hidden_state=states.hidden),
-            attention_mask=states.mask,
-            decoder_input_ids=decoder_input_ids,
-            decoder_attention_mask=decoder_mask,
+        """What the vocabulary projection reads after each decoder input, `[B, S, d_model]`."""
+        hidden: Tensor = self.model.decoder(
+            input_ids=decoder_input_ids,
+            attention_mask=decoder_mask,
+            encoder_hidden_states=states.hidden,
+            encoder_attention_mask=states.mask,
             use_cache=False,
             injection=injection,
             query_positions=query_positions,
-        ).logits
+        ).last_hidden_state
+        # where the projection is the input embeddings', T5 scales for it; mT5 has no field of its own that says so
+        config = self.model.config
+        scaled = getattr(config, "scale_decoder_outputs", config.tie_word_embeddings)
+        return hidden * self.shape.d_model**-0.5 if scaled else hidden
+
+    def decode(self, states: EncoderStates, decoder_input_ids: Tensor, injection: Injection | None = None) -> Tensor:
+        """The logits `[B, S, vocabulary]` of the token after each decoder input `[B, S]`."""
+        logits: Tensor = self.model.lm_head(self.decoder_states(states, decoder_input_ids, injection))
         return logits
 
     def forward(self, input_ids: Tensor, mask: Tensor, labels: Tensor, injection: Injection | None = None) -> Tensor:
@@ -191,6 +200,8 @@ class Backbone:
                 module.dropout = dropout
         if gradient_checkpointing:
             self.model.activation_checkpointing_enable({"use_reentrant": False})
+            # Transformers makes the embeddings want a gradient, for the sake of the other kind of checkpointing
+            self.model.disable_input_require_grads()
         self.model.train()
         try:
             yield
@@ -242,8 +253,8 @@ def load_backbone(name_or_path: str | Path = DEFAULT, dtype: str = "auto", devic
         model = AutoModelForSeq2SeqLM.from_pretrained(
             path, dtype=_dtype(dtype, target), attn_implementation=attention.NAME
         )
-    except (OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
+    except (OSError, ValueError, SafetensorError) as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise UserError(
             f"backbone {name}: cannot be loaded ({reason}); give a folder with config.json, weights and a tokenizer, "
             f"a name on the Hugging Face hub, or `{DEFAULT}`, which ships with Preface"

@@ -104,6 +104,7 @@ def load_state(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any], list[st
             tensors, state = _read_folder(candidate, "state")
         except DamagedError as error:
             refused.append(f"refused: {error}")
+            shutil.rmtree(candidate)  # or it would be kept in place of a whole one
             continue
         return tensors, state, refused
     if refused:

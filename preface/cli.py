@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
+import re
+import shlex
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from typer._click.exceptions import ClickException
 
 from preface.errors import UserError
 
@@ -72,7 +76,7 @@ LabelWordsOption = Annotated[
 Encoding = Annotated[str | None, typer.Option("--encoding", help="Of a data file. Default: UTF-8.")]
 Data = Annotated[
     Path | None,
-    typer.Option("--data", envvar="PREFACE_DATA", help="Folder with the data files of shipped tasks."),
+    typer.Option("--data", help="Folder with the data files of shipped tasks. Default: PREFACE_DATA."),
 ]
 SkipBadRows = Annotated[bool, typer.Option("--skip-bad-rows", help="Leave out and count rows that cannot be read.")]
 Json = Annotated[
@@ -140,7 +144,7 @@ def train(
     max_input_tokens: Annotated[
         int | None, typer.Option(help="Longer inputs are cut and counted. Default: 512.")
     ] = None,
-    train_rows: Annotated[int | None, typer.Option(help="Train on so many rows.")] = None,
+    train_rows: Annotated[int | None, typer.Option(help="Train on so many rows.", min=1)] = None,
     input: Input = None,
     label: Label = None,
     label_words: LabelWordsOption = None,
@@ -159,14 +163,17 @@ def train(
     import preface
     from preface.methods import method_named
     from preface.recipe import validated
+    from preface.training import unfinished
 
     if seed is not None and seeds is not None:
         raise UserError("seed: give either --seed or --seeds")
-    model = None
-    if resume is None:
-        model = preface.load_backbone(backbone or preface.DEFAULT, dtype, device)
-    elif backbone is not None:
-        model = preface.load_backbone(backbone, dtype, device)
+    if resume is not None:
+        if task is not None or out is not None:
+            raise UserError("resume: the task and all else come from the run; give no --task and no --out")
+        asked = unfinished(resume)
+        backbone, dtype = backbone or asked["backbone"], asked["dtype"]
+        device = asked["device"] if device == "auto" else device
+    model = preface.load_backbone(backbone or preface.DEFAULT, dtype, device)
     fields = {
         "length": length,
         "sites": sites,
@@ -194,7 +201,7 @@ def train(
         "max_input_tokens": max_input_tokens,
     }
     run = preface.train(
-        model or preface.DEFAULT,
+        model,
         task,
         configured,
         input=input,
@@ -215,8 +222,8 @@ def train(
     else:
         _print(run_table(run))
         typer.echo(f"\nThe run is in {run.folder}. Next:")
-        typer.echo(f"  preface evaluate {run.folder} --on sst2 --on my.jsonl --input text --label label")
-        typer.echo(f"  preface predict {run.folder} new.csv > labels.jsonl")
+        typer.echo(f"  {_called()} evaluate {run.folder} --on reviews --on my.jsonl --input text --label label")
+        typer.echo(f"  {_called()} predict {run.folder} new.csv > labels.jsonl")
 
 
 @app.command(
@@ -246,7 +253,7 @@ def evaluate(
     encoding: Encoding = None,
     data: Data = None,
     skip_bad_rows: SkipBadRows = False,
-    max_input_tokens: Annotated[int | None, typer.Option(help="Longer inputs are cut and counted.")] = None,
+    max_input_tokens: Annotated[int | None, typer.Option(help="Longer inputs are cut and counted.", min=2)] = None,
     dtype: Dtype = "auto",
     device: Device = "auto",
     out: Out = None,
@@ -283,6 +290,8 @@ def evaluate(
     if as_json:
         _print_json([asdict(cell) for cell in cells])
     else:
+        if prompts is Prompts.all:  # their mean over rates would be nobody's score
+            cells = [replace(cell, method=f"{cell.method} {cell.details['learning_rate']:g}") for cell in cells]
         _print(rich_table(pivot(cells)))
 
 
@@ -328,13 +337,15 @@ def predict(
         skip_bad_rows=skip_bad_rows,
         on_skip=on_skip,
     )
-    for line in rows:
-        cut += bool(line.get("cut"))
-        print(json.dumps(line, ensure_ascii=False), flush=True)
-    if skipped:
-        warn(f"{skipped:,} bad rows were left out")
-    if cut:
-        warn(f"{cut:,} inputs were cut")
+    try:
+        for line in rows:
+            cut += bool(line.get("cut"))
+            print(json.dumps(line, ensure_ascii=False), flush=True)
+    finally:
+        if skipped:
+            warn(f"{skipped:,} bad rows were left out")
+        if cut:
+            warn(f"{cut:,} inputs were cut")
 
 
 @compare_app.command(
@@ -366,7 +377,7 @@ def compare_cross_domain(
     from preface.experiments.cross_domain import load_experiment
     from preface.experiments.report import pivot, rich_table
 
-    command = "preface " + " ".join(sys.argv[1:])
+    command = shlex.join(["preface", *sys.argv[1:]])
     experiment = load_experiment(recipe)
     cells = preface.compare_cross_domain(
         experiment,
@@ -390,7 +401,7 @@ def compare_cross_domain(
     if experiment.next:
         typer.echo("\nTry next:")
         for line in experiment.next:
-            typer.echo(f"  {line.format(out=out)}")
+            typer.echo(f"  {line.format(out=out, preface=_called())}")
 
 
 @app.command()
@@ -427,6 +438,11 @@ def methods(
         _print(methods_table(rows, model))
 
 
+def _called() -> str:
+    """The command as it was called, so that what is suggested can be pasted."""
+    return sys.argv[0] if Path(sys.argv[0]).name == "preface" else "python -m preface"
+
+
 def _given(options: dict[str, Any]) -> dict[str, Any]:
     """The options that the user gave; the others keep their defaults."""
     return {name: value for name, value in options.items() if value is not None}
@@ -453,33 +469,41 @@ def _print_json(value: Any) -> None:
 
 
 def expand(arguments: list[str]) -> list[str]:
-    """`--learning-rate 1e-3 1e-2` to `--learning-rate 1e-3 --learning-rate 1e-2`, for the options in `MANY`."""
+    """`--learning-rate 1e-3 1e-2` to `--learning-rate=1e-3 --learning-rate=1e-2`, for the options in `MANY`."""
     expanded: list[str] = []
     option: str | None = None
-    given = 0
     for argument in arguments:
-        if argument.startswith("-") and argument != "-":
-            option, given = (argument if argument in MANY else None), 0
+        is_option = re.match(r"-(?!\d)", argument) is not None and argument != "-"  # -1=negative is a value
+        if is_option:
+            option = argument if argument in MANY else None
+        if option is None:
             expanded.append(argument)
-        elif option is not None:
-            expanded += [option, argument] if given else [argument]
-            given += 1
-        else:
-            expanded.append(argument)
+        elif not is_option:
+            expanded.append(f"{option}={argument}")
     return expanded
 
 
 def main() -> None:
-    """The `preface` command: a user's mistake is one line and exit code 2, Ctrl-C is 130."""
+    """The `preface` command: a user's mistake is one line and exit code 2; Ctrl-C is 130."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(encoding="utf-8")
     try:
-        app(args=expand(sys.argv[1:]))
+        code = app(args=expand(sys.argv[1:]), prog_name="preface", standalone_mode=False)
     except UserError as error:
-        print(f"preface: {error}", file=sys.stderr)
-        sys.exit(2)
-    except KeyboardInterrupt as error:
-        print(f"preface: {error or 'stopped'}", file=sys.stderr)
-        sys.exit(130)
-    except BrokenPipeError:  # `preface predict … | head`: the reader has gone, which is no fault
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(0)
+        code = _fail(2, str(error))
+    except ClickException as error:
+        code = _fail(2, f"{error.format_message()} (`preface --help` shows what there is)")
+    except OSError as error:
+        code = _fail(2, f"{error.filename or 'file'}: {error.strerror or error}")
+    except Exception as error:
+        if type(error).__name__ != "Interrupted":  # known by name, for its module imports torch
+            raise
+        code = _fail(130, str(error))
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _fail(code: int, line: str) -> int:
+    print(f"preface: {line}", file=sys.stderr)
+    return code

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -13,11 +14,12 @@ from preface.backbone import DEFAULT, Backbone, load_backbone
 from preface.checkpoint import SavedPrompt, load_prompt
 from preface.errors import UserError
 from preface.injection import Injection, join
-from preface.progress import progress, warn
+from preface.progress import progress, warn, warn_skipped
 from preface.results import Cell, read_cells, write_cells
 from preface.run import RECORD, Run
-from preface.score import LabelWords, generate, score
-from preface.tasks import Split, Task, list_tasks, load_split, load_task
+from preface.score import LabelWords, generate, metric, score
+from preface.tasks import Split, Task, load_split, load_task
+from preface.tasks.registry import registered, split_reference
 
 ZERO_SHOT = "zero-shot"
 INSTRUCTION = "review sentiment: {text}"
@@ -84,15 +86,26 @@ def evaluate(
         backbone = backbone or loaded or train_record["backbone"]
     backbone = backbone or DEFAULT
     model = load_backbone(backbone) if isinstance(backbone, str) else backbone
-    for wearer in wearers:
-        _must_fit(wearer, model)
+    if run is not None:
+        check_fit(train_record, model)
+    elif "{text}" not in instruction:
+        raise UserError(f"instruction {instruction!r}: has no {{text}}, where the input goes")
     if not on:
         if run is None:
             raise UserError("on: no task given; `--on sst2`, or a data file")
         on = [Task.model_validate(train_record["task"])]
     own: dict[str, Any] = {"input": input, "label": label, "label_words": label_words, "encoding": encoding}
+    if label_words is None and train_record:
+        # a data file may hold the words themselves, or the labels of the file that was trained on
+        words = {word: word for word in train_record["label_words"]}
+        own["label_words"] = words | train_record["task"]["labels"]
     # a shipped task knows its own fields: the options describe the data files beside it
     tasks = [load_task(task, **({} if _is_shipped(task) else own)) for task in on]
+    if repeated := [name for name, count in Counter(task.name for task in tasks).items() if count > 1]:
+        raise UserError(f"on: {repeated[0]} is named twice; evaluate files of one name one after another")
+    if out is not None:
+        Path(out).mkdir(parents=True, exist_ok=True)
+        read_cells(Path(out) / "results.json")  # what is there should be known to be ours before the work, not after
     limit = max_input_tokens or train_record.get("max_input_tokens", 512)
 
     cells: list[Cell] = []
@@ -102,9 +115,10 @@ def evaluate(
         words = train_record.get("label_words", task.label_words)
         foreign = sorted({str(example.label) for example in examples.examples} - set(words))
         if foreign:
+            advice = " ".join(f"{label}={words[-1]}" for label in foreign)
             raise UserError(
                 f"{task.name}: the labels {', '.join(foreign)} are not among the words that the prompt was trained for "
-                f"({', '.join(words)}); map them with --label-words, as in `--label-words 1={words[-1]}`"
+                f"({', '.join(words)}); map every label with --label-words, as in `--label-words {advice} …`"
             )
         began = time.perf_counter()
         predictions, cut = predictions_on(
@@ -114,8 +128,7 @@ def evaluate(
         seconds = time.perf_counter() - began
         if cut:
             warn(f"{task.name}: {cut:,} of {len(examples.examples):,} inputs were cut to {limit} tokens")
-        if examples.skipped:
-            warn(f"{task.name}: {len(examples.skipped):,} bad rows were left out, the first: {examples.skipped[0]}")
+        warn_skipped(task.name, examples.skipped)
         gold = [str(example.label) for example in examples.examples]
         for wearer, given in zip(wearers, predictions, strict=True):
             labels = [prediction.label for prediction in given]
@@ -123,7 +136,7 @@ def evaluate(
                 warn(f"{task.name}: {wearer.method} predicts {labels[0]!r} for every row")
             details = dict(wearer.details) | {
                 "cut_inputs": cut,
-                "sources": [_source(s) for s in examples.sources],
+                "sources": [asdict(source) for source in examples.sources],
             }
             if scoring == "generate":
                 details["illegal"] = sum(label not in words for label in labels) / len(labels)
@@ -145,8 +158,8 @@ def evaluate(
             )
             if out is not None:
                 _write_predictions(Path(out), cells[-1], examples, given)
-    if out is not None:
-        _merge_cells(Path(out) / "results.json", cells)
+        if out is not None:
+            _merge_cells(Path(out) / "results.json", cells)
     return cells
 
 
@@ -185,20 +198,8 @@ def to_prediction(row: Sequence[float], words: Sequence[str]) -> Prediction:
     return Prediction(max(probabilities, key=lambda word: probabilities[word]), probabilities)
 
 
-def metric(name: str, gold: Sequence[str], predicted: Sequence[str]) -> float:
-    """`accuracy` or `macro_f1`, by scikit-learn. Raises UserError for another name."""
-    from sklearn.metrics import accuracy_score, f1_score  # slow to import, and not every verb measures
-
-    match name:
-        case "accuracy":
-            return float(accuracy_score(gold, predicted))
-        case "macro_f1":
-            return float(f1_score(gold, predicted, average="macro", labels=sorted(set(gold))))
-    raise UserError(f"metric {name}: unknown; one of accuracy, macro_f1")
-
-
 def _is_shipped(task: str | Path | Task) -> bool:
-    return isinstance(task, Task) or str(task).partition(":")[0] in {info.name for info in list_tasks()}
+    return isinstance(task, Task) or split_reference(str(task))[0] in registered()
 
 
 @dataclass(frozen=True)
@@ -243,16 +244,17 @@ def _wearer(saved: SavedPrompt, training: Mapping[str, Any] | None = None) -> _W
     return _Wearer(saved.injection, saved.card, details | dict(training or {}), saved.card["trained_parameters"])
 
 
-def _must_fit(wearer: _Wearer, backbone: Backbone) -> None:
-    """Raise UserError if the prompt was made for a backbone of another shape; warn if only the weights differ."""
-    if not wearer.card:
-        return
-    if wearer.card["shape"] != asdict(backbone.shape):
+def check_fit(card: Mapping[str, Any], backbone: Backbone) -> None:
+    """Raise UserError if a prompt was made for a backbone of another shape; warn if only the weights differ.
+
+    `card` is a prompt's or a run's record.
+    """
+    if card["shape"] != asdict(backbone.shape):
         raise UserError(
-            f"the prompt was trained on {wearer.card['backbone']} and does not fit {backbone.name}, whose sizes differ"
+            f"the prompt was trained on {card['backbone']} and does not fit {backbone.name}, whose sizes differ"
         )
-    if wearer.card["fingerprint"] != backbone.fingerprint():
-        warn(f"the prompt was trained on other weights of {wearer.card['backbone']} than these of {backbone.name}")
+    if card["fingerprint"] != backbone.fingerprint():
+        warn(f"the prompt was trained on other weights of {card['backbone']} than these of {backbone.name}")
 
 
 def _warn_seen(task: Task, examples: Split, train_record: Mapping[str, Any]) -> None:
@@ -263,15 +265,10 @@ def _warn_seen(task: Task, examples: Split, train_record: Mapping[str, Any]) -> 
         warn(f"{task.name}: these rows are those that the prompt was trained on; its score on them says little")
 
 
-def _source(source: Any) -> dict[str, Any]:
-    return asdict(source)
-
-
 def _write_predictions(folder: Path, cell: Cell, examples: Split, given: Sequence[Prediction]) -> None:
-    name = f"{Path(cell.eval_task).name}-{cell.split}"
+    name = f"{Path(cell.eval_task).name}-{cell.split}-{cell.method}".replace(":", "-")
     if cell.seed is not None:
         name += f"-lr{cell.details['learning_rate']:g}-seed{cell.seed}"
-    folder.mkdir(parents=True, exist_ok=True)
     with (folder / f"{name}.jsonl").open("w", encoding="utf-8") as file:
         for example, prediction in zip(examples.examples, given, strict=True):
             line = {
@@ -286,14 +283,16 @@ def _merge_cells(path: Path, cells: Sequence[Cell]) -> None:
     """Add cells to `results.json`; a cell measured anew takes the old one's place."""
 
     def key(cell: Cell) -> tuple[Any, ...]:
+        asked = [cell.details.get(name) for name in ("learning_rate", "scoring", "instruction", "method")]
         return (
             cell.backbone,
             cell.method,
+            cell.train_task,
             cell.eval_task,
             cell.split,
             cell.metric,
             cell.seed,
-            cell.details.get("learning_rate"),
+            str(asked),
         )
 
     new = {key(cell) for cell in cells}

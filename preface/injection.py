@@ -67,6 +67,12 @@ class Injection:
             return self.embeddings.shape[0]
         return next((kv.keys[0].shape[0] for site in SITES if (kv := self.site(site))), 0)
 
+    @property
+    def encoder_length(self) -> int:
+        """Input embeddings and encoder keys that each row adds to its tokens."""
+        embeddings = 0 if self.embeddings is None else self.embeddings.shape[1]
+        return embeddings + (0 if self.encoder is None else self.encoder.length)
+
     def site(self, site: Site) -> KeyValues | None:
         kv: KeyValues | None = getattr(self, site)
         return kv

@@ -55,7 +55,7 @@ class AdamW:
             square.mul_(beta2).addcmul_(parameter.grad, parameter.grad, value=1 - beta2)
             denominator = (square / (1 - beta2**step)).sqrt_().add_(1e-8)
             parameter.mul_(1 - rate * self.weight_decay)
-            parameter.sub_(rate * (mean / (1 - beta1**step)) / denominator)
+            parameter.sub_(torch.where(rate == 0, 0.0, rate * (mean / (1 - beta1**step)) / denominator))
 
 
 class Adafactor:
@@ -92,7 +92,7 @@ class Adafactor:
             update = update / _per_member(size.clamp(min=1.0), update)
             rate = _per_member(rates, parameter)
             parameter.mul_(1 - rate * self.weight_decay)
-            parameter.sub_(rate * update)
+            parameter.sub_(torch.where(rate == 0, 0.0, rate * update))  # 0 also where a stopped member is NaN
 
 
 def optimizer(name: OptimizerName, parameters: Mapping[str, Tensor], weight_decay: float) -> Optimizer:

@@ -9,7 +9,7 @@ from typing import Any
 
 from preface.backbone import Backbone, load_backbone
 from preface.checkpoint import load_prompt
-from preface.evaluation import to_prediction
+from preface.evaluation import check_fit, to_prediction
 from preface.run import Run
 from preface.score import LabelWords, score
 from preface.tasks import Task, iter_examples, load_task
@@ -51,6 +51,7 @@ def predict(
         backbone = run.backbone
     backbone = backbone or saved.card["backbone"]
     model = load_backbone(backbone) if isinstance(backbone, str) else backbone
+    check_fit(saved.card, model)
     task = Task.model_validate(saved.card["task"])
     if input is not None:
         task = load_task(task, input=input)

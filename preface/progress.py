@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 from rich.console import Console
@@ -54,6 +54,16 @@ def progress(title: str, total: int | None, unit: str, done: int = 0) -> Iterato
 def say(line: str) -> None:
     """A line for the person at the terminal, on standard error."""
     console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+
+def warn_skipped(name: str, skipped: Sequence[str], shown: int = 10) -> None:
+    """Count and list the bad rows that were left out; beyond the first few, the run's record lists them."""
+    if skipped:
+        warn(f"{name}: {len(skipped):,} bad rows were left out")
+        for line in skipped[:shown]:
+            say(f"  {line}")
+        if len(skipped) > shown:
+            say(f"  and {len(skipped) - shown:,} more, which the results list")
 
 
 def warn(line: str) -> None:

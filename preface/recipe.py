@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from preface.errors import UserError
 from preface.optimizers import OptimizerName, ScheduleName
@@ -33,7 +33,7 @@ class Recipe(BaseModel):
     """Rows a member and step."""
     token_budget: int | None = Field(None, ge=1)
     """Input tokens a member and step, padding included; with it, `batch_size` may be None."""
-    epochs: float | None = Field(None, gt=0)
+    epochs: float | None = Field(None, gt=0, allow_inf_nan=False)
     steps: int | None = Field(None, ge=1)
     """Wins over `epochs`. Neither given: 15 epochs, but at least 300 and at most 2,000 steps."""
     evaluate_every: int | None = Field(None, ge=1)
@@ -59,14 +59,19 @@ class Recipe(BaseModel):
         """A number of seeds means 0, 1, 2, …"""
         return tuple(range(seeds)) if isinstance(seeds, int) else tuple(dict.fromkeys(seeds))
 
+    @model_validator(mode="after")
+    def _some_limit(self) -> Recipe:
+        if self.batch_size is None and self.token_budget is None:
+            raise ValueError("batch-size or token-budget is needed")
+        return self
+
     @property
     def members(self) -> list[tuple[float, int]]:
         """Learning rate and seed of each member of the population."""
         return [(rate, seed) for rate in self.learning_rates for seed in self.seeds]
 
-    def resolve(self, rows: int) -> Recipe:
-        """The same recipe with steps and looks as numbers, for a training split of so many rows."""
-        an_epoch = rows / (self.batch_size or 32)
+    def resolve(self, an_epoch: int) -> Recipe:
+        """The same recipe with steps and looks as numbers, where an epoch is so many batches."""
         if self.steps is not None:
             steps = self.steps
         elif self.epochs is not None:
@@ -83,6 +88,8 @@ def recipe_from(fields: dict[str, Any], rates: Sequence[float]) -> Recipe:
     if fields.get("optimizer") == "adafactor":  # Lester et al. 2021, section 3.1
         rates = (0.3,)
         fields = {"schedule": "constant", "weight_decay": 1e-5, **fields}
+    if fields.get("token_budget") is not None:
+        fields = {"batch_size": None, **fields}
     return validated(Recipe, {"learning_rates": tuple(rates), **fields})
 
 

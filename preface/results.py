@@ -7,11 +7,14 @@ import os
 import platform
 import subprocess
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
+
+from preface.errors import UserError
 
 
 @cache
@@ -23,15 +26,13 @@ def installed_versions() -> dict[str, str]:
             found[name] = version(name)
         except PackageNotFoundError:  # run from a source tree that was never installed
             found[name] = "not installed"
-    revision = subprocess.run(
-        ["git", "describe", "--always", "--dirty", "--exclude=*"],
-        cwd=Path(__file__).parent,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if revision.returncode == 0:
-        found["git"] = revision.stdout.strip()
+    source = Path(__file__).parent.parent
+    if (source / ".git").exists():  # installed elsewhere, a repository around it would be somebody else's
+        command = ["git", "describe", "--always", "--dirty", "--exclude=*"]
+        with suppress(OSError, subprocess.CalledProcessError):
+            found["git"] = subprocess.run(
+                command, cwd=source, capture_output=True, text=True, check=True
+            ).stdout.strip()
     return found
 
 
@@ -75,7 +76,12 @@ def write_cells(path: Path, cells: Iterable[Cell]) -> None:
 
 
 def read_cells(path: Path) -> list[Cell]:
-    """Read what `write_cells` wrote; an absent file is an empty list."""
+    """Read what `write_cells` wrote; an absent file is an empty list. Raises UserError if it is something else."""
     if not path.exists():
         return []
-    return [Cell(**item) for item in json.loads(path.read_text(encoding="utf-8"))]
+    try:
+        return [Cell(**item) for item in json.loads(path.read_text(encoding="utf-8"))]
+    except (ValueError, TypeError) as error:
+        raise UserError(
+            f"{path}: not a list of Preface's cells ({error}); move it away, or give another --out"
+        ) from error

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
 from statistics import fmean
@@ -15,6 +16,7 @@ from preface.errors import UserError
 from preface.results import write_atomically
 
 RECORD = "run.json"
+REQUIRED = {"backbone", "fingerprint", "shape", "task", "method", "recipe", "splits", "label_words"}
 
 
 @dataclass(frozen=True)
@@ -61,6 +63,9 @@ class Run:
             record: dict[str, Any] = json.loads((self.folder / RECORD).read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
             raise UserError(f"{self.folder / RECORD}: not readable ({error})") from error
+        missing = REQUIRED - set(record) if isinstance(record, dict) else REQUIRED
+        if missing:
+            raise UserError(f"{self.folder / RECORD}: damaged, or of another version (no {', '.join(sorted(missing))})")
         return record
 
     @property
@@ -90,3 +95,12 @@ class Run:
 
 def write_record(folder: Path, record: dict[str, Any]) -> None:
     write_atomically(folder / RECORD, json.dumps(record, indent=1, ensure_ascii=False) + "\n")
+
+
+def finish_record(folder: Path, record: dict[str, Any], result: dict[str, Any]) -> None:
+    """Add what was measured, which makes the run a finished one."""
+    write_record(folder, record | {"result": result, "finished": now().isoformat(timespec="seconds")})
+
+
+def now() -> datetime:
+    return datetime.now(UTC)

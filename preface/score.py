@@ -16,7 +16,9 @@ from preface.errors import UserError
 from preface.injection import Injection
 
 TOKEN_BUDGET = 8_192
-"""Input tokens, padding and prompt included, in one evaluation batch."""
+"""Encoder tokens, padding, input embeddings and prefix included, in one evaluation batch."""
+LOGITS = 2**27
+"""Numbers in one batch's logits, at most: half a gigabyte in float32."""
 
 
 @dataclass(frozen=True)
@@ -82,15 +84,17 @@ def rank(backbone: Backbone, states: EncoderStates, labels: LabelWords, injectio
     decoder_input = torch.where(
         labels.positions.to(device) == 0, backbone.model.config.decoder_start_token_id, targets.roll(1)
     )
-    logits = backbone.decode(
+    hidden = backbone.decoder_states(
         states,
         decoder_input.expand(size, -1),
         injection,
         decoder_mask=labels.mask.to(device).expand(size, 1, -1, -1),
         query_positions=labels.positions.to(device),
-    )  # [B, S, vocabulary]
-    chosen = logits.gather(2, targets.expand(size, -1)[..., None])[..., 0].float()  # [B, S]
-    log_probabilities = chosen - logits.float().logsumexp(-1)
+    )  # [B, S, d]
+    head = backbone.model.lm_head
+    # the label's own logits in float32: rounded to bfloat16, different labels would tie
+    chosen = (hidden.float() * head.weight[targets].float()).sum(-1)  # [B, S]
+    log_probabilities = chosen - head(hidden).float().logsumexp(-1)
     return log_probabilities.new_zeros(size, len(labels.words)).index_add_(
         1, labels.labels.to(device), log_probabilities
     )
@@ -110,7 +114,8 @@ def score(
     `rows` names each input's prompt (default: the first); `on_batch` hears how many inputs were done.
     """
     output = torch.empty(len(inputs), len(labels.words))
-    for batch in _batches(backbone, inputs, injection, rows):
+    largest = max(1, LOGITS // (len(labels.targets) * backbone.shape.vocabulary))
+    for batch in _batches(backbone, inputs, injection, rows, largest):
         states = backbone.encode(batch.ids, batch.mask, batch.injection)
         output[batch.indices] = rank(backbone, states, labels, batch.injection).cpu()
         on_batch(len(batch.indices))
@@ -140,6 +145,18 @@ def generate(
     return output
 
 
+def metric(name: str, gold: Sequence[str], predicted: Sequence[str]) -> float:
+    """`accuracy` or `macro_f1`, by scikit-learn. Raises UserError for another name."""
+    from sklearn.metrics import accuracy_score, f1_score  # slow to import, and not every verb measures
+
+    match name:
+        case "accuracy":
+            return float(accuracy_score(gold, predicted))
+        case "macro_f1":
+            return float(f1_score(gold, predicted, average="macro", labels=sorted(set(gold))))
+    raise UserError(f"metric {name}: unknown; one of accuracy, macro_f1")
+
+
 class _Batch(NamedTuple):
     indices: list[int]
     ids: Tensor  # [B, T]
@@ -148,13 +165,17 @@ class _Batch(NamedTuple):
 
 
 def _batches(
-    backbone: Backbone, inputs: Sequence[Sequence[int]], injection: Injection | None, rows: Sequence[int] | None
+    backbone: Backbone,
+    inputs: Sequence[Sequence[int]],
+    injection: Injection | None,
+    rows: Sequence[int] | None,
+    largest: int | None = None,
 ) -> Iterator[_Batch]:
     """Inputs in batches of like length, with the prompt of each."""
     if injection is not None:
         injection = injection.to(backbone.device, backbone.dtype)
-    extra = injection.embeddings.shape[1] if injection is not None and injection.embeddings is not None else 0
-    for batch in by_length([len(item) + extra for item in inputs], TOKEN_BUDGET):
+    extra = 0 if injection is None else injection.encoder_length
+    for batch in by_length([len(item) + extra for item in inputs], TOKEN_BUDGET, largest):
         ids, mask = backbone.pad([inputs[index] for index in batch])
         worn = torch.tensor([0 if rows is None else rows[index] for index in batch], device=backbone.device)
         yield _Batch(batch, ids, mask, None if injection is None else injection.on(worn))

@@ -6,15 +6,17 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
+from rich import box
 from rich.table import Table
 
 from preface.backbone import Backbone
 from preface.methods import METHODS, PrefixTuning
 from preface.methods.init import Initializer
+from preface.population import member_losses
 from preface.recipe import validated
 from preface.results import Cell
 from preface.run import Run
-from preface.training import member_losses
+from preface.tasks import TaskInfo
 
 
 def run_cells(run: Run) -> list[Cell]:
@@ -45,9 +47,11 @@ def run_table(run: Run) -> Table:
     record, result = run.record, run.record["result"]
     rows = record["splits"]["validation"]["rows"]
     table = Table(
+        box=box.SIMPLE_HEAD,
         title=f"{record['method']['name']} on {record['task']['name']}, {record['backbone']} frozen",
-        caption=f"accuracy on {rows:,} development rows; always the commonest label: {100 * result['majority']:.1f} · "
-        f"{result['trained_parameters']:,} trained parameters · {result['steps']:,} steps · {result['seconds']:,.0f} s",
+        caption=f"Accuracy in percent on {rows:,} development rows (the commonest label alone: "
+        f"{100 * result['majority']:.1f}).\n{result['trained_parameters']:,} trained parameters a prompt, "
+        f"{result['steps']:,} steps, {result['seconds']:,.0f} s.",
     )
     for name in ("learning rate", "seeds", "mean", "± deviation", "best"):
         table.add_column(name, justify="right")
@@ -101,25 +105,29 @@ def _gradient_receiving(backbone: Backbone, method: Any) -> int:
 
 
 def methods_table(rows: Sequence[dict[str, Any]], backbone: Backbone) -> Table:
-    table = Table(title=f"Methods on {backbone.name} ({backbone.parameters:,} frozen parameters)")
-    for name in ("method", "virtual tokens", "trained", "stored", "with gradient"):
+    table = Table(
+        box=box.SIMPLE_HEAD,
+        title=f"Parameters of one prompt on {backbone.name}, {backbone.parameters:,} frozen",
+        caption="with gradient: measured by one backward pass",
+    )
+    for name in ("method", "length", "trained", "stored", "with gradient"):
         table.add_column(name, justify="left" if name == "method" else "right")
-    table.add_column("what it trains")
     for row in rows:
-        through = f" through an MLP of {row['reparametrize']}" if "reparametrize" in row else ""
+        through = f"\n  through an MLP of {row['reparametrize']}" if "reparametrize" in row else ""
         numbers = (row["length"], row["trained"], row["stored"], row["gradient_receiving"])
-        table.add_row(row["method"], *(f"{number:,}" for number in numbers), row["summary"] + through)
+        table.add_row(f"{row['method']}\n  {row['summary']}{through}", *(f"{number:,}" for number in numbers))
     return table
 
 
-def tasks_table(found: Sequence[Any]) -> Table:
-    table = Table(title="Tasks")
-    for name in ("task", "what it is", "train", "validation", "test"):
-        table.add_column(name)
+def tasks_table(found: Sequence[TaskInfo]) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, title="Tasks, and where their rows come from")
+    for name in ("task", "rows from", "what it is"):
+        table.add_column(name, no_wrap=name == "task")
     for task in found:
-        table.add_row(
-            task.name,
-            task.description,
-            *(task.places.get(split, "–") for split in ("train", "validation", "test")),
-        )
+        places: dict[str, list[str]] = {}
+        for split, place in task.places.items():
+            places.setdefault(place, []).append(split)
+        everywhere = len(places) == 1 and len(task.places) == 3
+        shown = (place if everywhere else f"{place}: {', '.join(splits)}" for place, splits in places.items())
+        table.add_row(task.name, "\n".join(shown), task.description)
     return table

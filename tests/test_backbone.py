@@ -298,6 +298,17 @@ def test_embedded_backbone_is_frozen_and_named_by_its_weights(nano: Backbone) ->
     weight.data[5, 5] -= 1
 
 
+@torch.no_grad()
+def test_bfloat16_weights_take_a_float32_prompt(checkpoint_folder: Path, tiny: Backbone) -> None:
+    ids, mask, labels = batch()
+    injection = random_injection(tiny).on(torch.tensor([2, 0, 1, 2]))
+    halved = load_backbone(checkpoint_folder, dtype="bfloat16", device="cpu")
+    actual = halved.forward(ids, mask, labels, injection)
+    assert actual.dtype == torch.bfloat16
+    expected = tiny.forward(ids, mask, labels, injection)
+    assert torch.corrcoef(torch.stack([actual.float().flatten(), expected.flatten()]))[0, 1] > 0.95
+
+
 def test_tokenize_cuts_and_ends_every_text(nano: Backbone) -> None:
     ids, cut = nano.tokenize(["short", "a much longer text than that", ""], max_tokens=4)
     assert [len(item) for item in ids] == [nano.tokenizer("short")["input_ids"].__len__(), 4, 1]

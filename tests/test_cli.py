@@ -109,6 +109,11 @@ def test_tasks_and_methods(capsys: Any, monkeypatch: Any) -> None:
         (["train", "--task", "film", "--method", "prompt-tuning", "--sites", "encoder"], "sites"),
         (["train", "--resume", "nowhere"], "nothing to resume"),
         (["evaluate", "nowhere"], "nowhere"),
+        (["train", "--lenght", "3"], "--lenght"),
+        (["train", "--task", "film", "--steps", "abc"], "abc"),
+        (["evaluate", "--on", "posts", "--instruction", "hello"], "{text}"),
+        (["evaluate", "--on", "posts", "--on", "posts"], "named twice"),
+        (["train", "--task", "film", "--train-rows", "0"], "--train-rows"),
         (["evaluate"], "no task given"),
         (["predict", "nowhere"], "no prompt here"),
         (["compare", "cross-domain", "--recipe", "nope", "--out", "x"], "neither shipped"),
@@ -163,15 +168,15 @@ def test_shell_completion_is_offered() -> None:
     assert "--install-completion" in preface("--help").stdout
 
 
-values = st.lists(st.sampled_from(["1e-3", "0.1", "a=b", "x"]), min_size=1, max_size=4)
+values = st.lists(st.sampled_from(["1e-3", "0.1", "a=b", "-1=b", "x"]), min_size=1, max_size=4)
 
 
 @given(st.sampled_from(sorted(MANY)), values, st.lists(st.sampled_from(["--json", "--out", "run"]), max_size=3))
 def test_several_values_after_one_option(option: str, several: list[str], rest: list[str]) -> None:
     rest = ["--steps", "3", *rest]
-    repeated = [part for value in several for part in (option, value)]
-    assert expand([option, *several, *rest]) == repeated + rest
-    assert expand([*repeated, *rest]) == repeated + rest
+    expected = [f"{option}={value}" for value in several]
+    assert expand([option, *several, *rest]) == expected + rest
+    assert expand([*(part for value in several for part in (option, value)), *rest]) == expected + rest
 
 
 def test_the_same_option_has_the_same_name_in_every_verb() -> None:

@@ -10,10 +10,10 @@ from sklearn.metrics import accuracy_score, f1_score
 import preface
 from preface.backbone import Backbone
 from preface.errors import UserError
-from preface.evaluation import metric
 from preface.methods import PrefixTuning, PromptTuning
 from preface.results import read_cells
 from preface.run import Run
+from preface.score import metric
 
 WORDS = {"yes": "positive", "no": "negative"}
 
@@ -44,7 +44,7 @@ def test_cells_are_what_the_predictions_say(run: Run) -> None:
     ]  # fmt: skip
     rate = run.best_rate[0].learning_rate
     for cell in cells:
-        file = run.folder / "evaluations" / f"{cell.eval_task}-test-lr{rate:g}-seed{cell.seed}.jsonl"
+        file = run.folder / "evaluations" / f"{cell.eval_task}-test-prefix-tuning-lr{rate:g}-seed{cell.seed}.jsonl"
         rows = [json.loads(line) for line in file.read_text().splitlines()]
         assert len(rows) == cell.n >= 150
         assert cell.value == accuracy_score([row["gold"] for row in rows], [row["label"] for row in rows])
@@ -100,8 +100,10 @@ def test_own_data_beside_shipped_tasks(run: Run, tmp_path: Path) -> None:
 
 def test_labels_that_were_not_trained(run: Run, tmp_path: Path) -> None:
     file = write(tmp_path / "mine.jsonl", [{"text": f"row {i}", "label": i % 2} for i in range(6)])
-    with pytest.raises(UserError, match="--label-words"):
+    with pytest.raises(UserError, match=r"mine\.jsonl line 1"):
         preface.evaluate(run, on=[str(file)])
+    one = write(tmp_path / "one.jsonl", [{"text": f"row {i}", "label": "positive"} for i in range(6)])
+    assert preface.evaluate(run, on=[str(one)], prompts="best")[0].n == 6
 
 
 def test_rows_that_were_trained_on(nano: Backbone, data_file: Path, tmp_path: Path, capsys: Any) -> None:
@@ -129,7 +131,7 @@ def test_unfinished_and_absent_runs(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="not a run's folder"):
         preface.evaluate(tmp_path, on=["posts"])
     (tmp_path / "run.json").write_text("{}")
-    with pytest.raises(UserError, match="--resume"):
+    with pytest.raises(UserError, match="damaged"):
         preface.evaluate(tmp_path, on=["posts"])
 
 

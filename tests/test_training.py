@@ -12,14 +12,14 @@ import pytest
 import torch
 
 import preface
-from preface import training
+from preface import population
 from preface.backbone import Backbone
 from preface.checkpoint import tensors_of
 from preface.errors import UserError
 from preface.methods import PrefixTuning, PromptTuning
+from preface.population import Interrupted, majority, member_losses, rate_summary
 from preface.recipe import Recipe, recipe_from
 from preface.run import RECORD, Run
-from preface.training import Interrupted, majority, member_losses, rate_summary
 
 METHOD = PrefixTuning(length=3)
 RECIPE: dict[str, Any] = {
@@ -61,7 +61,7 @@ def assert_same(one: Run, two: Run) -> None:
 
 @pytest.fixture(autouse=True)
 def a_line_each_step(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(training, "LOG_EVERY", 1)
+    monkeypatch.setattr(population, "LOG_EVERY", 1)
 
 
 @pytest.fixture
@@ -119,7 +119,7 @@ def test_interrupted_and_resumed_ends_bit_for_bit_as_uninterrupted(
     tiny: Backbone, data_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dropout: float
 ) -> None:
     whole = train(tiny, data_file, tmp_path / "whole", dropout=dropout)
-    step = training._Training._step
+    step = population.Population._step
     for stop_at in (5, 9):  # in the middle of a stretch, and again
 
         def press(self, batches, stop_at=stop_at):
@@ -127,12 +127,12 @@ def test_interrupted_and_resumed_ends_bit_for_bit_as_uninterrupted(
                 signal.raise_signal(signal.SIGINT)
             return step(self, batches)
 
-        monkeypatch.setattr(training._Training, "_step", press)
+        monkeypatch.setattr(population.Population, "_step", press)
         resume = tmp_path / "part" if stop_at == 9 else None
         with pytest.raises(Interrupted, match="--resume"):
             train(tiny, data_file, tmp_path / "part", dropout=dropout, resume=resume)
         torch.rand(7)  # what happens between two sittings must not matter
-    monkeypatch.setattr(training._Training, "_step", step)
+    monkeypatch.setattr(population.Population, "_step", step)
     assert_same(preface.train(tiny, resume=tmp_path / "part"), whole)
 
 
@@ -142,14 +142,14 @@ def test_killed_and_resumed_ends_bit_for_bit_as_uninterrupted(
 ) -> None:
     """A kill loses what came after the last checkpoint, a damaged checkpoint what came after the one before."""
     script = (
-        "import sys, preface, preface.training as t\n"
+        "import sys, preface, preface.population as t\n"
         "from tests.test_training import METHOD, RECIPE\n"
         "import time; t.LOG_EVERY = 1; t.CHECKPOINT_SECONDS = 0.0\n"
-        "step = t._Training._step\n"
+        "step = t.Population._step\n"
         "def slow(self, batches):\n"
         "    time.sleep(0.2 if self.state.step > 2 and sys.argv[3] == 'slow' else 0)\n"
         "    return step(self, batches)\n"
-        "t._Training._step = slow\n"
+        "t.Population._step = slow\n"
         "preface.train(preface.load_backbone(sys.argv[1]), sys.argv[2], METHOD, out=sys.argv[4],"
         " label_words={'yes': 'positive', 'no': 'negative'}, **RECIPE)\n"
     )
@@ -196,7 +196,7 @@ def test_early_stopping_is_each_member_s_own(tiny: Backbone, data_file: Path, tm
     looks = [line for line in lines if "member" in line]
     lengths = set()
     for member in range(3):
-        mine = [(look["dev_accuracy"], -look["dev_loss"]) for look in looks if look["member"] == member]
+        mine = [(look["dev_score"], -look["dev_loss"]) for look in looks if look["member"] == member]
         stale, best = 0, mine[0]
         for place, now in enumerate(mine[1:], start=1):
             stale, best = (0, now) if now > best else (stale + 1, best)
@@ -248,9 +248,10 @@ def test_member_losses_are_transformers_own(tiny: Backbone) -> None:
 
 
 def test_recipe_defaults_and_mistakes() -> None:
-    assert recipe_from({}, (0.1,)).resolve(400).steps == 300
-    assert recipe_from({}, (0.1,)).resolve(2000).steps == 938
-    assert recipe_from({"epochs": 2, "batch_size": 16}, (0.1,)).resolve(100).steps == 13
+    assert recipe_from({}, (0.1,)).resolve(13).steps == 300
+    assert recipe_from({}, (0.1,)).resolve(63).steps == 945
+    assert recipe_from({"epochs": 2.5}, (0.1,)).resolve(7).steps == 18
+    assert recipe_from({"token_budget": 99}, (0.1,)).batch_size is None
     lester = recipe_from({"optimizer": "adafactor"}, (0.1,))
     assert (lester.learning_rates, lester.schedule, lester.weight_decay) == ((0.3,), "constant", 1e-5)
     assert Recipe(learning_rates=(1, 2, 1), seeds=3).members == [

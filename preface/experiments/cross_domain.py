@@ -11,16 +11,16 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from preface.backbone import DEFAULT, Backbone, load_backbone
 from preface.baselines.tfidf import fit_tfidf, trained_parameters
 from preface.errors import UserError
-from preface.evaluation import INSTRUCTION, evaluate, metric
+from preface.evaluation import INSTRUCTION, ZERO_SHOT, evaluate, metric
 from preface.experiments.report import write_report
 from preface.methods import Method, method_named
 from preface.progress import say
-from preface.recipe import validated
+from preface.recipe import recipe_from, validated
 from preface.results import Cell, read_cells, write_atomically, write_cells
 from preface.run import RECORD, Run
 from preface.tasks import Task, load_split, load_task
@@ -98,6 +98,25 @@ class Experiment(BaseModel):
     next: tuple[str, ...] = ()
     """Commands to try next."""
 
+    @field_validator("columns")
+    @classmethod
+    def _names_differ(cls, columns: tuple[Column, ...]) -> tuple[Column, ...]:
+        labels = [column.label for column in columns]
+        if len({*labels, ZERO_SHOT, TFIDF}) < len(labels) + 2:
+            raise ValueError(f"give each column a name of its own, other than {ZERO_SHOT} and {TFIDF}")
+        return columns
+
+    @field_validator("recipe")
+    @classmethod
+    def _no_members(cls, recipe: dict[str, Any]) -> dict[str, Any]:
+        if recipe.keys() & {"seeds", "learning_rates"}:
+            raise ValueError("seeds and learning_rates have fields of their own")
+        return recipe
+
+    def measured(self) -> dict[str, Any]:
+        """All that decides a number: not the title, the notes, or what to try next."""
+        return self.model_dump(mode="json", exclude={"title", "notes", "next"})
+
 
 def load_experiment(name_or_path: str | Path) -> Experiment:
     """A shipped recipe by name, or a YAML by path. Raises UserError."""
@@ -152,7 +171,10 @@ def compare_cross_domain(
     changes |= {"eval_tasks": tuple(on)} if on else {}
     changes |= {"seeds": seeds} if seeds else {}
     changes |= {"train_rows": train_rows} if train_rows else {}
-    changes |= {"recipe": experiment.recipe | {"steps": steps}} if steps else {}
+    if steps:
+        changes["recipe"] = experiment.recipe | {"steps": steps}
+        if experiment.search is not None:
+            changes["search"] = experiment.search.model_copy(update={"steps": min(steps, experiment.search.steps)})
     experiment = experiment.model_copy(update=changes)
     matrix = _Matrix(experiment, Path(out), data, backbone if isinstance(backbone, Backbone) else None)
     cells = matrix.run()
@@ -168,16 +190,24 @@ class _Matrix:
     def __init__(self, experiment: Experiment, out: Path, data: str | Path | None, backbone: Backbone | None) -> None:
         self.experiment, self.out, self.data, self._backbone = experiment, out, data, backbone
         self.results = out / "results.json"
-        spec = out / SPEC
-        text = yaml.safe_dump(experiment.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
-        if spec.exists() and spec.read_text(encoding="utf-8") != text:
-            raise UserError(f"{out}: holds another experiment (see {spec}); give another --out, or remove it")
-        write_atomically(spec, text)
-        self.cells = read_cells(self.results)
-        # read every task before anything is trained: a wrong name should not cost an hour
+        # everything that can be wrong is looked at before anything is trained: a slip should not cost an hour
+        for column in experiment.columns:
+            method = column.build()
+            recipe_from({**experiment.recipe, **column.recipe}, column.learning_rates or method.rates)
         self.train_task = load_task(experiment.train_task)
         self.eval_tasks = [load_task(name) for name in experiment.eval_tasks]
+        for eval_task in self.eval_tasks:
+            if not set(eval_task.label_words) <= set(self.train_task.label_words):
+                raise UserError(
+                    f"{eval_task.name}: its labels ({', '.join(eval_task.label_words)}) are not those of "
+                    f"{self.train_task.name} ({', '.join(self.train_task.label_words)})"
+                )
         self.tests = {task.name: load_split(task, "test", data=data) for task in self.eval_tasks}
+        spec = out / SPEC
+        if spec.exists() and load_experiment(spec).measured() != experiment.measured():
+            raise UserError(f"{out}: holds another experiment (see {spec}); give another --out, or remove it")
+        write_atomically(spec, yaml.safe_dump(experiment.model_dump(mode="json"), sort_keys=False, allow_unicode=True))
+        self.cells = read_cells(self.results)
 
     @property
     def backbone(self) -> Backbone:
@@ -189,7 +219,7 @@ class _Matrix:
     def run(self) -> list[Cell]:
         experiment = self.experiment
         if experiment.zero_shot is not None:
-            self._fill("zero-shot", self._zero_shot)
+            self._fill(ZERO_SHOT, self._zero_shot)
         for column in experiment.columns:
             self._fill(column.label, partial(self._trained, column, cache(partial(self._run_of, column))))
         if experiment.tfidf:
@@ -200,7 +230,7 @@ class _Matrix:
     def majorities(self) -> str:
         """What a constant answer would score: a number below it is no achievement."""
         shares = []
-        for task in self.eval_tasks:
+        for task in (task for task in self.eval_tasks if task.metric == "accuracy"):
             gold = Counter(example.label for example in self.tests[task.name].examples)
             shares.append(f"{task.name} {100 * max(gold.values()) / gold.total():.1f}")
         return f"Always naming the commonest label would score: {', '.join(shares)}."
@@ -216,8 +246,12 @@ class _Matrix:
     def _zero_shot(self, tasks: list[Task]) -> list[Cell]:
         zero_shot = self.experiment.zero_shot
         assert zero_shot is not None
-        model: Backbone | str = self.backbone if zero_shot.backbone is None else zero_shot.backbone
-        return evaluate(None, tasks, backbone=model, instruction=zero_shot.instruction, data=self.data)
+        return evaluate(None, tasks, backbone=self._asked_in_words, instruction=zero_shot.instruction, data=self.data)
+
+    @cached_property
+    def _asked_in_words(self) -> Backbone:
+        named = self.experiment.zero_shot.backbone if self.experiment.zero_shot else None
+        return self.backbone if named is None else load_backbone(named)
 
     def _trained(self, column: Column, run: Callable[[], Run], tasks: list[Task]) -> list[Cell]:
         cells = evaluate(run(), tasks, backbone=self.backbone, data=self.data)

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from preface import checkpoint
-from preface.backbone import Backbone, EncoderStates
+from preface.backbone import Backbone, EncoderStates, Shape
 from preface.errors import UserError
 from preface.injection import Injection, Site
 
@@ -151,7 +151,7 @@ def key_values(
             for part in ("keys", "values")
         }
     if init.kind == "prompt":
-        return _saved_key_values(init, sites, shape.heads, length, shape.d_kv)
+        return _saved_key_values(init, sites, shape, length)
     if init.kind == "activations":
         return _example_activations(backbone, sites, init.examples, length, seed)
     embeddings = init.embeddings(backbone, length, seed).to(backbone.device, backbone.dtype)[None]  # [1, n, d]
@@ -173,13 +173,15 @@ def hash_seed(seed: int, *names: str) -> int:
     return random.Random(f"{seed}/{'/'.join(names)}").getrandbits(63)
 
 
-def _saved_key_values(
-    init: Initializer, sites: Sequence[Site], heads: int, length: int, d_kv: int
-) -> dict[str, Tensor]:
+def _saved_key_values(init: Initializer, sites: Sequence[Site], shape: Shape, length: int) -> dict[str, Tensor]:
     saved, start = init.saved(), {}
     for site in sites:
         kv = saved.site(site)
-        if kv is None or kv.keys[0].shape[1:] != (heads, length, d_kv):
+        if (
+            kv is None
+            or len(kv.keys) != shape.layers(site)
+            or kv.keys[0].shape[1:] != (shape.heads, length, shape.d_kv)
+        ):
             raise UserError(
                 f"init prompt:{init.argument}: has no {length} keys for the {site} site of this backbone; "
                 "give the length and the sites of the saved prompt"

@@ -10,7 +10,7 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 
 import preface
-from preface import training
+from preface import population
 from preface.backbone import Backbone
 from preface.errors import UserError
 from preface.experiments.cross_domain import RECIPES, load_experiment
@@ -94,19 +94,19 @@ def test_again_measures_nothing(finished: Path, nano: Backbone, spec: Path, monk
 
 
 def test_interrupted_it_goes_on(nano: Backbone, spec: Path, finished: Path, tmp_path: Path, monkeypatch: Any) -> None:
-    step = training._Training._step
+    step = population.Population._step
 
     def press(self, batches):
         if isinstance(self.method, PrefixTuning) and len(self.recipe.learning_rates) == 1 and self.state.step == 2:
             self._save()
-            raise training.Interrupted
+            raise population.Interrupted
         return step(self, batches)
 
-    monkeypatch.setattr(training._Training, "_step", press)
-    with pytest.raises(training.Interrupted):
+    monkeypatch.setattr(population.Population, "_step", press)
+    with pytest.raises(population.Interrupted):
         preface.compare_cross_domain(spec, out=tmp_path / "o", backbone=nano)
     assert len(json.loads((tmp_path / "o" / "results.json").read_text())) == 2  # zero-shot is kept
-    monkeypatch.setattr(training._Training, "_step", step)
+    monkeypatch.setattr(population.Population, "_step", step)
     preface.compare_cross_domain(spec, out=tmp_path / "o", backbone=nano)
     both = [json.loads((folder / "results.json").read_text()) for folder in (tmp_path / "o", finished)]
     assert [cell["value"] for cell in both[0]] == [cell["value"] for cell in both[1]]
