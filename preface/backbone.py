@@ -149,9 +149,8 @@ class Backbone:
             injection=injection,
             query_positions=query_positions,
         ).last_hidden_state
-        # where the projection is the input embeddings', T5 scales for it; mT5 has no field of its own that says so
-        config = self.model.config
-        scaled = getattr(config, "scale_decoder_outputs", config.tie_word_embeddings)
+        # T5 v1.0 shares the projection with the input embeddings, and scales for it; mT5 never does
+        scaled = getattr(self.model.config, "scale_decoder_outputs", False)
         return hidden * self.shape.d_model**-0.5 if scaled else hidden
 
     def decode(self, states: EncoderStates, decoder_input_ids: Tensor, injection: Injection | None = None) -> Tensor:

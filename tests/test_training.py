@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -202,22 +203,21 @@ def test_early_stopping_is_each_member_s_own(tiny: Backbone, data_file: Path, tm
             stale, best = (0, now) if now > best else (stale + 1, best)
             assert (stale == 2) == (place == len(mine) - 1) or place == 20
         lengths.add(len(mine))
-    assert len(lengths) > 1
+    assert min(lengths) < 21
 
 
 def test_warns_of_what_a_number_hides(
     tiny: Backbone, data_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    train(
-        tiny,
-        data_file,
-        tmp_path / "run",
-        learning_rates=[1e-9],
-        seeds=1,
-        steps=1,
-        method=PromptTuning(length=1),
+    trained = SimpleNamespace(
+        state=SimpleNamespace(scores=[2 / 3]),
+        labels=SimpleNamespace(words=("a", "b")),
+        dev_gold=torch.tensor([0, 1, 1]),
     )
-    assert "for every development row" in capsys.readouterr().err.replace("\n", " ")
+    population.Population._warn(trained, torch.tensor([[0.1, 0.9]] * 3))
+    assert "predicts 'b' for every development row" in capsys.readouterr().err.replace("\n", " ")
+    population.Population._warn(trained, torch.tensor([[0.1, 0.9], [0.1, 0.9], [0.9, 0.1]]))
+    assert "no better than always naming the commonest" in capsys.readouterr().err.replace("\n", " ")
     run = train(tiny, data_file, tmp_path / "wild", learning_rates=[1e30, 0.02], seeds=1, clip=None)
     assert "not finite" in capsys.readouterr().err.replace("\n", " ")
     assert all(torch.isfinite(tensor).all() for prompt in prompts(run) for tensor in prompt.values())
