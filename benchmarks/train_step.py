@@ -57,7 +57,7 @@ def ours(method: Method, inputs: list[list[int]], members: int = 1) -> Callable[
         batches = [next(order) for order in orders]
         worn = torch.tensor([member for member, batch in enumerate(batches) for _ in batch])
         ids, mask = backbone.pad([inputs[index] for batch in batches for index in batch])
-        labels = torch.tensor([[1465, 1]]).expand(len(ids), -1)
+        labels = torch.tensor([[1465, 1]] * len(ids))
         with backbone.training():
             logits = backbone.forward(ids, mask, labels, bank.injection().on(worn))
             member_losses(logits, labels, worn, members).sum().backward()
@@ -84,7 +84,7 @@ def peft(kind: str, length: int, inputs: list[list[int]]) -> Callable[[], None]:
         chosen = shuffled.sample(inputs, BATCH)
         longest = max(map(len, chosen))
         ids = torch.tensor([row + [0] * (longest - len(row)) for row in chosen])
-        labels = torch.tensor([[1465, 1]]).expand(BATCH, -1)
+        labels = torch.tensor([[1465, 1]] * BATCH)
         wrapped(input_ids=ids, attention_mask=(ids != 0).long(), labels=labels).loss.backward()
         optimizer.step()
         optimizer.zero_grad()
