@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -152,6 +154,39 @@ def test_bad_data_is_one_line_that_names_the_place(
     assert "bad.csv" in err
     assert says in err
     assert len(err.strip().splitlines()) == 1
+
+
+def test_ctrl_c_says_how_to_go_on(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    command = [sys.executable, "-m", "preface", "train", "--task", "film", "--length", "1", "--seeds", "1"]
+    command += ["--steps", "100000", "--evaluate-every", "50000", "--learning-rate", "0.01", "--out", str(out)]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and "losses" not in _read(out / "metrics.jsonl"):
+        time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert f"preface train --resume {out}" in err
+    assert "Traceback" not in err
+    assert list((out / "checkpoints").glob("step-*"))
+
+
+def _read(file: Path) -> str:
+    return file.read_text() if file.exists() else ""
+
+
+def test_skipped_rows_are_counted_and_listed(capsys: Any, monkeypatch: Any, tmp_path: Path) -> None:
+    file = tmp_path / "some.csv"
+    rows = [f"text {i},{('a', 'b')[i % 2]}" for i in range(30)]
+    file.write_text("text,label\n" + "\n".join([*rows[:10], "only one cell", *rows[10:], ",a"]) + "\n")
+    arguments = ["train", "--task", file, "--skip-bad-rows", "--steps", 1, "--length", 1, "--out", tmp_path / "r"]
+    code, _, err = in_process(arguments, capsys, monkeypatch)
+    assert code == 0
+    said = err.replace("\n", " ")
+    assert "2 bad rows were left out" in said
+    assert "line 12" in said
+    assert "line 33" in said
 
 
 def test_help_has_examples_and_does_not_wait_for_torch() -> None:

@@ -112,6 +112,33 @@ def test_interrupted_it_goes_on(nano: Backbone, spec: Path, finished: Path, tmp_
     assert [cell["value"] for cell in both[0]] == [cell["value"] for cell in both[1]]
 
 
+def test_a_slip_costs_nothing(nano: Backbone, spec: Path, tmp_path: Path) -> None:
+    """Nothing is measured, and the folder is not claimed, before all that can be wrong was looked at."""
+    out = tmp_path / "out"
+    column = {"method": "prefix-tuning", "learning_rates": [0.01]}
+    for change in (
+        {"eval_tasks": ["film", "revews"]},
+        {"columns": [{**column, "options": {"lenght": 3}}]},
+        {"columns": [{**column, "recipe": {"stepz": 3}}]},
+        {"columns": [column, column]},
+        {"columns": [{**column, "name": "tf-idf"}]},
+        {"recipe": {"seeds": 3}},
+        {"eval_tasks": ["tweets:neutral=keep"]},
+    ):
+        broken = tmp_path / "broken.yaml"
+        broken.write_text(yaml.safe_dump(SMALL | change))
+        with pytest.raises(UserError):
+            preface.compare_cross_domain(broken, out=out, backbone=nano)
+        assert not out.exists()
+
+
+def test_notes_may_change(finished: Path, nano: Backbone, tmp_path: Path) -> None:
+    file = tmp_path / "noted.yaml"
+    file.write_text(yaml.safe_dump(SMALL | {"title": "other words", "notes": ["a note"]}))
+    preface.compare_cross_domain(file, out=finished, backbone=nano)
+    assert "a note" in (finished / "report.html").read_text()
+
+
 def test_another_experiment_does_not_get_mixed_in(finished: Path, nano: Backbone, spec: Path) -> None:
     with pytest.raises(UserError, match="another experiment"):
         preface.compare_cross_domain(spec, out=finished, backbone=nano, seeds=3)
