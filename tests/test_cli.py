@@ -112,7 +112,7 @@ def test_tasks_and_methods(capsys: Any, monkeypatch: Any) -> None:
         (["train", "--resume", "nowhere"], "nothing to resume"),
         (["evaluate", "nowhere"], "nowhere"),
         (["train", "--lenght", "3"], "--lenght"),
-        (["train", "--task", "film", "--steps", "abc"], "abc"),
+        (["train", "--task", "film", "--steps", "abc"], "--steps"),
         (["evaluate", "--on", "posts", "--instruction", "hello"], "{text}"),
         (["evaluate", "--on", "posts", "--on", "posts"], "named twice"),
         (["train", "--task", "film", "--train-rows", "0"], "--train-rows"),
