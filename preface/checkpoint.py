@@ -77,6 +77,8 @@ def load_prompt(folder: str | Path) -> SavedPrompt:
     folder = Path(folder)
     if not (folder / "prompt.json").exists() and (folder / "prompt" / "prompt.json").exists():
         folder = folder / "prompt"
+    if (folder / "run.json").exists() and not (folder / "prompt" / "prompt.json").exists():
+        raise UserError(f"{folder}: not finished; `preface train --resume {folder}` goes on")
     if not (folder / "prompt.json").exists():
         raise UserError(f"{folder}: no prompt here; give the folder of a finished run, or one with prompt.json")
     try:

@@ -80,7 +80,7 @@ Data = Annotated[
 ]
 SkipBadRows = Annotated[bool, typer.Option("--skip-bad-rows", help="Leave out and count rows that cannot be read.")]
 Json = Annotated[
-    bool, typer.Option("--json", help="Only JSON on standard output: a list of cells, as in results.json.")
+    bool, typer.Option("--json", help="Only JSON on standard output; scores as a list of cells, as in results.json.")
 ]
 Out = Annotated[Path | None, typer.Option("--out", help="Folder to write into.")]
 On = Annotated[list[str] | None, typer.Option("--on", help="A task or a data file to evaluate on; may be repeated.")]
@@ -222,7 +222,7 @@ def train(
     else:
         _print(run_table(run))
         typer.echo(f"\nThe run is in {run.folder}. Next:")
-        typer.echo(f"  {_called()} evaluate {run.folder} --on reviews --on my.jsonl --input text --label label")
+        typer.echo(f"  {_called()} evaluate {run.folder} --on reviews")
         typer.echo(f"  {_called()} predict {run.folder} new.csv > labels.jsonl")
 
 

@@ -111,7 +111,7 @@ def methods_table(rows: Sequence[dict[str, Any]], backbone: Backbone) -> Table:
         caption="with gradient: measured by one backward pass",
     )
     for name in ("method", "length", "trained", "stored", "with gradient"):
-        table.add_column(name, justify="left" if name == "method" else "right", no_wrap=True)
+        table.add_column(name, justify="left" if name == "method" else "right", no_wrap=name != "method")
     for row in rows:
         through = f"\n  through an MLP of {row['reparametrize']}" if "reparametrize" in row else ""
         numbers = (row["length"], row["trained"], row["stored"], row["gradient_receiving"])

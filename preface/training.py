@@ -75,6 +75,8 @@ def train(
         the_method = validated(method_named(method), {}) if isinstance(method, str) else method or PrefixTuning()
         the_recipe = recipe_from(recipe, the_method.rates)
         folder = Path(out) if out else Path("runs") / _run_name(the_task, the_method)
+        if folder.exists() and not folder.is_dir():
+            raise UserError(f"{folder}: is a file; --out names the folder that the run will be in")
         if (folder / RECORD).exists():
             raise UserError(
                 f"{folder}: a run is there already; `--resume {folder}` goes on with it, or give another --out"

@@ -21,7 +21,7 @@ class PrefixTuning(Method):
     """Keys and values at any of the three attention sites."""
 
     name: ClassVar[str] = "prefix-tuning"
-    summary: ClassVar[str] = "keys and values in every layer"
+    summary: ClassVar[str] = "keys, values in every layer"
     rates: ClassVar[tuple[float, ...]] = (1e-2, 3e-2, 1e-1)
 
     init: str = "activations"

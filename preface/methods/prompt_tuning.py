@@ -18,7 +18,7 @@ class PromptTuning(Method):
     """n input embeddings."""
 
     name: ClassVar[str] = "prompt-tuning"
-    summary: ClassVar[str] = "input embeddings before the tokens"
+    summary: ClassVar[str] = "input embeddings"
     rates: ClassVar[tuple[float, ...]] = (0.03, 0.1, 0.3)
 
     init: str = "labels"

@@ -82,7 +82,7 @@ def iter_lines(stream: BinaryIO, name: str, encoding: str = "utf-8") -> Iterator
 
 
 def _other(encoding: str) -> str:
-    return f"name the file's encoding, as in --encoding {'latin-1' if 'utf' in encoding.lower() else 'utf-8'}"
+    return f"name the file's encoding, as in --encoding {'cp1252' if 'utf' in encoding.lower() else 'utf-8'}"
 
 
 def _decoder(encoding: str) -> codecs.IncrementalDecoder:

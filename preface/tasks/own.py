@@ -78,6 +78,8 @@ def _first(path: Path, names: tuple[str, ...], fields: tuple[str, ...], option: 
     for name in names:
         if name in fields:
             return (name,)
+    if len(fields) == 1 and ";" in fields[0]:
+        raise UserError(f"{path}: seems to be separated by semicolons; save it with commas or, as .tsv, with tabs")
     raise UserError(f"{path}: no field is called '{names[0]}', name one with {option}; its fields are {listed(fields)}")
 
 

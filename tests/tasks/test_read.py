@@ -214,7 +214,7 @@ def test_a_wrong_encoding_is_named_by_line_and_offset(tmp_path: Path, before: in
     path = file(tmp_path, "a.csv", good + b"caf\xe9,0\n")
     assert fails(path) == (
         f"{path} line {good.count(chr(10).encode()) + 1}: byte 0xe9 at offset {len(good) + 3} is not utf-8; "
-        "name the file's encoding, as in --encoding latin-1"
+        "name the file's encoding, as in --encoding cp1252"
     )
     assert fields(path, encoding="latin-1")[-1]["label"] == "0"
 
