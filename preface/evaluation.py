@@ -135,7 +135,10 @@ def evaluate(
             if len(set(labels)) == 1 and len(labels) > 1:
                 warn(f"{task.name}: {wearer.method} predicts {labels[0]!r} for every row")
             details = dict(wearer.details) | {
+                "scoring": scoring,
+                "instruction": instruction if run is None else None,
                 "cut_inputs": cut,
+                "skipped": list(examples.skipped),
                 "sources": [asdict(source) for source in examples.sources],
             }
             if scoring == "generate":

@@ -222,10 +222,11 @@ class Population:
             Member(index, rate, seed, state.scores[index], state.losses[index], state.steps[index])
             for index, (rate, seed) in enumerate(recipe.members)
         ]
+        counts = self.method.counts(self.backbone.shape)
         kept = {key: self.asked[key] for key in ("backbone", "fingerprint", "shape", "method", "task", "label_words")}
         kept |= {
             "max_input_tokens": recipe.max_input_tokens,
-            "trained_parameters": self.method.counts(self.backbone.shape).trained,
+            "trained_parameters": counts.trained,
         }
         for member in members:
             card = kept | {"member": asdict(member), "versions": installed_versions()}
@@ -242,7 +243,6 @@ class Population:
                     json.dumps({"label": label, "gold": self.labels.words[gold], "probabilities": given}),
                     file=file,
                 )
-        counts = self.method.counts(self.backbone.shape)
         result = {
             "best": best,
             "members": [asdict(member) for member in members],

@@ -29,7 +29,7 @@ def run_cells(run: Run) -> list[Cell]:
             method=record["method"]["name"],
             train_task=record["task"]["name"],
             eval_task=record["task"]["name"],
-            metric="accuracy",
+            metric=record["task"]["metric"],
             value=member.score,
             n=validation["rows"],
             seed=member.seed,

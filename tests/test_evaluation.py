@@ -83,6 +83,8 @@ def test_free_generation_counts_illegal_labels(nano: Backbone, run: Run) -> None
     assert free.value <= ranked.value + 1e-9 or free.details["illegal"] < 1
     (nonsense,) = preface.evaluate(on=["film"], backbone=nano, scoring="generate", instruction="question type: {text}")
     assert nonsense.details["illegal"] > 0
+    assert [cell.details["scoring"] for cell in (free, ranked)] == ["generate", "rank"]
+    assert nonsense.details["instruction"] == "question type: {text}"
 
 
 def test_own_data_beside_shipped_tasks(run: Run, tmp_path: Path) -> None:
