@@ -17,7 +17,7 @@ from preface.injection import Injection, join
 from preface.progress import progress, warn, warn_skipped
 from preface.results import Cell, read_cells, write_cells
 from preface.run import RECORD, Run
-from preface.score import LabelWords, generate, metric, score
+from preface.score import LabelWords, Prediction, generate, metric, score, to_prediction
 from preface.tasks import Split, Task, load_split, load_task
 from preface.tasks.registry import registered, split_reference
 
@@ -27,16 +27,6 @@ INSTRUCTION = "review sentiment: {text}"
 
 Scoring = Literal["rank", "generate"]
 Prompts = Literal["best", "rate", "all"]
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """What one prompt says of one row."""
-
-    label: str
-    """The label word; in free generation whatever was written."""
-    probabilities: dict[str, float] | None
-    """Of the label words; None in free generation."""
 
 
 def evaluate(
@@ -193,12 +183,6 @@ def predictions_on(
             flat = [Prediction(text, None) for text in written]
     size = len(inputs)
     return [flat[start : start + size] for start in range(0, len(flat), size)], sum(cut)
-
-
-def to_prediction(row: Sequence[float], words: Sequence[str]) -> Prediction:
-    """The likeliest word and all probabilities."""
-    probabilities = dict(zip(words, row, strict=True))
-    return Prediction(max(probabilities, key=lambda word: probabilities[word]), probabilities)
 
 
 def _is_shipped(task: str | Path | Task) -> bool:

@@ -28,7 +28,7 @@ from preface.progress import progress, say, warn, warn_skipped
 from preface.recipe import Recipe
 from preface.results import installed_versions
 from preface.run import Member, finish_record
-from preface.score import LabelWords, metric, score
+from preface.score import LabelWords, metric, score, to_prediction
 from preface.tasks import Split
 
 LOG_EVERY = 10
@@ -237,12 +237,8 @@ class Population:
         self._warn(predictions)
         with (self.folder / "predictions.jsonl").open("w", encoding="utf-8") as file:
             for gold, row in zip(self.dev_gold.tolist(), predictions.softmax(-1).tolist(), strict=True):
-                given = dict(zip(self.labels.words, row, strict=True))
-                label = max(given, key=lambda word: given[word])
-                print(
-                    json.dumps({"label": label, "gold": self.labels.words[gold], "probabilities": given}),
-                    file=file,
-                )
+                given = to_prediction(row, self.labels.words)
+                print(json.dumps(asdict(given) | {"gold": self.labels.words[gold]}), file=file)
         result = {
             "best": best,
             "members": [asdict(member) for member in members],

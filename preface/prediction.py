@@ -9,9 +9,9 @@ from typing import Any
 
 from preface.backbone import Backbone, load_backbone
 from preface.checkpoint import load_prompt
-from preface.evaluation import check_fit, to_prediction
+from preface.evaluation import check_fit
 from preface.run import Run
-from preface.score import LabelWords, score
+from preface.score import LabelWords, score, to_prediction
 from preface.tasks import Task, iter_examples, load_task
 
 CHUNK = 256

@@ -157,6 +157,22 @@ def metric(name: str, gold: Sequence[str], predicted: Sequence[str]) -> float:
     raise UserError(f"metric {name}: unknown; one of accuracy, macro_f1")
 
 
+@dataclass(frozen=True)
+class Prediction:
+    """What one prompt says of one row."""
+
+    label: str
+    """The label word; in free generation whatever was written."""
+    probabilities: dict[str, float] | None
+    """Of the label words; None in free generation."""
+
+
+def to_prediction(row: Sequence[float], words: Sequence[str]) -> Prediction:
+    """The likeliest word and all probabilities."""
+    probabilities = dict(zip(words, row, strict=True))
+    return Prediction(max(probabilities, key=lambda word: probabilities[word]), probabilities)
+
+
 class _Batch(NamedTuple):
     indices: list[int]
     ids: Tensor  # [B, T]
