@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from preface.experiments.cross_domain import compare_cross_domain
     from preface.methods import PrefixTuning, PromptTuning
     from preface.prediction import predict
+    from preface.pretraining.making import adapt, pretrain
+    from preface.pretraining.tokens import tokenize
     from preface.run import Run
     from preface.show import list_methods
     from preface.tasks import list_tasks
@@ -28,12 +30,15 @@ _HOMES = {
     "PromptTuning": "methods",
     "Run": "run",
     "UserError": "errors",
+    "adapt": "pretraining.making",
     "compare_cross_domain": "experiments.cross_domain",
     "evaluate": "evaluation",
     "list_methods": "show",
     "list_tasks": "tasks",
     "load_backbone": "backbone",
     "predict": "prediction",
+    "pretrain": "pretraining.making",
+    "tokenize": "pretraining.tokens",
     "train": "training",
 }
 """Where each public name lives: imported when first used, for torch takes seconds to import."""
@@ -45,12 +50,15 @@ __all__ = [
     "PromptTuning",
     "Run",
     "UserError",
+    "adapt",
     "compare_cross_domain",
     "evaluate",
     "list_methods",
     "list_tasks",
     "load_backbone",
     "predict",
+    "pretrain",
+    "tokenize",
     "train",
 ]
 

@@ -80,9 +80,7 @@ class Backbone:
         self.model: Any = model.eval().requires_grad_(False)  # its submodules are T5's, which the type does not say
         self.tokenizer = tokenizer
         self.shape = Shape.of(model.config)
-        for module in model.modules():
-            if isinstance(getattr(module, "act", None), NewGELUActivation):
-                module.act = nn.GELU(approximate="tanh")  # the same function in one kernel instead of eight
+        fuse_gelu(model)
         for stack in (self.model.encoder, self.model.decoder):
             table = attention.preceding_bias(stack.block[0].layer[0].SelfAttention)
             for block in stack.block:
@@ -225,6 +223,13 @@ class Backbone:
         return ids.to(self.device), mask.to(self.device)
 
 
+def fuse_gelu(model: nn.Module) -> None:
+    """Compute T5's GELU in one kernel instead of eight; the function stays the same."""
+    for module in model.modules():
+        if isinstance(getattr(module, "act", None), NewGELUActivation):
+            module.act = nn.GELU(approximate="tanh")
+
+
 def load_backbone(name_or_path: str | Path = DEFAULT, dtype: str = "auto", device: str = "auto") -> Backbone:
     """Load and freeze a Transformers T5-family checkpoint (T5 v1.0, v1.1, LM-adapted, Flan, mT5).
 
@@ -241,7 +246,7 @@ def load_backbone(name_or_path: str | Path = DEFAULT, dtype: str = "auto", devic
     transformers_logging.disable_progress_bar()
     name = str(name_or_path)
     path = EMBEDDED / name if (EMBEDDED / name / "config.json").exists() else name_or_path
-    target = _device(device)
+    target = device_named(device)
     try:
         config = AutoConfig.from_pretrained(path)
         if config.model_type not in FAMILIES:
@@ -250,7 +255,7 @@ def load_backbone(name_or_path: str | Path = DEFAULT, dtype: str = "auto", devic
             )
         tokenizer = AutoTokenizer.from_pretrained(path)
         model = AutoModelForSeq2SeqLM.from_pretrained(
-            path, dtype=_dtype(dtype, target), attn_implementation=attention.NAME
+            path, dtype=dtype_named(dtype, target), attn_implementation=attention.NAME
         )
     except (OSError, ValueError, SafetensorError) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
@@ -261,7 +266,8 @@ def load_backbone(name_or_path: str | Path = DEFAULT, dtype: str = "auto", devic
     return Backbone(name, model.to(target), tokenizer)
 
 
-def _device(name: str) -> torch.device:
+def device_named(name: str) -> torch.device:
+    """`auto` is a GPU if there is one. Raises UserError for a device that is not there."""
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
@@ -272,7 +278,8 @@ def _device(name: str) -> torch.device:
     return device
 
 
-def _dtype(name: str, device: torch.device) -> torch.dtype:
+def dtype_named(name: str, device: torch.device) -> torch.dtype:
+    """`auto` is bfloat16 where the hardware multiplies it. Raises UserError for other names than the three."""
     if name == "auto":
         return torch.bfloat16 if _bfloat16_is_fast(device) else torch.float32
     dtypes = {"float32": torch.float32, "bfloat16": torch.bfloat16}

@@ -88,10 +88,12 @@ def load_prompt(folder: str | Path) -> SavedPrompt:
     return SavedPrompt(injection_of(tensors), card)
 
 
-def save_state(folder: Path, step: int, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
-    """Write a training checkpoint `step-000123` into `folder`, and drop all but the newest `KEEP`."""
+def save_state(
+    folder: Path, step: int, tensors: Mapping[str, Tensor], state: Mapping[str, Any], keep: int = KEEP
+) -> None:
+    """Write a training checkpoint `step-000123` into `folder`, and drop all but the newest `keep`."""
     _write_folder(folder / f"step-{step:08d}", "state", tensors, state)
-    for old in sorted(folder.glob("step-*"))[:-KEEP]:
+    for old in sorted(folder.glob("step-*"))[:-keep]:
         shutil.rmtree(old)
 
 

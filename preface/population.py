@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import json
 import math
-import signal
 import statistics
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,6 +19,7 @@ from torch.nn.functional import cross_entropy
 from preface import batching, checkpoint
 from preface.backbone import Backbone
 from preface.injection import Injection
+from preface.interrupt import Interrupted, stop_requested
 from preface.methods import Bank, Method
 from preface.methods.init import Initializer
 from preface.optimizers import Optimizer, clip_gradients, optimizer, schedule
@@ -34,10 +33,6 @@ from preface.tasks import Split
 LOG_EVERY = 10
 """Steps between lines in `metrics.jsonl`."""
 CHECKPOINT_SECONDS = 30.0
-
-
-class Interrupted(Exception):  # noqa: N818 — what happened is no error
-    """Ctrl-C: everything up to the last step is on disk."""
 
 
 @dataclass
@@ -130,7 +125,7 @@ class Population:
         began = time.monotonic() - state.seconds
         size = len(recipe.members)
         title = f"{self.method.name} × {size}" if size > 1 else self.method.name
-        with progress(title, recipe.steps, "steps", state.step) as advance, _stop_requested() as stop:
+        with progress(title, recipe.steps, "steps", state.step) as advance, stop_requested() as stop:
             if state.step == 0:
                 self._look()
             while state.step < recipe.steps and any(state.active):
@@ -357,25 +352,3 @@ def rate_summary(members: Sequence[Member]) -> list[dict[str, Any]]:
             }
         )
     return summary
-
-
-@contextmanager
-def _stop_requested() -> Iterator[Callable[[], bool]]:
-    """A function that tells whether Ctrl-C was pressed, so that a step is never torn; a second one stops at once."""
-    pressed = False
-
-    def press(number: int, frame: Any) -> None:
-        nonlocal pressed
-        if pressed:
-            raise KeyboardInterrupt
-        pressed = True
-
-    try:
-        before = signal.signal(signal.SIGINT, press)
-    except ValueError:  # not in the main thread: Ctrl-C is somebody else's
-        yield lambda: False
-        return
-    try:
-        yield lambda: pressed
-    finally:
-        signal.signal(signal.SIGINT, before)

@@ -27,7 +27,7 @@ class _Rate(ProgressColumn):
 
 
 @contextmanager
-def progress(title: str, total: int | None, unit: str, done: int = 0) -> Iterator[Callable[..., None]]:
+def progress(title: str, total: float | None, unit: str, done: float = 0) -> Iterator[Callable[..., None]]:
     """A bar; the yielded function takes how much more is done, and optionally a `note` shown beside the title."""
     bar = Progress(
         TextColumn("{task.description}"),
@@ -41,9 +41,10 @@ def progress(title: str, total: int | None, unit: str, done: int = 0) -> Iterato
         disable=not sys.stderr.isatty(),
     )
     with bar:
-        task = bar.add_task(title, total=total, completed=done, unit=unit, note="")
+        task = bar.add_task(title, total=total, unit=unit, note="")
+        bar.update(task, completed=done)
 
-        def advance(count: int = 1, note: str | None = None) -> None:
+        def advance(count: float = 1, note: str | None = None) -> None:
             bar.update(task, advance=count)
             if note is not None:
                 bar.update(task, note=note)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 from rich import box
@@ -130,4 +132,23 @@ def tasks_table(found: Sequence[TaskInfo]) -> Table:
         everywhere = len(places) == 1 and len(task.places) == 3
         shown = (place if everywhere else f"{place}: {', '.join(splits)}" for place, splits in places.items())
         table.add_row(task.name, "\n".join(shown), task.description)
+    return table
+
+
+def backbone_table(folder: Path) -> Table:
+    """What a backbone that was just made is worth: held-out losses, probes, speed."""
+    record = json.loads((folder / "backbone.json").read_text(encoding="utf-8"))
+    result = record["result"]
+    table = Table(
+        box=box.SIMPLE_HEAD,
+        title=f"{folder}: {record['parameters']:,} parameters",
+        caption=f"{result['tokens']:,} tokens in {result['steps']:,} steps, {result['tokens_per_second']:,.0f}/s, "
+        f"{result['seconds'] / 60:,.1f} min in all. Losses in nats a token; noise: hidden text without sentinels.",
+    )
+    table.add_column("measure")
+    table.add_column("value", justify="right")
+    for name, value in result["validation"].items():
+        table.add_row(f"validation loss, {name}", f"{value:.3f}" if value is not None else "not finite")
+    for name, value in result["probes"].items():
+        table.add_row(f"small prefix on {name}, development", f"{100 * value:.1f} %")
     return table

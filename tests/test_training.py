@@ -17,8 +17,9 @@ from preface import population
 from preface.backbone import Backbone
 from preface.checkpoint import tensors_of
 from preface.errors import UserError
+from preface.interrupt import Interrupted
 from preface.methods import PrefixTuning, PromptTuning
-from preface.population import Interrupted, majority, member_losses, rate_summary
+from preface.population import majority, member_losses, rate_summary
 from preface.recipe import Recipe, recipe_from
 from preface.run import RECORD, Run
 

@@ -21,9 +21,9 @@ LONGEST = 1 << 24
 
 @contextmanager
 def open_bytes(source: str | Path) -> Iterator[BinaryIO]:
-    """Open a file, a `.gz` file or standard input (`-`).
+    """Open a file, a `.gz` or `.zst` file, or standard input (`-`).
 
-    Raises UserError if it is not there, is no file, may not be read, or is a broken gzip file.
+    Raises UserError if it is not there, is no file, may not be read, or is a broken gzip or Zstandard file.
     """
     if str(source) == STDIN:
         yield sys.stdin.buffer
@@ -33,6 +33,9 @@ def open_bytes(source: str | Path) -> Iterator[BinaryIO]:
         if path.suffix == ".gz":
             with gzip.open(path) as stream:
                 yield cast(BinaryIO, stream)
+        elif path.suffix == ".zst":
+            with _zstandard(path) as text:
+                yield text
         else:
             with path.open("rb") as stream:
                 yield stream
@@ -44,6 +47,20 @@ def open_bytes(source: str | Path) -> Iterator[BinaryIO]:
         raise UserError(f"{path}: is not a whole gzip file ({error}); compress or download it again") from error
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror or error}); check its permissions") from error
+
+
+@contextmanager
+def _zstandard(path: Path) -> Iterator[BinaryIO]:
+    import pyarrow as pa  # Python itself reads Zstandard from 3.14 on
+
+    with path.open("rb") as file:
+        try:
+            with pa.CompressedInputStream(file, "zstd") as stream:
+                yield cast(BinaryIO, stream)
+        except OSError as error:
+            raise UserError(
+                f"{path}: is not a whole Zstandard file ({error}); compress or download it again"
+            ) from error
 
 
 def iter_lines(stream: BinaryIO, name: str, encoding: str = "utf-8") -> Iterator[str]:

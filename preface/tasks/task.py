@@ -123,6 +123,47 @@ class Option(Model):
         return self
 
 
+def template_pieces(template: str) -> tuple[tuple[str, str | None], ...]:
+    """A template as pairs of literal text and the field after it; raises ValueError if it is broken or has no field."""
+    pieces = []
+    try:
+        for literal, field, spec, conversion in Formatter().parse(template):
+            if field == "" or spec or conversion:
+                raise ValueError("template takes plain field names in braces, such as {text}; write {{ for a brace")
+            pieces.append((literal, field))
+    except ValueError as error:
+        raise ValueError(f"template {template!r}: {error}") from error
+    if all(field is None for _, field in pieces):
+        raise ValueError("template names no field; {text} stands for the input")
+    return tuple(pieces)
+
+
+class Instruction(Model):
+    """A way to ask for the label in words. In YAML a string is an instruction without answers of its own."""
+
+    template: str
+    """Written as a task's template, with fields that the task's template names."""
+    answers: dict[Text, Text] = {}
+    """What to answer in place of each label word, as yes for positive; empty: the label words themselves."""
+
+    @cached_property
+    def pieces(self) -> tuple[tuple[str, str | None], ...]:
+        """The template as pairs of literal text and the field after it."""
+        return template_pieces(self.template)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_a_string(cls, value: Any) -> Any:
+        return {"template": value} if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _holds_together(self) -> Instruction:
+        template_pieces(self.template)
+        if len(set(self.answers.values())) < len(self.answers) or "" in self.answers.values():
+            raise ValueError(f"answers needs a different word for each label, not {list(self.answers.values())}")
+        return self
+
+
 class Task(Model):
     """A classification task. Its name, with the options that differ from their defaults, refers to it."""
 
@@ -132,6 +173,8 @@ class Task(Model):
     fields: Fields
     template: str = "{text}"
     """The text of an example. `{text}` is the input fields, joined by a space; `{x}` is the field x."""
+    instructions: tuple[Instruction, ...] = ()
+    """Ways to ask for the label in words, for instruction tuning and for use without a prompt."""
     replace: dict[str, str] = {}
     """Strings to replace in the text, in this order."""
     labels: dict[Text, Text | None]
@@ -150,23 +193,19 @@ class Task(Model):
     @cached_property
     def pieces(self) -> tuple[tuple[str, str | None], ...]:
         """The template as pairs of literal text and the field after it; raises ValueError if it is broken."""
-        pieces = []
-        for literal, field, spec, conversion in Formatter().parse(self.template):
-            if field == "" or spec or conversion:
-                raise ValueError("template takes plain field names in braces, such as {text}; write {{ for a brace")
-            pieces.append((literal, field))
-        return tuple(pieces)
+        return template_pieces(self.template)
 
     @model_validator(mode="after")
     def _holds_together(self) -> Task:
-        try:
-            names = [field for _, field in self.pieces if field is not None]
-        except ValueError as error:
-            raise ValueError(f"template {self.template!r}: {error}") from error
-        if not names:
-            raise ValueError("template names no field; {text} stands for the input")
+        names = [field for _, field in self.pieces if field is not None]
         if self.fields.label in self.fields.input or (self.fields.label in names and self.fields.label != "text"):
             raise ValueError(f"the label field {self.fields.label!r} may not be part of the text")
+        for number, instruction in enumerate(self.instructions):
+            # splits are drawn by the template's text: with other fields, a text could stand in two splits
+            other = next((field for _, field in instruction.pieces if field not in (None, *names)), None)
+            if other is not None:
+                have = ", ".join(f"{{{name}}}" for name in names)
+                raise ValueError(f"instructions.{number}: {{{other}}} is no field of the template, which has {have}")
         if len(self.label_words) < 2 or "" in self.label_words:
             raise ValueError(f"labels needs two or more different words, not {list(self.label_words)}")
         for name, rule in self.splits.items():

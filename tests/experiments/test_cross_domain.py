@@ -14,6 +14,7 @@ from preface import population
 from preface.backbone import Backbone
 from preface.errors import UserError
 from preface.experiments.cross_domain import RECIPES, load_experiment
+from preface.interrupt import Interrupted
 from preface.methods import PrefixTuning
 from preface.tasks import load_split
 
@@ -99,11 +100,11 @@ def test_interrupted_it_goes_on(nano: Backbone, spec: Path, finished: Path, tmp_
     def press(self, batches):
         if isinstance(self.method, PrefixTuning) and len(self.recipe.learning_rates) == 1 and self.state.step == 2:
             self._save()
-            raise population.Interrupted
+            raise Interrupted
         return step(self, batches)
 
     monkeypatch.setattr(population.Population, "_step", press)
-    with pytest.raises(population.Interrupted):
+    with pytest.raises(Interrupted):
         preface.compare_cross_domain(spec, out=tmp_path / "o", backbone=nano)
     assert len(json.loads((tmp_path / "o" / "results.json").read_text())) == 2  # zero-shot is kept
     monkeypatch.setattr(population.Population, "_step", step)

@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 from making import fails, jsonl, rows, task, texts
+from test_task import SHIPPED
 
 from preface.tasks import Example, Task, find, list_tasks, load_split
 
@@ -50,14 +51,17 @@ def test_the_data_folder_goes_first_then_the_tasks_own_then_the_package(
     assert texts(load_split(own / "mine.yaml", "test", data=tmp_path).examples) == ["own a 0", "own b 0"]
 
 
-@pytest.mark.parametrize("name", ["sst2", "imdb", "financial_phrasebank", "tweets", "semeval_twitter", "cr"])
+FILES_ONLY = {"semeval_twitter", "trec", "mpqa", "subj"}
+
+
+@pytest.mark.parametrize("name", sorted(SHIPPED - {"company_news", "film", "posts", "reviews"}))
 def test_rows_that_are_nowhere(name: str, tmp_path: Path) -> None:
     message = fails(load_split, name, "test")
     assert message.startswith(f"{name}: its ")
     assert "no data folder is given" in message
     assert "give --data DIR or set PREFACE_DATA" in message
     assert "use a task that comes with rows (company_news, film, posts, reviews)" in message
-    assert ("HF_HUB_OFFLINE is set" in message) == (name != "semeval_twitter")
+    assert ("HF_HUB_OFFLINE is set" in message) == (name not in FILES_ONLY)
     assert f"{tmp_path} lacks " in fails(load_split, name, "test", data=tmp_path)
 
 
@@ -100,6 +104,18 @@ def test_files_as_their_authors_distribute_them(tmp_path: Path) -> None:
     )
     assert load_split("financial_phrasebank:agreement=75", "test", data=tmp_path).examples == [
         Example("Sales in Åland rose , info@x.fi said .", "positive")
+    ]
+    (tmp_path / "glue" / "CoLA").mkdir(parents=True)
+    (tmp_path / "glue" / "CoLA" / "dev.tsv").write_text('gj04\t1\t\tWe "yelled".\ngj04\t0\t*\tWe yelled hoarse.\n')
+    assert load_split("cola", "test", data=tmp_path).examples == [
+        Example('We "yelled".', "acceptable"),
+        Example("We yelled hoarse.", "unacceptable"),
+    ]
+    mrpc = '\ufeffQuality\t#1 ID\t#2 ID\t#1 String\t#2 String\r\n1\t8\t9\tHe said " so .\tSo he said .\r\n'
+    (tmp_path / "glue" / "MRPC").mkdir()
+    (tmp_path / "glue" / "MRPC" / "dev.tsv").write_bytes(mrpc.encode())
+    assert load_split("mrpc", "test", data=tmp_path).examples == [
+        Example('He said " so . Does that mean that So he said .', "yes")
     ]
     jsonl(tmp_path / "semeval_twitter" / "train.jsonl", [
         {"text": '"I\\u2019m \\""""so\\"""" happy\\u002c \\""yes\\"""', "label": "positive"}

@@ -14,10 +14,11 @@ from preface.tasks import Example, Row, Task, load_task
 from preface.tasks.example import label_of, text_of
 from preface.tasks.registry import registered
 
-SHIPPED = {
-    "company_news", "cr", "film", "financial_phrasebank", "imdb",
+SENTIMENT = {
+    "company_news", "cr", "film", "financial_phrasebank", "imdb", "mpqa",
     "posts", "reviews", "semeval_twitter", "sst2", "tweets",
 }  # fmt: skip
+SHIPPED = SENTIMENT | {"boolq", "cb", "cola", "copa", "mrpc", "rte", "subj", "trec", "wic", "wnli"}
 
 
 def definition(**changes: Any) -> dict[str, Any]:
@@ -46,8 +47,8 @@ def test_shipped_tasks() -> None:
         task = load_task(name)
         assert task.name == name
         assert task.description
-        assert task.label_words == ("negative", "positive")
-        assert task.metric == "accuracy"
+        assert (task.label_words == ("negative", "positive")) == (name in SENTIMENT)
+        assert (task.metric == "accuracy") == (name not in {"cb", "cola"})
         assert "test" in task.splits
 
 
@@ -81,7 +82,7 @@ def test_a_task_survives_json() -> None:
     ("reference", "said"),
     [
         ("sts2", "did you mean sst2?"),
-        ("nothing at all", "Give one of company_news"),
+        ("nothing at all", "Give one of boolq"),
         ("", "no task is called ''"),
         ("a\0b", "no task"),
         ("x" * 5000, "no task"),
@@ -148,6 +149,18 @@ def test_a_yaml_of_ones_own(tmp_path: Path) -> None:
         (definition(template="{text!r}"), "plain field names"),
         (definition(template="{}"), "plain field names"),
         (definition(template="no field"), "template names no field"),
+        (
+            definition(instructions=["say {other}"]),
+            "instructions.0: {other} is no field of the template, which has {text}",
+        ),
+        (definition(instructions=["a {text}", "{"]), "instructions.1: template '{'"),
+        (definition(instructions=["a {text}", {"template": "b"}]), "instructions.1: template names no field"),
+        (definition(instructions=[{"template": "{text}", "answer": {}}]), "instructions.0.answer: is no key of a task"),
+        (definition(instructions=[{"template": "{text}", "answers": {"bad": False}}]), "write it in quotes"),
+        (
+            definition(instructions=[{"template": "{text}", "answers": {"bad": "x", "good": "x"}}]),
+            "instructions.0: answers needs a different word for each label, not ['x', 'x']",
+        ),
         (definition(template="{text} {label}"), "the label field 'label' may not be part of the text"),
         (definition(fields={"input": "label", "label": "label"}), "may not be part of the text"),
         (

@@ -1,0 +1,83 @@
+"""The sizes of a backbone that is trained from scratch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field
+from transformers import PreTrainedTokenizerBase, T5Config, T5ForConditionalGeneration
+
+from preface.errors import UserError
+from preface.recipe import validated
+
+SHAPES = Path(__file__).parent / "shapes"
+
+
+class Architecture(BaseModel):
+    """A T5: v1.0 blocks (ReLU, tied embeddings) or v1.1 blocks (gated GELU, a projection of its own)."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    d_model: int = Field(256, ge=1)
+    layers: int = Field(4, ge=1)
+    """Of the encoder, and of the decoder unless that is given."""
+    decoder_layers: int | None = Field(None, ge=1)
+    d_kv: int = Field(64, ge=1)
+    heads: int | None = Field(None, ge=1)
+    """None: d_model / d_kv, at least 1."""
+    d_ff: int | None = Field(None, ge=1)
+    """None: 4 × d_model in v1.0; in v1.1 2.75 × d_model, since its layer has two matrices going up."""
+    block: Literal["v1.0", "v1.1"] = "v1.1"
+    tie_embeddings: bool | None = None
+    """Whether the input embeddings are the output projection too. None: as the block has it."""
+    relative_buckets: int = Field(32, ge=4)
+    relative_distance: int = Field(128, ge=8)
+
+    def config(self, vocabulary: int, pad: int = 0, eos: int = 1) -> T5Config:
+        """Transformers' configuration of the same sizes."""
+        gated = self.block == "v1.1"
+        sizes: dict[str, Any] = {
+            "vocab_size": vocabulary,
+            "d_model": self.d_model,
+            "d_kv": self.d_kv,
+            "num_heads": self.heads or max(1, self.d_model // self.d_kv),
+            "d_ff": self.d_ff or (self.d_model * 11 // 4 if gated else 4 * self.d_model),
+            "num_layers": self.layers,
+            "num_decoder_layers": self.decoder_layers or self.layers,
+            "feed_forward_proj": "gated-gelu" if gated else "relu",
+            "tie_word_embeddings": (not gated) if self.tie_embeddings is None else self.tie_embeddings,
+            "relative_attention_num_buckets": self.relative_buckets,
+            "relative_attention_max_distance": self.relative_distance,
+            "dropout_rate": 0.0,
+            "pad_token_id": pad,
+            "eos_token_id": eos,
+            "decoder_start_token_id": pad,
+        }
+        return T5Config(**sizes)
+
+    def build(self, tokenizer: PreTrainedTokenizerBase) -> T5ForConditionalGeneration:
+        """A model with random weights, drawn from torch's generator."""
+        config = self.config(len(tokenizer), int(tokenizer.pad_token_id), int(tokenizer.eos_token_id))  # type: ignore[arg-type]
+        return T5ForConditionalGeneration(config)
+
+
+def load_architecture(name: str | Path | None, **numbers: Any) -> Architecture:
+    """A shipped shape (`1m`, `4m`, `11m`, `30m`), a YAML, or None for the defaults; `numbers` win over it.
+
+    Raises UserError for an unknown name, a broken file or impossible numbers.
+    """
+    fields: dict[str, Any] = {}
+    if name is not None:
+        path = SHAPES / f"{name}.yaml" if (SHAPES / f"{name}.yaml").exists() else Path(name)
+        try:
+            fields = yaml.safe_load(path.read_text(encoding="utf-8"))
+        except OSError as error:
+            known = ", ".join(sorted((path.stem for path in SHAPES.glob("*.yaml")), key=lambda stem: int(stem[:-1])))
+            raise UserError(f"architecture {name}: no such file; the shapes that ship are {known}") from error
+        except (yaml.YAMLError, ValueError) as error:
+            raise UserError(f"architecture {name}: is not YAML ({str(error).splitlines()[0]})") from error
+        if not isinstance(fields, dict):
+            raise UserError(f"architecture {name}: is no list of sizes, as in `d_model: 256`")
+    return validated(Architecture, fields | numbers)

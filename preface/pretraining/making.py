@@ -1,0 +1,358 @@
+"""Make a backbone: from scratch, or from another one."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import sys
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from transformers import AutoConfig, AutoModelForSeq2SeqLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+
+from preface.backbone import DEFAULT, EMBEDDED, FAMILIES, device_named, dtype_named, fuse_gelu
+from preface.errors import UserError
+from preface.pretraining.architecture import load_architecture
+from preface.pretraining.card import write_card
+from preface.pretraining.keep_out import KeepOut
+from preface.pretraining.loop import Pretraining
+from preface.pretraining.mixture import (
+    Batch,
+    Instructions,
+    Mixture,
+    Objective,
+    ObjectiveName,
+    PrefixLM,
+    SpanCorruption,
+    sentinels,
+)
+from preface.pretraining.probe import probe
+from preface.pretraining.settings import Settings
+from preface.pretraining.tokens import Tokens
+from preface.recipe import validated
+from preface.results import installed_versions, write_atomically
+from preface.tasks import Example, load_task
+from preface.tasks.instructions import load_instructions
+
+RECORD = "backbone.json"
+VALIDATION_BATCHES = 4
+VALIDATION_ROWS = 32
+"""Held-out sequences of each objective that are looked at."""
+SEEN = "preface_seen_tasks"
+"""Where a model's configuration lists the tasks whose labelled examples it was trained on."""
+
+
+def pretrain(
+    tokens: str | Path,
+    out: str | Path,
+    *,
+    architecture: str | Path | None = None,
+    numbers: Mapping[str, Any] | None = None,
+    objectives: Mapping[str, float] | None = None,
+    tasks: Sequence[str] = (),
+    keep_out: Sequence[str] = (),
+    probes: Sequence[str] = (),
+    data: str | Path | None = None,
+    dtype: str = "auto",
+    device: str = "auto",
+    **settings: Any,
+) -> Path:
+    """Train a T5 from scratch.
+
+    Args:
+        tokens: a folder that `tokenize` made; its tokenizer becomes the backbone's.
+        out: the backbone's folder, which Transformers loads. An unfinished one is resumed with `resume`.
+        architecture: a shipped shape (`1m`, `4m`, `11m`, `30m`) or a YAML; `numbers` are fields of `Architecture`
+            that win over it.
+        objectives: weights of `span-corruption` (default: it alone), `prefix-lm`, `instructions`.
+        tasks: what instructions are made of; examples whose text is an evaluation input of `keep_out` are left out.
+        probes: tasks on which a small prefix is tuned as training goes on.
+        data: folder with the data files of shipped tasks (default: the environment's PREFACE_DATA).
+        dtype: what the model computes in; weights and optimizer are float32 always.
+        settings: fields of `Settings`: `minutes`, `steps` or `tokens` as `budget_tokens`, `learning_rate`, …
+
+    Raises:
+        UserError: what the user can put right.
+        Interrupted: after Ctrl-C; `resume` goes on.
+    """
+    shape = load_architecture(architecture, **(numbers or {}))
+    asked = _asked(tokens, tasks, keep_out, probes, data, dtype, device, objectives or {"span-corruption": 1}, settings)
+    asked |= {"verb": "pretrain", "architecture": shape.model_dump(mode="json"), "began_from": None}
+    return _begin(Path(out), asked)
+
+
+def adapt(
+    checkpoint: str | Path,
+    out: str | Path,
+    *,
+    tokens: str | Path | None = None,
+    objectives: Mapping[str, float] | None = None,
+    tasks: Sequence[str] = (),
+    keep_out: Sequence[str] = (),
+    probes: Sequence[str] = (),
+    data: str | Path | None = None,
+    dtype: str = "auto",
+    device: str = "auto",
+    **settings: Any,
+) -> Path:
+    """Train all weights of a T5-family checkpoint on: LM adaptation (Lester et al. 2021, section 3.2), more span
+    corruption, instruction tuning (Wei et al. 2022), full tuning on one task, or a mixture.
+
+    Args:
+        checkpoint: an embedded backbone, a folder, or a name on the Hugging Face hub.
+        tokens: a folder that `tokenize` made with the checkpoint's tokenizer; not needed for instructions alone.
+        objectives: as for `pretrain` (default: `prefix-lm` alone).
+
+    All else is as for `pretrain`.
+    """
+    asked = _asked(tokens, tasks, keep_out, probes, data, dtype, device, objectives or {"prefix-lm": 1}, settings)
+    asked |= {"verb": "adapt", "architecture": None, "began_from": str(checkpoint)}
+    return _begin(Path(out), asked)
+
+
+def resume(folder: str | Path, device: str | None = None) -> Path:
+    """Go on with an interrupted `pretrain` or `adapt`; all else comes from its folder."""
+    folder = Path(folder)
+    try:
+        record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{folder}: nothing to resume (no readable {RECORD} there)") from error
+    if "result" in record:
+        raise UserError(f"{folder}: finished already; it loads as a backbone")
+    return _go(folder, record | {"device": device or record["device"]})
+
+
+def _asked(
+    tokens: str | Path | None,
+    tasks: Sequence[str],
+    keep_out: Sequence[str],
+    probes: Sequence[str],
+    data: str | Path | None,
+    dtype: str,
+    device: str,
+    objectives: Mapping[str, float],
+    settings: dict[str, Any],
+) -> dict[str, Any]:
+    if "budget_tokens" in settings:
+        settings = {**settings, "tokens": settings["budget_tokens"]}
+        del settings["budget_tokens"]
+    checked = validated(Settings, {"objectives": dict(objectives), **settings})
+    names = set(checked.objectives)
+    if "instructions" in names and not tasks:
+        raise UserError("tasks: the objective `instructions` needs some; `preface tasks` lists those that ship")
+    if tasks and "instructions" not in names:
+        raise UserError("tasks: given, but no objective is `instructions`; add it, as in `--objective instructions`")
+    if names - {"instructions"} and tokens is None:
+        raise UserError("tokens: none given; `preface tokenize TEXT… --out FOLDER` makes such a folder")
+    return {
+        "tokens_folder": None if tokens is None else str(Path(tokens).resolve()),
+        "tasks": list(tasks),
+        "keep_out": list(keep_out),
+        "probe_tasks": list(probes),
+        "data": None if data is None else str(Path(data).resolve()),
+        "dtype": dtype,
+        "device": device,
+        "settings": checked.model_dump(mode="json"),
+        "versions": installed_versions(),
+        "command": ["preface", *sys.argv[1:]],
+    }
+
+
+def _begin(folder: Path, asked: dict[str, Any]) -> Path:
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        hint = f"`--resume {folder}` goes on with it, or " if (folder / RECORD).exists() else ""
+        raise UserError(f"{folder}: is there already and not empty; {hint}give another --out")
+    return _go(folder, asked)
+
+
+def _go(folder: Path, record: dict[str, Any]) -> Path:
+    """Build everything that the record asks for, train, export."""
+    settings = Settings(**record["settings"])
+    target = device_named(record["device"])
+    accelerator = Accelerator(cpu=target.type == "cpu")
+    dtype = dtype_named(record["dtype"], accelerator.device)
+    tokens = None if record["tokens_folder"] is None else Tokens.open(record["tokens_folder"])
+    model, tokenizer, lineage = _model(record, tokens, settings.seed)
+    objectives, validation, left_out = _objectives(record, settings, tokens, tokenizer)
+    record |= {
+        "name": folder.name,
+        "dtype": str(dtype).removeprefix("torch."),
+        "device": str(accelerator.device) if record["device"] == "auto" else record["device"],
+        "threads": torch.get_num_threads(),
+        "processes": accelerator.num_processes,
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "seen_tasks": sorted({*lineage, *record["tasks"]}),
+        "left_out_examples": left_out,
+    }
+    setattr(model.config, SEEN, record["seen_tasks"])
+    record["config"] = {
+        name: value for name, value in model.config.to_diff_dict().items() if not isinstance(value, dict)
+    } | {name: getattr(model.config, name) for name in _SHOWN}
+    if tokens is not None:
+        begun, now = record.get("tokens", {}).get("sha256"), tokens.card["sha256"]
+        if begun not in (None, now):
+            raise UserError(f"{tokens.folder}: other tokens than {folder} was begun with; start anew")
+        record["tokens"] = {
+            "sources": [Path(source["name"]).name for source in tokens.card["sources"]],
+            "keep_out": tokens.card["asked"]["keep_out"],
+            "dropped": tokens.card["dropped"],
+            "count": tokens.card["tokens"],
+            "sha256": now,
+        }
+    folder.mkdir(parents=True, exist_ok=True)
+    if accelerator.is_main_process:
+        write_atomically(folder / RECORD, json.dumps(record, indent=1) + "\n")
+    loop = Pretraining(
+        folder,
+        model,
+        _plain(tokenizer, int(model.config.vocab_size)),
+        settings,
+        Mixture(objectives, record["settings"]["objectives"], settings.seed),
+        validation,
+        accelerator,
+        dtype,
+        _prober(folder, tokenizer, record["probe_tasks"], record["data"]),
+    )
+    state = loop.run(f"`preface {record['verb']} --resume {folder}` goes on")
+    loop.export(folder)
+    if accelerator.is_main_process:
+        tokenizer.save_pretrained(folder)
+        record["result"] = {
+            "steps": state.step,
+            "tokens": state.tokens,
+            "seconds": round(state.seconds, 1),
+            "training_seconds": round(state.training_seconds, 1),
+            "tokens_per_second": round(state.tokens / max(state.training_seconds, 1e-9), 1),
+            "validation": state.validation,
+            "probes": state.probes,
+        }
+        write_card(folder, record)
+        write_atomically(folder / RECORD, json.dumps(record, indent=1) + "\n")
+        shutil.rmtree(folder / "checkpoints")
+    accelerator.wait_for_everyone()
+    return folder
+
+
+_SHOWN = (
+    "d_model", "d_kv", "num_heads", "d_ff", "num_layers", "num_decoder_layers", "feed_forward_proj", "vocab_size",
+    "tie_word_embeddings", "relative_attention_num_buckets", "relative_attention_max_distance",
+)  # fmt: skip
+
+
+def _model(
+    record: Mapping[str, Any], tokens: Tokens | None, seed: int
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, list[str]]:
+    """The model to begin with, its tokenizer, and the tasks whose labels it has seen already."""
+    if record["began_from"] is None:
+        assert tokens is not None or record["architecture"] is not None
+        if tokens is None:
+            raise UserError("tokens: needed to train from scratch, for their tokenizer if nothing else")
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            model: PreTrainedModel = load_architecture(None, **record["architecture"]).build(tokens.tokenizer)
+        fuse_gelu(model)
+        return model, tokens.tokenizer, []
+    name = record["began_from"]
+    path = EMBEDDED / name if (EMBEDDED / name / "config.json").exists() else name
+    try:
+        config = AutoConfig.from_pretrained(path)
+        if config.model_type not in FAMILIES:
+            raise UserError(f"{name}: a {config.model_type} model; Preface takes the T5 family ({', '.join(FAMILIES)})")
+        tokenizer = AutoTokenizer.from_pretrained(path)
+        model = AutoModelForSeq2SeqLM.from_pretrained(path, dtype=torch.float32)
+    except (OSError, ValueError) as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise UserError(
+            f"checkpoint {name}: cannot be loaded ({reason}); give a folder, a name on the hub, or `{DEFAULT}`"
+        ) from error
+    if tokens is not None and tokens.tokenizer.get_vocab() != tokenizer.get_vocab():
+        raise UserError(
+            f"{tokens.folder}: made with another tokenizer than {name}'s; "
+            f"`preface tokenize … --tokenizer {name}` makes one that fits"
+        )
+    fuse_gelu(model)
+    return model, tokenizer, list(getattr(config, SEEN, []))
+
+
+def _objectives(
+    record: Mapping[str, Any], settings: Settings, tokens: Tokens | None, tokenizer: PreTrainedTokenizerBase
+) -> tuple[dict[ObjectiveName, Objective], list[Batch], dict[str, int]]:
+    """The objectives, the batches to look at as training goes on, and how many examples were kept out by task."""
+    length, seed = settings.input_length, settings.seed
+    found: dict[ObjectiveName, Objective] = {}
+    looks: list[Objective] = []
+    left_out: dict[str, int] = {}
+    for name in settings.objectives:
+        if name == "instructions":
+            kept_out = KeepOut.of(record["keep_out"], record["data"])
+            train, left_out = _instructions(record, "train", length, kept_out)
+            found[name] = Instructions(train, tokenizer, length, seed)
+            looks.append(Instructions(_instructions(record, "validation", length, None)[0], tokenizer, length, 0))
+        else:
+            assert tokens is not None
+            kind = SpanCorruption if name == "span-corruption" else PrefixLM
+            found[name] = kind(tokens.train, tokenizer, length, seed)
+    if tokens is not None:  # whatever a backbone learns, it is looked at in both ways
+        if len(sentinels(tokenizer)):
+            looks.append(SpanCorruption(tokens.validation, tokenizer, length, 0))
+        looks.append(PrefixLM(tokens.validation, tokenizer, length, 0))
+    batches = [look.batch(step, VALIDATION_ROWS) for look in looks for step in range(VALIDATION_BATCHES)]
+    return found, batches, left_out
+
+
+def _instructions(
+    record: Mapping[str, Any], split: str, length: int, kept_out: KeepOut | None
+) -> tuple[dict[str, list[list[Example]]], dict[str, int]]:
+    """Each task's examples, a list a template, and how many rows were left out by task."""
+    found, left_out = {}, {}
+    for name in record["tasks"]:
+        task, refused = load_task(name), Counter[str]()
+
+        def leave_out(text: str, refused: Counter[str] = refused) -> bool:
+            matches = kept_out is not None and kept_out.matches(text)
+            refused.update([text] if matches else [])
+            return matches
+
+        # a single text may be long: it is shown in part, once in a long one and once in a short one
+        sizes = (length * 3 // 4, length // 6) if len(task.fields.input) == 1 else (None,)
+        found[task.name] = [
+            examples
+            for words in sizes
+            for examples in load_instructions(task, split, data=record["data"], words=words, leave_out=leave_out)
+        ]
+        left_out[task.name] = refused.total() // len(sizes)
+    return found, left_out
+
+
+def _plain(tokenizer: PreTrainedTokenizerBase, size: int) -> torch.Tensor:
+    """`[vocabulary]`, True for pieces of text."""
+    plain = torch.ones(size, dtype=torch.bool)
+    plain[torch.from_numpy(sentinels(tokenizer))] = False
+    plain[tokenizer.eos_token_id] = False  # type: ignore[index]
+    return plain
+
+
+def _prober(
+    folder: Path, tokenizer: PreTrainedTokenizerBase, tasks: Sequence[str], data: str | None
+) -> Callable[[PreTrainedModel, int], dict[str, float]] | None:
+    if not tasks:
+        return None
+
+    def look(model: PreTrainedModel, step: int) -> dict[str, float]:
+        return {
+            task: probe(model, tokenizer, task, folder / "probes" / f"{_plain_name(task)}-{step:07d}", data)
+            for task in tasks
+        }
+
+    return look
+
+
+def _plain_name(task: str) -> str:
+    """A folder's name for a task, which may be a path."""
+    stem = Path(task).stem
+    return stem if stem == task else f"{stem}-{hashlib.sha256(task.encode()).hexdigest()[:8]}"

@@ -1,0 +1,227 @@
+"""Which objective a step has, and its batch: each follows from seed and step alone, so that a run can be resumed."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from preface.errors import UserError
+from preface.pretraining.objectives import Ids, noise_mask, prefix_lm, span_corruption, span_lengths
+from preface.tasks import Example
+from preface.tasks.instructions import mixing_rates
+
+ObjectiveName = Literal["span-corruption", "prefix-lm", "instructions"]
+OBJECTIVES: tuple[ObjectiveName, ...] = ("span-corruption", "prefix-lm", "instructions")
+IGNORED = -100
+"""A label that is padding."""
+PAD_STEP = 8
+"""Padded lengths are multiples of so many tokens, so that compiled kernels see few shapes."""
+WINDOW = 8
+"""Steps whose rows are drawn together and sorted by length, so that little is padded."""
+LONGEST_ANSWER = 64
+"""Tokens of an answer to an instruction."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What a step reads and must say."""
+
+    objective: ObjectiveName
+    inputs: Tensor
+    """`[B, T]`."""
+    mask: Tensor | None
+    """`[B, T]`, 1 where a token is real; None: everywhere."""
+    labels: Tensor
+    """`[B, S]`, −100 for padding."""
+
+    def to(self, device: torch.device) -> Batch:
+        """The same on a device, copied while it still computes what came before."""
+
+        def move(tensor: Tensor) -> Tensor:
+            return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
+
+        return Batch(
+            self.objective, move(self.inputs), None if self.mask is None else move(self.mask), move(self.labels)
+        )
+
+    def rows(self, part: slice) -> Batch:
+        """Some of its rows."""
+        mask = None if self.mask is None else self.mask[part]
+        return Batch(self.objective, self.inputs[part], mask, self.labels[part])
+
+    @property
+    def tokens(self) -> int:
+        """Tokens that were read and, for the prefix language model, continued; padding does not count."""
+        read = self.inputs.numel() if self.mask is None else int(self.mask.sum())
+        return read + (self.labels.numel() if self.objective == "prefix-lm" else 0)
+
+
+class Objective(Protocol):
+    """Makes the batch of a step."""
+
+    def batch(self, step: int, rows: int) -> Batch: ...
+
+
+class Chunks:
+    """A flat file of tokens as chunks of one length: all of them once an epoch, in an order and from an offset that
+    are new in each."""
+
+    def __init__(self, tokens: NDArray[Any], length: int, seed: int) -> None:
+        self.tokens, self.length, self.seed = tokens, length, seed
+        self.count = (len(tokens) - length) // length
+        if self.count < 1:
+            raise UserError(f"tokens: {len(tokens):,} are too few for chunks of {length}; give more text")
+        self.epochs: dict[int, tuple[int, NDArray[np.int64]]] = {}
+
+    def rows(self, first: int, rows: int) -> Ids:
+        """Chunks number `first`, `first + 1`, … of the endless sequence, `[rows, length]`."""
+        found = []
+        for number in range(first, first + rows):
+            epoch, place = divmod(number, self.count)
+            if epoch not in self.epochs:
+                generator = np.random.default_rng([self.seed, epoch])
+                self.epochs = {epoch: (int(generator.integers(self.length)), generator.permutation(self.count))}
+            offset, order = self.epochs[epoch]
+            start = offset + int(order[place]) * self.length
+            found.append(self.tokens[start : start + self.length])
+        return np.stack(found).astype(np.int64)
+
+
+class SpanCorruption:
+    """Packed chunks with hidden spans, every batch of the same shape."""
+
+    def __init__(self, tokens: NDArray[Any], tokenizer: PreTrainedTokenizerBase, input_length: int, seed: int) -> None:
+        self.lengths = span_lengths(input_length)
+        self.sentinels = sentinels(tokenizer)
+        if self.lengths.spans > len(self.sentinels):
+            raise UserError(
+                f"span-corruption: {input_length} tokens need {self.lengths.spans} sentinels and the tokenizer has "
+                f"{len(self.sentinels)} (<extra_id_0>, …); give a shorter --input-length or another tokenizer"
+            )
+        self.eos = int(tokenizer.eos_token_id)  # type: ignore[arg-type]
+        self.chunks, self.seed = Chunks(tokens, self.lengths.raw, seed), seed
+
+    def batch(self, step: int, rows: int) -> Batch:
+        mask = noise_mask(np.random.default_rng([self.seed, 1, step]), rows, self.lengths)
+        chunks = self.chunks.rows(step * rows, rows)
+        inputs, labels = span_corruption(chunks, mask, self.sentinels, self.eos)
+        return Batch("span-corruption", torch.from_numpy(inputs), None, torch.from_numpy(labels))
+
+
+class PrefixLM:
+    """Packed chunks cut in two."""
+
+    def __init__(self, tokens: NDArray[Any], tokenizer: PreTrainedTokenizerBase, input_length: int, seed: int) -> None:
+        self.eos = int(tokenizer.eos_token_id)  # type: ignore[arg-type]
+        self.chunks, self.seed = Chunks(tokens, input_length - 1, seed), seed
+
+    def batch(self, step: int, rows: int) -> Batch:
+        generator = np.random.default_rng([self.seed, 2, step])
+        inputs, labels = prefix_lm(generator, self.chunks.rows(step * rows, rows), self.eos)
+        return Batch("prefix-lm", torch.from_numpy(inputs), None, torch.from_numpy(labels.copy()))
+
+
+class Instructions:
+    """Tasks as text, mixed in proportion to their capped sizes; each draw takes one of a task's templates."""
+
+    def __init__(
+        self,
+        tasks: Mapping[str, Sequence[Sequence[Example]]],
+        tokenizer: PreTrainedTokenizerBase,
+        input_length: int,
+        seed: int,
+    ) -> None:
+        self.tasks, self.tokenizer, self.input_length, self.seed = tasks, tokenizer, input_length, seed
+        self.rates = mixing_rates({name: len(templates[0]) for name, templates in tasks.items()})
+        self.window: tuple[int, int, list[list[tuple[list[int], list[int]]]]] = (-1, 0, [])
+
+    def batch(self, step: int, rows: int) -> Batch:
+        number, place = divmod(step, WINDOW)
+        if self.window[:2] != (number, rows):
+            self.window = (number, rows, self._draw(number, rows))
+        drawn = self.window[2][place]
+        inputs, mask = _padded([text for text, _ in drawn], int(self.tokenizer.pad_token_id))  # type: ignore[arg-type]
+        labels, _ = _padded([answer for _, answer in drawn], IGNORED)
+        return Batch("instructions", inputs, mask, labels)
+
+    def _draw(self, window: int, rows: int) -> list[list[tuple[list[int], list[int]]]]:
+        """The rows of a window's steps, each step's of like length."""
+        dice = random.Random(f"instructions/{self.seed}/{window}")
+        names = dice.choices(list(self.rates), list(self.rates.values()), k=rows * WINDOW)
+        texts, answers = [], []
+        for name in names:
+            example = dice.choice(dice.choice(self.tasks[name]))
+            texts.append(example.text)
+            answers.append(str(example.label))
+        eos = int(self.tokenizer.eos_token_id)  # type: ignore[arg-type]
+        read = [ids[: self.input_length - 1] for ids in self._ids(texts)]
+        said = [ids[: LONGEST_ANSWER - 1] for ids in self._ids(answers)]
+        pairs = [([*text, eos], [*answer, eos]) for text, answer in zip(read, said, strict=True)]
+        pairs.sort(key=lambda pair: len(pair[0]))
+        steps = [pairs[start : start + rows] for start in range(0, len(pairs), rows)]
+        dice.shuffle(steps)
+        return steps
+
+    def _ids(self, texts: list[str]) -> list[list[int]]:
+        ids: list[list[int]] = self.tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]  # type: ignore[assignment]
+        return ids
+
+
+class Mixture:
+    """Objectives by weight: each step draws one, and makes its batch while the step before is computed."""
+
+    def __init__(self, objectives: Mapping[ObjectiveName, Objective], weights: Mapping[str, float], seed: int) -> None:
+        self.objectives, self.seed = objectives, seed
+        self.names = list(objectives)
+        self.shares = np.array([weights[name] for name in self.names]) / sum(weights[name] for name in self.names)
+        self.ahead = ThreadPoolExecutor(1, "batches")
+        self.next: tuple[tuple[int, int], Any] | None = None
+
+    def objective_at(self, step: int) -> ObjectiveName:
+        """The objective of a step."""
+        place = np.random.default_rng([self.seed, 0, step]).choice(len(self.names), p=self.shares)
+        return self.names[int(place)]
+
+    def batch(self, step: int, rows: int) -> Batch:
+        """The batch of a step; the next step's is begun."""
+        asked = self.next
+        batch = asked[1].result() if asked is not None and asked[0] == (step, rows) else self._make(step, rows)
+        self.next = ((step + 1, rows), self.ahead.submit(self._make, step + 1, rows))
+        found: Batch = batch
+        return found
+
+    def close(self) -> None:
+        """End the thread."""
+        self.ahead.shutdown()
+
+    def _make(self, step: int, rows: int) -> Batch:
+        return self.objectives[self.objective_at(step)].batch(step, rows)
+
+
+def sentinels(tokenizer: PreTrainedTokenizerBase) -> Ids:
+    """Ids of `<extra_id_0>`, `<extra_id_1>`, … as far as the tokenizer has them."""
+    known = tokenizer.get_vocab()
+    found: list[int] = []
+    while (name := f"<extra_id_{len(found)}>") in known:
+        found.append(known[name])
+    return np.array(found, dtype=np.int64)
+
+
+def _padded(sequences: list[list[int]], padding: int) -> tuple[Tensor, Tensor]:
+    """Ids and mask `[B, T]`, T a multiple of 8."""
+    length = -(-max(map(len, sequences)) // PAD_STEP) * PAD_STEP
+    ids = torch.full((len(sequences), length), padding)
+    mask = torch.zeros((len(sequences), length), dtype=torch.long)
+    for row, sequence in enumerate(sequences):
+        ids[row, : len(sequence)] = torch.tensor(sequence)
+        mask[row, : len(sequence)] = 1
+    return ids, mask

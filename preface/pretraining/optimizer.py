@@ -1,0 +1,104 @@
+"""Optimizers for all weights of a model: AdamW scaled by each matrix's size, and Adafactor."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+OptimizerName = Literal["adamw", "adafactor"]
+ScheduleName = Literal["cosine", "inverse-sqrt", "linear", "constant"]
+
+SMALLEST_SIZE = 1e-3
+"""A matrix counts as at least so large, or zeros would never move (Shazeer & Stern 2018, section 8)."""
+
+
+class ScaledAdamW:
+    """AdamW whose rate for each weight matrix is multiplied by that matrix's root mean square.
+
+    That scaling is what Adafactor has and Adam lacks, and what T5's large embeddings and small projections need
+    (Nawrot 2023, nanoT5, section 3). The update itself is torch's fused AdamW, one parameter group a matrix.
+    """
+
+    def __init__(self, parameters: Sequence[Tensor], weight_decay: float = 0.0) -> None:
+        self.parameters = list(parameters)
+        self.sizes = [parameter.numel() ** 0.5 for parameter in self.parameters]
+        groups = [
+            {"params": [parameter], "lr": torch.zeros((), device=parameter.device)} for parameter in self.parameters
+        ]
+        self.adamw = torch.optim.AdamW(groups, betas=(0.9, 0.99), eps=1e-8, weight_decay=weight_decay, fused=True)
+
+    @torch.no_grad()
+    def step(self, rate: float) -> None:
+        norms = torch._foreach_norm(self.parameters)
+        for group, norm, size in zip(self.adamw.param_groups, norms, self.sizes, strict=True):
+            group["lr"].copy_((norm / size).clamp(min=SMALLEST_SIZE) * rate)
+        self.adamw.step()
+
+    @property
+    def torch_optimizer(self) -> torch.optim.Optimizer:
+        return self.adamw
+
+
+class Adafactor:
+    """Adafactor (Shazeer & Stern 2018), torch's own, which scales by each matrix's size too."""
+
+    def __init__(self, parameters: Sequence[Tensor], weight_decay: float = 0.0) -> None:
+        # torch caps the rate at 1 / sqrt(step); a beta2 decay of −0.8 is T5's
+        self.adafactor = torch.optim.Adafactor(
+            list(parameters), lr=1.0, beta2_decay=-0.8, eps=(None, SMALLEST_SIZE), weight_decay=weight_decay
+        )
+
+    def step(self, rate: float) -> None:
+        self.adafactor.param_groups[0]["lr"] = rate
+        self.adafactor.step()
+
+    @property
+    def torch_optimizer(self) -> torch.optim.Optimizer:
+        return self.adafactor
+
+
+Optimizer = ScaledAdamW | Adafactor
+
+
+def build_optimizer(name: OptimizerName, parameters: Sequence[Tensor], weight_decay: float = 0.0) -> Optimizer:
+    """The optimizer of that name over a model's weights."""
+    return (ScaledAdamW if name == "adamw" else Adafactor)(parameters, weight_decay)
+
+
+def state_tensors(optimizer: Optimizer) -> dict[str, Tensor]:
+    """The optimizer's state as a flat dictionary, `INDEX.NAME`."""
+    state = optimizer.torch_optimizer.state_dict()["state"]
+    return {f"{index}.{name}": tensor for index, entry in state.items() for name, tensor in entry.items()}
+
+
+def restore(optimizer: Optimizer, tensors: dict[str, Tensor]) -> None:
+    """The inverse of `state_tensors`."""
+    state: dict[int, dict[str, Tensor]] = {}
+    for key, tensor in tensors.items():
+        index, name = key.split(".", 1)
+        state.setdefault(int(index), {})[name] = tensor
+    inner = optimizer.torch_optimizer
+    inner.load_state_dict({"state": state, "param_groups": inner.state_dict()["param_groups"]})
+
+
+def rate_share(name: ScheduleName, step: int, done: float, warmup: int) -> float:
+    """The share of the learning rate at a step: a linear rise over `warmup` steps, times the schedule.
+
+    Args:
+        done: share of the budget that is used up, in [0, 1], whatever it is counted in.
+        warmup: steps; also where the inverse square root begins to fall (T5: 10,000).
+    """
+    rise = min(1.0, (step + 1) / warmup) if warmup else 1.0
+    match name:
+        case "constant":
+            return rise
+        case "linear":
+            return rise * max(0.0, 1 - done)
+        case "cosine":
+            return rise * 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
+        case "inverse-sqrt":
+            return rise * (max(warmup, 1) / max(step + 1, warmup, 1)) ** 0.5
