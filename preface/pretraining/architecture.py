@@ -5,8 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
 import yaml
 from pydantic import BaseModel, ConfigDict, Field
+from torch import nn
 from transformers import PreTrainedTokenizerBase, T5Config, T5ForConditionalGeneration
 
 from preface.errors import UserError
@@ -47,7 +49,7 @@ class Architecture(BaseModel):
             "num_layers": self.layers,
             "num_decoder_layers": self.decoder_layers or self.layers,
             "feed_forward_proj": "gated-gelu" if gated else "relu",
-            "tie_word_embeddings": (not gated) if self.tie_embeddings is None else self.tie_embeddings,
+            "tie_word_embeddings": self.tied,
             "relative_attention_num_buckets": self.relative_buckets,
             "relative_attention_max_distance": self.relative_distance,
             "dropout_rate": 0.0,
@@ -57,10 +59,20 @@ class Architecture(BaseModel):
         }
         return T5Config(**sizes)
 
+    @property
+    def tied(self) -> bool:
+        """Whether the input embeddings are the output projection too."""
+        return self.block == "v1.0" if self.tie_embeddings is None else self.tie_embeddings
+
     def build(self, tokenizer: PreTrainedTokenizerBase) -> T5ForConditionalGeneration:
         """A model with random weights, drawn from torch's generator."""
         config = self.config(len(tokenizer), int(tokenizer.pad_token_id), int(tokenizer.eos_token_id))  # type: ignore[arg-type]
-        return T5ForConditionalGeneration(config)
+        model = T5ForConditionalGeneration(config)
+        if not self.tied:  # Transformers ties whatever the configuration says, unless a checkpoint holds two tensors
+            projection = nn.Parameter(torch.empty_like(model.shared.weight))
+            nn.init.normal_(projection, std=self.d_model**-0.5)  # logits of unit size, as with tied embeddings
+            model.lm_head.weight = projection
+        return model
 
 
 def load_architecture(name: str | Path | None, **numbers: Any) -> Architecture:

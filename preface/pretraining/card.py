@@ -134,7 +134,7 @@ def _sizes(config: Mapping[str, Any]) -> str:
     return (
         f"{config['num_layers']} + {config['num_decoder_layers']} layers, d_model {config['d_model']}, "
         f"{config['num_heads']} heads × {config['d_kv']}, d_ff {config['d_ff']} {config['feed_forward_proj']}, "
-        f"vocabulary {config['vocab_size']:,}, {'tied' if config['tie_word_embeddings'] else 'untied'} embeddings"
+        f"vocabulary {config['vocab_size']:,}, {'tied' if config['scale_decoder_outputs'] else 'untied'} embeddings"
     )
 
 

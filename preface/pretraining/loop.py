@@ -293,15 +293,15 @@ class Pretraining:
         settings = self.settings
         if settings.steps is not None:
             return settings.steps, "steps"
-        if settings.tokens is not None:
-            return settings.tokens, "tokens"
+        if settings.budget_tokens is not None:
+            return settings.budget_tokens, "tokens"
         return round(60 * (settings.minutes or 0)), "seconds"
 
     def _used(self) -> float:
         state, settings = self.state, self.settings
         if settings.steps is not None:
             return state.step
-        return state.tokens if settings.tokens is not None else state.seconds
+        return state.tokens if settings.budget_tokens is not None else state.seconds
 
     def _agreed(self, value: float) -> float:
         """The mean over processes, so that all of them take the same turn."""

@@ -74,7 +74,7 @@ def pretrain(
         probes: tasks on which a small prefix is tuned as training goes on.
         data: folder with the data files of shipped tasks (default: the environment's PREFACE_DATA).
         dtype: what the model computes in; weights and optimizer are float32 always.
-        settings: fields of `Settings`: `minutes`, `steps` or `tokens` as `budget_tokens`, `learning_rate`, …
+        settings: fields of `Settings`: `minutes`, `steps` or `budget_tokens`, `learning_rate`, …
 
     Raises:
         UserError: what the user can put right.
@@ -138,9 +138,6 @@ def _asked(
     objectives: Mapping[str, float],
     settings: dict[str, Any],
 ) -> dict[str, Any]:
-    if "budget_tokens" in settings:
-        settings = {**settings, "tokens": settings["budget_tokens"]}
-        del settings["budget_tokens"]
     checked = validated(Settings, {"objectives": dict(objectives), **settings})
     names = set(checked.objectives)
     if "instructions" in names and not tasks:
@@ -240,7 +237,7 @@ def _go(folder: Path, record: dict[str, Any]) -> Path:
 
 _SHOWN = (
     "d_model", "d_kv", "num_heads", "d_ff", "num_layers", "num_decoder_layers", "feed_forward_proj", "vocab_size",
-    "tie_word_embeddings", "relative_attention_num_buckets", "relative_attention_max_distance",
+    "scale_decoder_outputs", "relative_attention_num_buckets", "relative_attention_max_distance",
 )  # fmt: skip
 
 
@@ -326,6 +323,8 @@ def _instructions(
             for examples in load_instructions(task, split, data=record["data"], words=words, leave_out=leave_out)
         ]
         left_out[task.name] = refused.total() // len(sizes)
+        if not found[task.name][0]:
+            raise UserError(f"{name}: no row is left once the evaluation inputs of --keep-out are out; leave it out")
     return found, left_out
 
 

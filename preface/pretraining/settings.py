@@ -32,7 +32,7 @@ class Settings(BaseModel):
     """Largest norm of the gradient."""
     dropout: float = Field(0.0, ge=0, lt=1)
     steps: int | None = Field(None, ge=1)
-    tokens: int | None = Field(None, ge=1)
+    budget_tokens: int | None = Field(None, ge=1)
     minutes: float | None = Field(None, gt=0, allow_inf_nan=False)
     """Exactly one budget. Minutes count all work, probes too; the schedule ends when they do."""
     seed: int = 0
@@ -54,7 +54,7 @@ class Settings(BaseModel):
 
     @model_validator(mode="after")
     def _one_budget(self) -> Settings:
-        if sum(budget is not None for budget in (self.steps, self.tokens, self.minutes)) != 1:
+        if sum(budget is not None for budget in (self.steps, self.budget_tokens, self.minutes)) != 1:
             raise ValueError("give one budget: --steps, --budget-tokens or --minutes")
         return self
 
@@ -62,7 +62,7 @@ class Settings(BaseModel):
         """The share of the budget that is used up."""
         if self.steps is not None:
             return step / self.steps
-        if self.tokens is not None:
-            return tokens / self.tokens
+        if self.budget_tokens is not None:
+            return tokens / self.budget_tokens
         assert self.minutes is not None
         return seconds / (60 * self.minutes)

@@ -1,10 +1,11 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from transformers import AutoTokenizer
+from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 
 from preface.backbone import EMBEDDED
 from preface.errors import UserError
@@ -26,16 +27,30 @@ def test_the_largest_embedded_shape_is_that_of_the_embedded_backbone() -> None:
 
     nano, ours = AutoConfig.from_pretrained(EMBEDDED / "nano"), load_architecture("11m").config(16384)
     for name in ("d_model", "d_kv", "num_heads", "d_ff", "num_layers", "num_decoder_layers", "feed_forward_proj",
-                 "tie_word_embeddings", "scale_decoder_outputs", "relative_attention_max_distance"):  # fmt: skip
+                 "scale_decoder_outputs", "relative_attention_max_distance"):  # fmt: skip
         assert getattr(nano, name) == getattr(ours, name), name
 
 
 def test_blocks_are_those_of_t5() -> None:
     old, new = Architecture(block="v1.0").config(100), Architecture(block="v1.1").config(100)
-    assert (old.dense_act_fn, old.is_gated_act, old.tie_word_embeddings, old.d_ff) == ("relu", False, True, 1024)
-    assert (new.is_gated_act, new.tie_word_embeddings, new.d_ff) == (True, False, 704)
-    assert old.scale_decoder_outputs
-    assert not new.scale_decoder_outputs
+    assert (old.dense_act_fn, old.is_gated_act, old.scale_decoder_outputs, old.d_ff) == ("relu", False, True, 1024)
+    assert (new.is_gated_act, new.scale_decoder_outputs, new.d_ff) == (True, False, 704)
+
+
+@pytest.mark.parametrize("block", ["v1.0", "v1.1"])
+def test_only_v10_shares_its_embeddings_and_both_come_back_from_disk(block: Any, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = Architecture(d_model=16, layers=1, d_kv=8, block=block).build(
+        AutoTokenizer.from_pretrained(EMBEDDED / "nano")
+    )
+    assert (model.shared.weight is model.lm_head.weight) == (block == "v1.0")
+    model.eval().save_pretrained(tmp_path)
+    again = AutoModelForSeq2SeqLM.from_pretrained(tmp_path).eval()
+    ids = torch.tensor([[5, 6, 7, 1]])
+    with torch.no_grad():
+        logits = model(input_ids=ids, labels=ids).logits
+        assert torch.equal(logits, again(input_ids=ids, labels=ids).logits)
+    assert 0.3 < float(logits.std()) < 3  # of unit size at first
 
 
 def test_numbers_win_over_a_file(tmp_path: Path) -> None:

@@ -1,0 +1,78 @@
+"""`compare`: a matrix of experiments and its report."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from preface.cli.app import (
+    Backbone,
+    Data,
+    Json,
+    On,
+    called,
+    compare_app,
+    show,
+    show_json,
+)
+
+
+@compare_app.command(
+    "cross-domain",
+    epilog="""
+Examples:
+
+`preface compare cross-domain --recipe demo --out runs/demo`
+
+`preface compare cross-domain --recipe nano --data DIR --out runs/nano` (again: goes on where it stopped)
+
+`preface compare cross-domain --recipe paper-a --out runs/paper-a`
+""",
+)
+def compare_cross_domain(
+    out: Annotated[Path, typer.Option("--out", help="The experiment's folder.")],
+    recipe: Annotated[str, typer.Option(help="A shipped recipe or a YAML.")] = "nano",
+    backbone: Backbone = None,
+    task: Annotated[str | None, typer.Option("--task", help="Train on this task instead.")] = None,
+    on: On = None,
+    seeds: Annotated[int | None, typer.Option("--seeds", help="Instead of the recipe's.", min=1)] = None,
+    steps: Annotated[int | None, typer.Option("--steps", help="Instead of the recipe's.", min=1)] = None,
+    train_rows: Annotated[int | None, typer.Option(help="Train on so many rows.", min=1)] = None,
+    data: Data = None,
+    as_json: Json = False,
+) -> None:
+    """Methods × test domains × seeds, beside zero-shot and TF-IDF: table, plot, report, results.json."""
+    import preface
+    from preface.experiments.cross_domain import load_experiment
+    from preface.experiments.report import pivot, rich_table
+
+    command = shlex.join(["preface", *sys.argv[1:]])
+    experiment = load_experiment(recipe)
+    cells = preface.compare_cross_domain(
+        experiment,
+        out=out,
+        backbone=backbone,
+        data=data,
+        task=task,
+        on=on or (),
+        seeds=seeds,
+        steps=steps,
+        train_rows=train_rows,
+        command=command,
+    )
+    if as_json:
+        show_json([asdict(cell) for cell in cells])
+        return
+    show(rich_table(pivot(cells)))
+    typer.echo(f"\nreport      {out / 'report.html'}")
+    typer.echo(f"results     {out / 'results.json'}")
+    typer.echo(f"runs        {out / 'train'}")
+    if experiment.next:
+        typer.echo("\nTry next:")
+        for line in experiment.next:
+            typer.echo(f"  {line.format(out=out, preface=called())}")

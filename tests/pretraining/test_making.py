@@ -1,0 +1,308 @@
+"""Backbones from scratch and from others: what is in the folder, exact resuming, several processes, keep-out."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
+
+import preface
+from preface.errors import UserError
+from preface.interrupt import Interrupted
+from preface.pretraining import making
+from preface.pretraining.card import read_metrics
+from preface.pretraining.loop import Pretraining
+from preface.tasks import load_split
+
+SMALL: dict[str, Any] = {
+    "numbers": {"d_model": 16, "layers": 1, "d_kv": 8, "d_ff": 16, "tie_embeddings": True},
+    "input_length": 32,
+    "batch_size": 4,
+    "validate_every": 4,
+    "dtype": "float32",
+    "device": "cpu",
+}
+MIXED = {"span-corruption": 0.5, "prefix-lm": 0.3, "instructions": 0.2}
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    return load_file(folder / "model.safetensors")
+
+
+def equal(one: Path, other: Path) -> bool:
+    first, second = weights(one), weights(other)
+    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
+
+
+def without_times(folder: Path) -> list[dict[str, Any]]:
+    timed = ("seconds", "tokens_per_second")
+    return [{k: v for k, v in line.items() if k not in timed} for line in read_metrics(folder / "metrics.jsonl")]
+
+
+@pytest.fixture(scope="module")
+def made(tokens_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Twelve steps of all objectives with dropout, uninterrupted."""
+    out = tmp_path_factory.mktemp("made") / "straight"
+    return preface.pretrain(
+        tokens_folder, out, objectives=MIXED, tasks=["film"], steps=12, dropout=0.1, probes=(), **SMALL
+    )
+
+
+def test_the_folder_loads_everywhere(made: Path) -> None:
+    model = AutoModelForSeq2SeqLM.from_pretrained(made)
+    tokenizer = AutoTokenizer.from_pretrained(made)
+    assert model.dtype == torch.bfloat16
+    assert tokenizer("a film")["input_ids"][-1] == model.config.eos_token_id
+    assert model.config.dropout_rate == 0  # what was used to train is no property of the model
+    backbone = preface.load_backbone(made)
+    assert backbone.shape.d_model == 16
+
+
+def test_it_says_what_it_is(made: Path) -> None:
+    record = json.loads((made / "backbone.json").read_text())
+    assert record["seen_tasks"] == ["film"] == AutoModelForSeq2SeqLM.from_pretrained(made).config.preface_seen_tasks
+    assert record["result"]["steps"] == 12
+    assert record["settings"]["seed"] == 0
+    assert record["versions"]["torch"]
+    card = (made / "README.md").read_text()
+    for words in ("trained from scratch", "**labelled examples** of film", "film.txt", "| validation loss, noise |"):
+        assert words in card
+    assert (made / "loss.png").stat().st_size > 10_000
+    assert not (made / "checkpoints").exists()
+
+
+def test_losses_are_told_apart(made: Path) -> None:
+    lines = read_metrics(made / "metrics.jsonl")
+    looks = [line["validation"] for line in lines if "validation" in line]
+    assert [line["step"] for line in lines if "validation" in line] == [0, 4, 8, 12]
+    assert set(looks[0]) == {"span-corruption", "noise", "prefix-lm", "instructions"}
+    assert looks[-1]["span-corruption"] < looks[0]["span-corruption"]
+    trained = [line["train"] for line in lines if "train" in line]
+    assert {name for train in trained for name in train} == set(MIXED)
+    assert all(line["tokens"] > 0 for line in lines[1:])
+
+
+def interrupt_after(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    original = Pretraining._step
+
+    def press(self: Pretraining, done: float) -> None:
+        original(self, done)
+        if self.state.step == step:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(Pretraining, "_step", press)
+
+
+def test_a_resumed_run_ends_where_an_uninterrupted_one_does(
+    made: Path, tokens_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "stopped"
+    with monkeypatch.context() as patch:
+        interrupt_after(7, patch)
+        with pytest.raises(Interrupted, match="preface pretrain --resume"):
+            preface.pretrain(tokens_folder, out, objectives=MIXED, tasks=["film"], steps=12, dropout=0.1, **SMALL)
+    with pytest.raises(UserError, match="is there already and not empty; `--resume"):
+        preface.pretrain(tokens_folder, out, steps=12, **SMALL)
+    making.resume(out)
+    assert equal(made, out)
+    assert without_times(made) == without_times(out)
+
+
+def test_a_killed_run_goes_on_from_its_last_whole_checkpoint(made: Path, tokens_folder: Path, tmp_path: Path) -> None:
+    """kill -9 between two steps, and the newest checkpoint torn: the one before it serves, and the end is the same."""
+    out = tmp_path / "killed"
+    code = f"""
+import os, signal, preface
+from preface.pretraining.loop import Pretraining
+from preface.tasks import load_split
+step = Pretraining._step
+def die(self, done):
+    step(self, done)
+    if self.state.step == 9:
+        os.kill(os.getpid(), signal.SIGKILL)
+Pretraining._step = die
+preface.pretrain({str(tokens_folder)!r}, {str(out)!r}, objectives={MIXED!r}, tasks=["film"], steps=12, dropout=0.1,
+    checkpoint_seconds=0, **{SMALL!r})
+"""
+    ended = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True)
+    assert ended.returncode == -signal.SIGKILL, ended.stderr.decode()
+    kept = sorted((out / "checkpoints").glob("step-*"))
+    assert [path.name for path in kept] == ["step-00000007", "step-00000008"]
+    blob = (kept[-1] / "state.safetensors").read_bytes()
+    (kept[-1] / "state.safetensors").write_bytes(blob[: len(blob) // 2])
+    making.resume(out)
+    assert equal(made, out)
+    assert without_times(made) == without_times(out)
+
+
+def test_minutes_end_with_a_finished_schedule(tokens_folder: Path, tmp_path: Path) -> None:
+    rates = []
+
+    class Watched(making.Pretraining):
+        def _step(self, done: float) -> None:
+            rates.append(done)
+            super()._step(done)
+
+    before, making.Pretraining = making.Pretraining, Watched  # type: ignore[misc]
+    try:
+        began = time.monotonic()
+        preface.pretrain(tokens_folder, tmp_path / "timed", minutes=0.05, **SMALL)
+        assert 3 <= time.monotonic() - began < 60
+    finally:
+        making.Pretraining = before  # type: ignore[misc]
+    assert rates == sorted(rates)
+    assert 0.5 < rates[-1] < 1  # the last step began before the end
+
+
+def test_a_budget_of_tokens(tokens_folder: Path, tmp_path: Path) -> None:
+    folder = preface.pretrain(tokens_folder, tmp_path / "counted", budget_tokens=4 * 32 * 5 - 1, **SMALL)
+    assert json.loads((folder / "backbone.json").read_text())["result"]["steps"] == 5
+
+
+def test_micro_batches_add_up_to_the_whole(tokens_folder: Path, tmp_path: Path) -> None:
+    whole = preface.pretrain(tokens_folder, tmp_path / "whole", steps=3, **SMALL)
+    parts = preface.pretrain(tokens_folder, tmp_path / "parts", steps=3, micro_batch_size=1, **SMALL)
+    one, other = weights(whole), weights(parts)
+    for name in one:
+        torch.testing.assert_close(one[name].float(), other[name].float(), rtol=2e-2, atol=2e-2)
+
+
+def test_two_processes_do_what_one_does(tokens_folder: Path, tmp_path: Path) -> None:
+    alone = preface.pretrain(tokens_folder, tmp_path / "alone", steps=4, clip=None, **SMALL)
+    script = tmp_path / "train.py"
+    script.write_text(
+        "import preface\n"
+        f"preface.pretrain({str(tokens_folder)!r}, {str(tmp_path / 'two')!r}, steps=4, clip=None, **{SMALL!r})\n"
+    )
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", str(script)]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
+    ended = subprocess.run(command, check=False, capture_output=True, env=environment, timeout=240)
+    assert ended.returncode == 0, ended.stderr.decode()[-3000:]
+    assert json.loads((tmp_path / "two" / "backbone.json").read_text())["processes"] == 2
+    one, other = weights(alone), weights(tmp_path / "two")
+    for name in one:
+        torch.testing.assert_close(one[name].float(), other[name].float(), rtol=2e-2, atol=2e-2)
+
+
+def test_bfloat16_computes_about_the_same(tokens_folder: Path, tmp_path: Path) -> None:
+    settings = SMALL | {"dtype": "bfloat16"}
+    exact = preface.pretrain(tokens_folder, tmp_path / "float32", steps=8, **SMALL)
+    rounded = preface.pretrain(tokens_folder, tmp_path / "bfloat16", steps=8, **settings)
+    losses = [
+        json.loads((folder / "backbone.json").read_text())["result"]["validation"]["span-corruption"]
+        for folder in (exact, rounded)
+    ]
+    assert losses[0] == pytest.approx(losses[1], rel=0.01)
+
+
+def test_a_probe_leaves_the_training_as_it_is(tokens_folder: Path, tmp_path: Path) -> None:
+    settings = SMALL | {"steps": 4, "probe_every": 2}
+    plain = preface.pretrain(tokens_folder, tmp_path / "plain", **settings)
+    probed = preface.pretrain(tokens_folder, tmp_path / "probed", probes=["film"], **settings)
+    assert equal(plain, probed)
+    scores = [line["probe"] for line in read_metrics(probed / "metrics.jsonl") if "probe" in line]
+    assert len(scores) == 2
+    assert all(0 <= score["film"] <= 1 for score in scores)
+    assert (probed / "probes" / "film-0000002" / "run.json").exists()
+
+
+def test_adapting_begins_with_the_checkpoint(made: Path, tokens_folder: Path, tmp_path: Path) -> None:
+    settings = {key: value for key, value in SMALL.items() if key != "numbers"}
+    out = preface.adapt(made, tmp_path / "still", tokens=tokens_folder, steps=1, learning_rate=1e-12, **settings)
+    assert equal(made, out)
+    record = json.loads((out / "backbone.json").read_text())
+    assert record["began_from"] == str(made)
+    assert record["settings"]["objectives"] == {"prefix-lm": 1.0}
+    assert record["seen_tasks"] == ["film"]  # inherited
+    assert f"trained on from `{made}`" in (out / "README.md").read_text()
+
+
+def test_a_published_checkpoint_of_v11_learns_instructions(checkpoints: dict[str, Path], tmp_path: Path) -> None:
+    """Untied embeddings, heads × d_kv ≠ d_model, unequal depths; no text is needed."""
+    settings = {key: value for key, value in SMALL.items() if key != "numbers"}
+    out = preface.adapt(
+        checkpoints["t5-v1.1"], tmp_path / "told", objectives={"instructions": 1}, tasks=["film"], steps=3, **settings
+    )
+    before, after = load_file(checkpoints["t5-v1.1"] / "model.safetensors"), weights(out)
+    assert before.keys() == after.keys()
+    assert not torch.equal(before["lm_head.weight"].bfloat16(), after["lm_head.weight"])
+
+
+def test_instructions_learn_a_task(data_file: Path, tmp_path: Path) -> None:
+    """Full tuning is instructions on one task: the loss of the answers falls to nearly nothing."""
+    settings = {key: value for key, value in SMALL.items() if key not in ("numbers", "validate_every")}
+    settings |= {"batch_size": 8, "warmup": 5, "validate_every": 30, "learning_rate": 1e-2}
+    out = preface.adapt(
+        "nano", tmp_path / "told", objectives={"instructions": 1}, tasks=[str(data_file)], steps=30, **settings
+    )
+    looks = [line["validation"]["instructions"] for line in read_metrics(out / "metrics.jsonl") if "validation" in line]
+    assert looks[-1] < 0.1 < looks[0]
+
+
+def test_evaluation_inputs_are_kept_out_of_instructions(tmp_path: Path, data_file: Path) -> None:
+    """Rows of a film test, shouted, among a file's own rows: as many as are drawn to train on are left out."""
+    planted = [example.text for example in load_split("film", "test").examples[:40]]
+    own = tmp_path / "own.jsonl"
+    rows = [json.dumps({"text": text.upper(), "label": ("yes", "no")[i % 2]}) for i, text in enumerate(planted)]
+    own.write_text("\n".join([*rows, *data_file.read_text().splitlines()]) + "\n")
+    settings = {key: value for key, value in SMALL.items() if key != "numbers"} | {"steps": 1}
+    settings |= {"objectives": {"instructions": 1}, "keep_out": ["film"]}
+    out = preface.adapt("nano", tmp_path / "told", tasks=[str(own)], **settings)
+    trained = [e.text for e in load_split(own, "train").examples if e.text.isupper()]
+    assert len(trained) > 10
+    assert json.loads((out / "backbone.json").read_text())["left_out_examples"] == {"own.jsonl": len(trained)}
+    own.write_text("\n".join(rows) + "\n")
+    with pytest.raises(UserError, match="no row is left"):
+        preface.adapt("nano", tmp_path / "nothing", tasks=[str(own)], **settings)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"steps": None}, "give one budget"),
+        ({"minutes": 1}, "give one budget"),
+        ({"objectives": {"instructions": 1}}, "the objective `instructions` needs some"),
+        ({"tasks": ["film"]}, "no objective is `instructions`"),
+        ({"objectives": {"masking": 1}}, "objectives"),
+        ({"objectives": {"prefix-lm": 0}}, "weights are positive"),
+        ({"tokens": "nowhere"}, "nowhere"),
+        ({"learning_rate": -1}, "learning-rate"),
+        ({"device": "tpu9"}, "device tpu9"),
+    ],
+)
+def test_mistakes_are_told_before_anything_is_written(
+    change: dict[str, Any], message: str, tokens_folder: Path, tmp_path: Path
+) -> None:
+    asked = {"tokens": tokens_folder, "steps": 1, **SMALL, **change}
+    with pytest.raises(UserError, match=message):
+        preface.pretrain(asked.pop("tokens"), tmp_path / "out", **asked)
+    assert not (tmp_path / "out").exists()
+
+
+def test_other_tokenizers_are_refused(checkpoints: dict[str, Path], texts: list[str], tmp_path: Path) -> None:
+    (tmp_path / "film.txt").write_text("\n".join(texts))
+    tokens = preface.tokenize([tmp_path / "film.txt"], tmp_path / "tokens", vocabulary=600)
+    with pytest.raises(UserError, match="made with another tokenizer"):
+        preface.adapt(checkpoints["t5-v1.0"], tmp_path / "out", tokens=tokens.folder, steps=1)
+
+
+def test_a_loss_that_is_not_finite_ends_in_a_line(tokens_folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="not finite at step"):
+        preface.pretrain(tokens_folder, tmp_path / "out", steps=30, **SMALL | {"learning_rate": 1e30, "clip": None})
+
+
+def test_finished_runs_are_not_resumed(made: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="finished already"):
+        making.resume(made)
+    with pytest.raises(UserError, match="nothing to resume"):
+        making.resume(tmp_path)
