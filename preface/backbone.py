@@ -34,6 +34,8 @@ EMBEDDED = Path(__file__).parent / "backbones"
 DEFAULT = "nano"
 """The backbone that ships inside the package."""
 FAMILIES = ("t5", "mt5")
+SEEN = "preface_seen_tasks"
+"""Where a model's configuration lists the tasks whose labelled examples it was trained on, as far as Preface knows."""
 
 
 @dataclass(frozen=True)
@@ -95,6 +97,11 @@ class Backbone:
     @property
     def dtype(self) -> torch.dtype:
         return self.model.shared.weight.dtype
+
+    @property
+    def seen_tasks(self) -> tuple[str, ...]:
+        """Tasks whose labelled examples its training saw: none of them is a new domain for it. Empty if not known."""
+        return tuple(getattr(self.model.config, SEEN, ()))
 
     @cached_property
     def parameters(self) -> int:

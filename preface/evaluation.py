@@ -127,6 +127,7 @@ def evaluate(
             details = dict(wearer.details) | {
                 "scoring": scoring,
                 "instruction": instruction if run is None else None,
+                "backbone_saw": list(model.seen_tasks),
                 "cut_inputs": cut,
                 "skipped": list(examples.skipped),
                 "sources": [asdict(source) for source in examples.sources],

@@ -53,7 +53,8 @@ def run_table(run: Run) -> Table:
         title=f"{record['method']['name']} on {record['task']['name']}, {record['backbone']} frozen",
         caption=f"Accuracy in percent on {rows:,} development rows (the commonest label alone: "
         f"{100 * result['majority']:.1f}).\n{result['trained_parameters']:,} trained parameters a prompt, "
-        f"{result['steps']:,} steps, {result['seconds']:,.0f} s.",
+        f"{result['steps']:,} steps, {result['seconds']:,.0f} s."
+        + (f"\nThe backbone saw labelled examples of {', '.join(saw)}." if (saw := record.get("backbone_saw")) else ""),
     )
     for name in ("learning rate", "seeds", "mean", "± deviation", "best"):
         table.add_column(name, justify="right")

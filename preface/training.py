@@ -93,6 +93,7 @@ def train(
             "dtype": str(backbone.dtype).removeprefix("torch."),
             "fingerprint": backbone.fingerprint(),
             "shape": asdict(backbone.shape),
+            "backbone_saw": list(backbone.seen_tasks),
             "task": the_task.model_dump(mode="json"),
             "method": {"name": the_method.name, "config": the_method.model_dump(mode="json")},
             "recipe": population.recipe.model_dump(mode="json"),

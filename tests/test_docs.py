@@ -13,7 +13,9 @@ from typer.main import get_command
 
 from preface import cli
 from preface.cli import app, expand
+from preface.pretraining.settings import Settings
 from preface.recipe import Recipe
+from preface.tasks import load_split
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -42,6 +44,9 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "new.csv").write_text("text\n" + "\n".join(rows) + "\n")
     labelled = (f'{{"text": {row}, "label": "{("positive", "negative")[i % 2]}"}}\n' for i, row in enumerate(rows))
     (tmp_path / "my.jsonl").write_text("".join(labelled))
+    films = [example.text for example in load_split("film", "train").examples]
+    (tmp_path / "books.txt").write_text("\n".join(films) + "\n")
+    monkeypatch.setattr(Settings, "done", lambda self, step, tokens, seconds: step / 2)
     resolve = Recipe.resolve
     monkeypatch.setattr(Recipe, "resolve", lambda self, rows: resolve(self.model_copy(update={"steps": 2}), rows))
     monkeypatch.chdir(tmp_path)

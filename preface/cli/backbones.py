@@ -117,7 +117,7 @@ def tokenize(
         held_out=held_out,
     )  # fmt: skip
     card = tokens.card
-    typer.echo(f"documents   {card['documents']:,} ({card['duplicates']:,} repeated ones left out)")
+    typer.echo(f"documents   {sum(card['documents'].values()):,} ({card['duplicates']:,} repeated ones left out)")
     typer.echo(f"tokens      {card['tokens']['train']:,} to train on, {card['tokens']['validation']:,} held out")
     if keep_out:
         dropped = ", ".join(f"{task} {count:,}" for task, count in card["dropped"].items()) or "none"

@@ -179,9 +179,20 @@ def compare_cross_domain(
     matrix = _Matrix(experiment, Path(out), data, backbone if isinstance(backbone, Backbone) else None)
     cells = matrix.run()
     commands = [command or f"preface compare cross-domain --out {out}"]
-    notes = (*experiment.notes, matrix.majorities())
+    notes = (*experiment.notes, matrix.majorities(), *seen(cells))
     write_report(cells, Path(out), experiment.title, notes=notes, commands=commands)
     return cells
+
+
+def seen(cells: Sequence[Cell]) -> list[str]:
+    """A line for each backbone that was trained on labelled examples: its domains are not as new as they look."""
+    saw = {cell.backbone: cell.details.get("backbone_saw", []) for cell in cells}
+    return [
+        f"{backbone} was itself trained on labelled examples of {', '.join(tasks)}: these are no new domains for it, "
+        "and what it does without a prompt is an instruction-tuned model's work."
+        for backbone, tasks in saw.items()
+        if tasks
+    ]
 
 
 class _Matrix:

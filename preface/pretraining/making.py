@@ -15,7 +15,7 @@ import torch
 from accelerate import Accelerator
 from transformers import AutoConfig, AutoModelForSeq2SeqLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from preface.backbone import DEFAULT, EMBEDDED, FAMILIES, device_named, dtype_named, fuse_gelu
+from preface.backbone import DEFAULT, EMBEDDED, FAMILIES, SEEN, device_named, dtype_named, fuse_gelu
 from preface.errors import UserError
 from preface.pretraining.architecture import load_architecture
 from preface.pretraining.card import write_card
@@ -34,6 +34,7 @@ from preface.pretraining.mixture import (
 from preface.pretraining.probe import probe
 from preface.pretraining.settings import Settings
 from preface.pretraining.tokens import Tokens
+from preface.progress import warn
 from preface.recipe import validated
 from preface.results import installed_versions, write_atomically
 from preface.tasks import Example, load_task
@@ -43,8 +44,6 @@ RECORD = "backbone.json"
 VALIDATION_BATCHES = 4
 VALIDATION_ROWS = 32
 """Held-out sequences of each objective that are looked at."""
-SEEN = "preface_seen_tasks"
-"""Where a model's configuration lists the tasks whose labelled examples it was trained on."""
 
 
 def pretrain(
@@ -207,7 +206,7 @@ def _go(folder: Path, record: dict[str, Any]) -> Path:
     loop = Pretraining(
         folder,
         model,
-        _plain(tokenizer, int(model.config.vocab_size)),
+        plain_pieces(tokenizer, int(model.config.vocab_size)),
         settings,
         Mixture(objectives, record["settings"]["objectives"], settings.seed),
         validation,
@@ -294,7 +293,9 @@ def _objectives(
             assert tokens is not None
             kind = SpanCorruption if name == "span-corruption" else PrefixLM
             found[name] = kind(tokens.train, tokenizer, length, seed)
-    if tokens is not None:  # whatever a backbone learns, it is looked at in both ways
+    if tokens is not None and len(tokens.validation) < 3 * length:
+        warn(f"{tokens.folder}: {len(tokens.validation):,} tokens are held out, too few to look at as training goes on")
+    elif tokens is not None:  # whatever a backbone learns, it is looked at in both ways
         if len(sentinels(tokenizer)):
             looks.append(SpanCorruption(tokens.validation, tokenizer, length, 0))
         looks.append(PrefixLM(tokens.validation, tokenizer, length, 0))
@@ -328,8 +329,8 @@ def _instructions(
     return found, left_out
 
 
-def _plain(tokenizer: PreTrainedTokenizerBase, size: int) -> torch.Tensor:
-    """`[vocabulary]`, True for pieces of text."""
+def plain_pieces(tokenizer: PreTrainedTokenizerBase, size: int) -> torch.Tensor:
+    """`[vocabulary]`, True for pieces of text: neither a sentinel nor `</s>`."""
     plain = torch.ones(size, dtype=torch.bool)
     plain[torch.from_numpy(sentinels(tokenizer))] = False
     plain[tokenizer.eos_token_id] = False  # type: ignore[index]

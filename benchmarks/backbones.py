@@ -1,0 +1,189 @@
+"""What backbones are worth: prompt, prefix and full tuning on one task, and the losses that they were trained to.
+
+    python benchmarks/backbones.py BACKBONE… --data DIR --out docs/results/pretraining
+
+Each method gets the same rows, batch and steps on every backbone, two learning rates (chosen by development score)
+and three seeds; the table shows test accuracy, mean and deviation over seeds. What is in `results.json` already is not
+measured again. Where a backbone's folder holds `metrics.jsonl`, its losses are drawn against tokens and compute.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from torch.nn.functional import cross_entropy
+
+import preface
+from preface import batching
+from preface.backbone import Backbone
+from preface.experiments.report import pivot, rich_table
+from preface.pretraining.card import read_metrics, series
+from preface.pretraining.optimizer import ScaledAdamW, rate_share
+from preface.results import Cell, read_cells, write_cells
+from preface.score import LabelWords, metric, score, to_prediction
+from preface.tasks import Split, load_split, load_task
+from preface.training import load_training
+
+SEEDS = 3
+STEPS = 200
+BATCH = 16
+RATES = {"prompt-tuning": (0.1, 0.3), "prefix-tuning": (0.03, 0.1), "full tuning": (0.003, 0.01)}
+TASK = "sst2"
+
+
+def tuned(method: Any, backbone: Backbone, data: Path | None) -> list[Cell]:
+    """Every seed's test cell at the rate with the best development score."""
+    run = preface.train(
+        backbone, TASK, method, data=data, learning_rates=RATES[method.name], seeds=SEEDS, steps=STEPS,
+        batch_size=BATCH, patience=None, out=Path(tempfile.mkdtemp()) / "run",
+    )  # fmt: skip
+    return preface.evaluate(run, [TASK], data=data)
+
+
+def fully_tuned(name: str, data: Path | None) -> list[Cell]:
+    """The same for all weights, each seed on a fresh copy; the rate is chosen with the first seed."""
+    training, splits = load_training(load_task(TASK), data), {}
+    for split in ("validation", "test"):
+        splits[split] = load_split(TASK, split, data=data)
+
+    def train(rate: float, seed: int) -> tuple[float, float, float, Backbone]:
+        backbone = preface.load_backbone(name)
+        began = time.perf_counter()
+        tune_all(backbone, training, rate, seed)
+        seconds = time.perf_counter() - began
+        return accuracy(backbone, splits["validation"]), accuracy(backbone, splits["test"]), seconds, backbone
+
+    first = {rate: train(rate, 0) for rate in RATES["full tuning"]}
+    best = max(first, key=lambda rate: first[rate][0])
+    results = [first[best], *(train(best, seed) for seed in range(1, SEEDS))]
+    return [
+        Cell(
+            backbone=name, method="full tuning", train_task=TASK, eval_task=TASK, metric="accuracy", value=test,
+            n=len(splits["test"].examples), seed=seed, trained_parameters=backbone.parameters, seconds=0.0,
+            details={"learning_rate": best, "development": development, "train_seconds": seconds,
+                     "backbone_saw": list(backbone.seen_tasks)},
+        )
+        for seed, (development, test, seconds, backbone) in enumerate(results)
+    ]  # fmt: skip
+
+
+def tune_all(backbone: Backbone, training: Split, rate: float, seed: int) -> None:
+    """All weights (but the position biases), on the task's text and label words as they are."""
+    inputs, _ = backbone.tokenize([example.text for example in training.examples], 512)
+    words = LabelWords.of(backbone, tuple(dict.fromkeys(str(example.label) for example in training.examples)))
+    pieces = dict(zip(words.words, words.pieces, strict=True))
+    order = batching.endless([len(ids) for ids in inputs], seed, BATCH)
+    weights = [weight for key, weight in backbone.model.named_parameters() if "relative_attention" not in key]
+    for weight in weights:
+        weight.requires_grad_(True)
+    optimizer = ScaledAdamW(weights)
+    with backbone.training():
+        for step in range(STEPS):
+            rows = next(order)
+            ids, mask = backbone.pad([inputs[row] for row in rows])
+            labels, real = backbone.pad([list(pieces[str(training.examples[row].label)]) for row in rows])
+            labels = labels.masked_fill(real == 0, -100)
+            loss = cross_entropy(backbone.forward(ids, mask, labels).flatten(0, 1), labels.flatten())
+            loss.backward()  # type: ignore[no-untyped-call]
+            torch.nn.utils.clip_grad_norm_(weights, 1.0)
+            optimizer.step(rate * rate_share("linear", step, step / STEPS, 20))
+            for weight in weights:
+                weight.grad = None
+    backbone.model.requires_grad_(False)
+
+
+def accuracy(backbone: Backbone, split: Split) -> float:
+    """By rank classification."""
+    labels = LabelWords.of(backbone, tuple(dict.fromkeys(str(example.label) for example in split.examples)))
+    inputs, _ = backbone.tokenize([example.text for example in split.examples], 512)
+    given = [to_prediction(row, labels.words).label for row in score(backbone, inputs, labels).softmax(-1).tolist()]
+    return metric("accuracy", [str(example.label) for example in split.examples], given)
+
+
+def draw(folders: list[Path], path: Path) -> None:
+    """Noise loss on held-out documents against tokens and against compute, and probes against tokens."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(12, 4), layout="constrained")
+    losses, compute, probes = figure.subplots(1, 3)
+    for folder in folders:
+        record = json.loads((folder / "backbone.json").read_text())
+        if record["verb"] != "pretrain":
+            continue
+        lines = read_metrics(folder / "metrics.jsonl")
+        points = [(tokens, loss) for tokens, loss in series(lines, "validation")["noise"] if tokens]
+        tokens, values = zip(*points, strict=True)
+        losses.plot(tokens, values, marker=".", label=folder.name)
+        compute.plot([6 * record["parameters"] * count for count in tokens], values, marker=".", label=folder.name)
+        for task, measured in series(lines, "probe").items():
+            probes.plot(*zip(*measured, strict=True), marker="o", label=f"{folder.name}, {task}")
+    losses.set(xlabel="tokens", ylabel="loss of hidden text, nats a token", xscale="log")
+    compute.set(xlabel="6 × parameters × tokens, FLOP", xscale="log")
+    probes.set(xlabel="tokens", ylabel="small prefix, development accuracy")
+    for axes in (losses, compute, probes):
+        axes.grid(alpha=0.3)
+        axes.legend(fontsize=8)
+    figure.savefig(path, dpi=120)
+
+
+def table(cells: list[Cell], folders: list[Path]) -> str:
+    """Markdown: a row a backbone, a column a method."""
+    lines = ["| backbone | parameters | tokens | loss of hidden text | " + " | ".join(RATES) + " |"]
+    lines.append("| --- " + "| ---: " * (3 + len(RATES)) + "|")
+    for folder in folders:
+        record: dict[str, Any] = {}
+        if (folder / "backbone.json").exists():
+            record = json.loads((folder / "backbone.json").read_text())
+        result = record.get("result", {})
+        row = [folder.name, f"{record['parameters']:,}" if record else "", f"{result['tokens']:,}" if record else ""]
+        row.append(f"{result['validation']['noise']:.2f}" if result.get("validation", {}).get("noise") else "")
+        for method in RATES:
+            values = [100 * cell.value for cell in cells if (cell.backbone, cell.method) == (folder.name, method)]
+            row.append(f"{statistics.fmean(values):.1f} ± {statistics.stdev(values):.1f}" if len(values) > 1 else "")
+        lines.append("| " + " | ".join(row) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("backbones", nargs="+", type=Path)
+    parser.add_argument("--data", type=Path)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--draw-only", action="store_true")
+    options = parser.parse_args()
+    options.out.mkdir(parents=True, exist_ok=True)
+    results = options.out / "results.json"
+    cells = read_cells(results)
+    for folder in options.backbones if not options.draw_only else []:
+        measures: dict[str, Callable[[], list[Cell]]] = {
+            "prefix-tuning": lambda b=str(folder): tuned(
+                preface.PrefixTuning(), preface.load_backbone(b), options.data
+            ),
+            "prompt-tuning": lambda b=str(folder): tuned(
+                preface.PromptTuning(), preface.load_backbone(b), options.data
+            ),
+            "full tuning": lambda b=str(folder): fully_tuned(b, options.data),
+        }  # type: ignore[dict-item,misc]
+        for method, measure in measures.items():
+            if any((cell.backbone, cell.method) == (folder.name, method) for cell in cells):
+                continue
+            cells += [Cell(**{**vars(cell), "backbone": folder.name}) for cell in measure()]
+            write_cells(results, cells)
+    Console().print(rich_table(pivot(cells)))
+    made = [folder for folder in options.backbones if (folder / "metrics.jsonl").exists()]
+    if made:
+        draw(made, options.out / "losses.png")
+    (options.out / "table.md").write_text(table(cells, options.backbones))
+
+
+if __name__ == "__main__":
+    main()
