@@ -56,7 +56,7 @@ def fully_tuned(name: str, data: Path | None) -> list[Cell]:
         splits[split] = load_split(TASK, split, data=data)
 
     def train(rate: float, seed: int) -> tuple[float, float, float, Backbone]:
-        backbone = preface.load_backbone(name)
+        backbone = preface.load_backbone(name, dtype="float32")  # all weights are trained
         began = time.perf_counter()
         tune_all(backbone, training, rate, seed)
         seconds = time.perf_counter() - began

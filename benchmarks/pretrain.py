@@ -54,7 +54,7 @@ def ours(architecture: str, batch_size: int, device: torch.device, dtype: torch.
     fuse_gelu(network)
     loop = Pretraining(
         Path(tempfile.mkdtemp()), network, plain_pieces(TOKENIZER, len(TOKENIZER)), settings, mixture, [],
-        Accelerator(cpu=device.type == "cpu"), dtype,
+        Accelerator(cpu=device.type == "cpu"), device, dtype,
     )  # fmt: skip
 
     def run(steps: int) -> float:

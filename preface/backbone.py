@@ -197,11 +197,7 @@ class Backbone:
     @contextmanager
     def training(self, dropout: float = 0.0, gradient_checkpointing: bool = False) -> Iterator[None]:
         """Training mode with a dropout rate (0: the same function as in evaluation), and back."""
-        for module in self.model.modules():
-            if isinstance(module, nn.Dropout):
-                module.p = dropout
-            elif isinstance(getattr(module, "dropout", None), float):
-                module.dropout = dropout
+        set_dropout(self.model, dropout)
         if gradient_checkpointing:
             self.model.activation_checkpointing_enable({"use_reentrant": False})
             # Transformers makes the embeddings want a gradient, for the sake of the other kind of checkpointing
@@ -237,6 +233,15 @@ def fuse_gelu(model: nn.Module) -> None:
             module.act = nn.GELU(approximate="tanh")
 
 
+def set_dropout(model: nn.Module, rate: float) -> None:
+    """The rate of every dropout in the model while it trains."""
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = rate
+        elif isinstance(getattr(module, "dropout", None), float):
+            module.dropout = rate  # type: ignore[assignment]
+
+
 def load_backbone(name_or_path: str | Path = DEFAULT, dtype: str = "auto", device: str = "auto") -> Backbone:
     """Load and freeze a Transformers T5-family checkpoint (T5 v1.0, v1.1, LM-adapted, Flan, mT5).
 
@@ -250,27 +255,37 @@ def load_backbone(name_or_path: str | Path = DEFAULT, dtype: str = "auto", devic
         UserError: no such checkpoint, not of the T5 family, or an unknown dtype or device.
     """
     attention.register()
-    transformers_logging.disable_progress_bar()
-    name = str(name_or_path)
-    path = EMBEDDED / name if (EMBEDDED / name / "config.json").exists() else name_or_path
     target = device_named(device)
+    model, tokenizer = load_checkpoint(name_or_path, dtype_named(dtype, target), attn_implementation=attention.NAME)
+    model.to(target)  # type: ignore[arg-type]
+    return Backbone(str(name_or_path), model, tokenizer)
+
+
+def load_checkpoint(
+    name_or_path: str | Path, dtype: torch.dtype, **options: Any
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """Model and tokenizer of a T5-family checkpoint, as `load_backbone` names it; `options` are Transformers' own.
+
+    Raises UserError as `load_backbone` does.
+    """
+    transformers_logging.disable_progress_bar()
+    path = EMBEDDED / name_or_path if (EMBEDDED / name_or_path / "config.json").exists() else name_or_path
     try:
         config = AutoConfig.from_pretrained(path)
         if config.model_type not in FAMILIES:
             raise UserError(
-                f"backbone {name}: a {config.model_type} model; Preface takes the T5 family ({', '.join(FAMILIES)})"
+                f"backbone {name_or_path}: a {config.model_type} model; Preface takes the T5 family "
+                f"({', '.join(FAMILIES)})"
             )
         tokenizer = AutoTokenizer.from_pretrained(path)
-        model = AutoModelForSeq2SeqLM.from_pretrained(
-            path, dtype=dtype_named(dtype, target), attn_implementation=attention.NAME
-        )
+        model = AutoModelForSeq2SeqLM.from_pretrained(path, dtype=dtype, **options)
     except (OSError, ValueError, SafetensorError) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise UserError(
-            f"backbone {name}: cannot be loaded ({reason}); give a folder with config.json, weights and a tokenizer, "
-            f"a name on the Hugging Face hub, or `{DEFAULT}`, which ships with Preface"
+            f"backbone {name_or_path}: cannot be loaded ({reason}); give a folder with config.json, weights and a "
+            f"tokenizer, a name on the Hugging Face hub, or `{DEFAULT}`, which ships with Preface"
         ) from error
-    return Backbone(name, model.to(target), tokenizer)
+    return model, tokenizer
 
 
 def device_named(name: str) -> torch.device:

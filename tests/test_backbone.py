@@ -333,3 +333,9 @@ def test_other_families_are_refused(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text('{"model_type": "bert"}')
     with pytest.raises(UserError, match="a bert model"):
         load_backbone(tmp_path)
+
+
+def test_the_embedded_backbone_says_which_tasks_it_has_seen(nano: Backbone, tiny: Backbone) -> None:
+    assert "imdb" in nano.seen_tasks
+    assert "sst2" not in nano.seen_tasks
+    assert tiny.seen_tasks == ()

@@ -25,7 +25,8 @@ from preface.errors import UserError
 SIZES = ("d_model", "layers", "decoder_layers", "heads", "d_kv", "d_ff", "block", "tie_embeddings")
 SETTINGS = (
     "minutes", "steps", "budget_tokens", "input_length", "batch_size", "micro_batch_size", "optimizer", "learning_rate",
-    "schedule", "warmup", "dropout", "seed", "validate_every", "probe_every", "checkpoint_seconds", "keep",
+    "schedule", "warmup", "weight_decay", "clip", "dropout", "seed", "validate_every", "probe_every",
+    "checkpoint_seconds", "keep",
 )  # fmt: skip
 """Options that are fields of `Architecture`, and of `Settings`."""
 
@@ -71,6 +72,8 @@ MicroBatch = Annotated[
 Rate = Annotated[float | None, typer.Option("--learning-rate", help="Relative to each matrix's size. Default: 0.01.")]
 Scheduled = Annotated[Schedule | None, typer.Option("--schedule", help="Default: cosine.")]
 Warmup = Annotated[int | None, typer.Option("--warmup", help="Steps of rising rate. Default: 100.")]
+WeightDecay = Annotated[float | None, typer.Option("--weight-decay", help="Default: 0.")]
+Clip = Annotated[float | None, typer.Option("--clip", help="Largest norm of the gradient. Default: 1.")]
 Steps = Annotated[int | None, typer.Option("--steps", help="Budget in steps.")]
 BudgetTokens = Annotated[int | None, typer.Option("--budget-tokens", help="Budget in tokens.")]
 Minutes = Annotated[float | None, typer.Option("--minutes", help="Budget in minutes, probes included.")]
@@ -169,6 +172,8 @@ def pretrain(
     learning_rate: Rate = None,
     schedule: Scheduled = None,
     warmup: Warmup = None,
+    weight_decay: WeightDecay = None,
+    clip: Clip = None,
     dropout: Annotated[float | None, typer.Option(help="Default: 0.")] = None,
     seed: Seed = None,
     validate_every: ValidateEvery = None,
@@ -221,6 +226,8 @@ def adapt(
     learning_rate: Rate = None,
     schedule: Scheduled = None,
     warmup: Warmup = None,
+    weight_decay: WeightDecay = None,
+    clip: Clip = None,
     dropout: Annotated[float | None, typer.Option(help="Default: 0.")] = None,
     seed: Seed = None,
     validate_every: ValidateEvery = None,
@@ -280,7 +287,11 @@ def _weights(objectives: list[str] | None) -> dict[str, float] | None:
 def _resume(folder: Path, options: dict[str, Any]) -> None:
     from preface.pretraining.making import resume
 
-    named = [name for name in ("out", "tokens", "architecture", "checkpoint") if options.get(name) is not None]
+    named = [
+        name.replace("_", "-")
+        for name, value in options.items()
+        if value not in (None, "auto") and name not in ("resume", "device", "preface")
+    ]
     if named:
         raise UserError(f"resume: all else comes from the folder; give no {', '.join(named)}")
     _made(resume(folder, None if options["device"] == "auto" else options["device"]))

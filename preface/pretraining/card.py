@@ -65,8 +65,7 @@ def _thinned(points: list[tuple[int, float]], most: int = 200) -> list[tuple[int
 
 def card(record: Mapping[str, Any]) -> str:
     """The README of a backbone's folder, from its record: sizes, recipe, data, results."""
-    result, settings = record["result"], record["settings"]
-    text = record.get("tokens")
+    result = record["result"]
     lines = [
         "---",
         "library_name: transformers",
@@ -81,17 +80,10 @@ def card(record: Mapping[str, Any]) -> str:
         "",
         "## What it has seen",
         "",
-        f"- {result['tokens']:,} tokens in {result['steps']:,} steps of {settings['batch_size']} sequences of "
-        f"{settings['input_length']}: " + ", ".join(f"{v:g} {k}" for k, v in _shares(settings["objectives"]).items()),
     ]
-    if text:
-        lines.append("- text: " + ", ".join(f"`{name}`" for name in text["sources"]))
-        kept = ", ".join(f"{task} ({count:,})" for task, count in text["dropped"].items())
-        if text["keep_out"]:
-            lines.append(
-                f"- kept out of the text: the evaluation inputs of {', '.join(text['keep_out'])}; pieces of text "
-                f"dropped for that: {kept or 'none'}"
-            )
+    for ancestor in record["ancestors"]:
+        lines.append(f"- first, as `{ancestor['name']}`: {_food(ancestor, ancestor['tokens'])}")
+    lines.append(f"- {'then' if record['ancestors'] else 'all'}: {_food(record, result['tokens'])}")
     if record["seen_tasks"]:
         lines.append(
             f"- **labelled examples** of {', '.join(record['seen_tasks'])}: none of these is a new domain for it, and "
@@ -105,7 +97,7 @@ def card(record: Mapping[str, Any]) -> str:
         f"| small prefix on {name}, development score | {value:.3f} |" for name, value in result["probes"].items()
     ]
     lines += [
-        f"| tokens a second | {result['tokens_per_second']:,.0f} ({record['device']}, {record['dtype']}) |",
+        f"| tokens a second | {result['tokens_per_second']:,.0f} ({record['ran_on']}, {record['dtype']}) |",
         "",
         "`noise` is the loss of hidden text alone, without sentinels and `</s>`. Losses are in nats a token.",
         "",
@@ -118,7 +110,7 @@ def card(record: Mapping[str, Any]) -> str:
         "```",
         "",
         "```json",
-        json.dumps({"config": record["config"], "settings": settings, "versions": record["versions"]}, indent=1),
+        json.dumps({name: record[name] for name in ("config", "settings", "versions")}, indent=1),
         "```",
     ]
     return "\n".join(lines) + "\n"
@@ -136,6 +128,21 @@ def _sizes(config: Mapping[str, Any]) -> str:
         f"{config['num_heads']} heads × {config['d_kv']}, d_ff {config['d_ff']} {config['feed_forward_proj']}, "
         f"vocabulary {config['vocab_size']:,}, {'tied' if config['scale_decoder_outputs'] else 'untied'} embeddings"
     )
+
+
+def _food(record: Mapping[str, Any], tokens: int) -> str:
+    """Objectives, text, tasks, and what was kept out."""
+    settings, text = record["settings"], record.get("text")
+    shares = " and ".join(f"{share:g} {name}" for name, share in _shares(settings["objectives"]).items())
+    words = [f"{tokens:,} tokens of {shares}, {settings['batch_size']} × {settings['input_length']} a step"]
+    if text:
+        words.append("text of " + ", ".join(f"`{name}`" for name in text["sources"]))
+        dropped = ", ".join(f"{task} {count:,}" for task, count in text["dropped"].items()) or "none"
+        if text["keep_out"]:
+            words.append(f"without the evaluation inputs of {', '.join(text['keep_out'])} (pieces dropped: {dropped})")
+    if record["tasks"]:
+        words.append(f"labelled examples of {', '.join(record['tasks'])}")
+    return "; ".join(words)
 
 
 def _shares(weights: Mapping[str, float]) -> dict[str, float]:

@@ -13,6 +13,7 @@ import numpy as np
 
 from preface.tasks import Task, load_split, load_task
 from preface.tasks.find import read_part
+from preface.tasks.instructions import MARK, fields_of, marked
 
 RUN = 12
 """Any run of so many words of an input counts as the input; a shorter input counts as a whole."""
@@ -123,6 +124,15 @@ class KeepOut:
 
 
 def _inputs(task: Task, data: str | Path | None) -> Iterator[str]:
+    """The evaluation inputs of a task: whole texts, and each field where there are several."""
+    for text in _texts(marked(task), data):
+        fields = fields_of(task, text)
+        yield text.replace(MARK, " ")
+        if len(fields) > 1:
+            yield from fields.values()
+
+
+def _texts(task: Task, data: str | Path | None) -> Iterator[str]:
     train = task.splits.get("train")
     whole: set[str] = set()
     for split in ("validation", "test"):

@@ -18,6 +18,7 @@ from torch.nn.functional import cross_entropy
 from transformers import PreTrainedModel
 
 from preface import checkpoint
+from preface.backbone import set_dropout
 from preface.errors import UserError
 from preface.interrupt import Interrupted, stop_requested
 from preface.pretraining.mixture import IGNORED, Batch, Mixture, ObjectiveName
@@ -45,7 +46,8 @@ class _Progress:
     validation: dict[str, float | None] = field(default_factory=dict)
     """The last validation losses."""
     probes: dict[str, float] = field(default_factory=dict)
-    """The last development scores of probes."""
+    probed: int = 0
+    """The last development scores of probes, and their step."""
 
 
 class Losses(nn.Module):
@@ -59,14 +61,12 @@ class Losses(nn.Module):
 
     def forward(self, inputs: Tensor, mask: Tensor | None, labels: Tensor) -> Tensor:
         """`[loss, labels, loss of text, labels of text]`: sums over the batch, padding left out."""
-        logits = self.model(input_ids=inputs, attention_mask=mask, labels=None, **self._shifted(labels)).logits
+        before = self.model._shift_right(labels)  # type: ignore[operator]
+        logits = self.model(input_ids=inputs, attention_mask=mask, decoder_input_ids=before, use_cache=False).logits
         each = cross_entropy(logits.float().flatten(0, 1), labels.flatten(), reduction="none", ignore_index=IGNORED)
         real = labels.flatten() != IGNORED
         text = real & self.plain[labels.flatten().clamp(min=0)]  # type: ignore[index]
         return torch.stack([each.sum(), real.sum(), (each * text).sum(), text.sum()])
-
-    def _shifted(self, labels: Tensor) -> dict[str, Any]:
-        return {"decoder_input_ids": self.model._shift_right(labels), "use_cache": False}  # type: ignore[operator]
 
 
 class Pretraining:
@@ -85,17 +85,14 @@ class Pretraining:
         mixture: Mixture,
         validation: Sequence[Batch],
         accelerator: Accelerator,
+        device: torch.device,
         dtype: torch.dtype,
         probe: Callable[[PreTrainedModel, int], dict[str, float]] | None = None,
     ) -> None:
         self.folder, self.settings, self.mixture, self.probe = folder, settings, mixture, probe
-        self.accelerator, self.device = accelerator, accelerator.device
-        self.model = model.to(self.device, torch.float32).requires_grad_(True)
-        for module in self.model.modules():
-            if isinstance(module, nn.Dropout):
-                module.p = settings.dropout
-            elif isinstance(getattr(module, "dropout", None), float):
-                module.dropout = settings.dropout  # type: ignore[assignment]
+        self.accelerator, self.device = accelerator, device
+        self.model = model.to(device, torch.float32).requires_grad_(True)  # type: ignore[arg-type]
+        set_dropout(self.model, settings.dropout)
         self.masters = [parameter.detach().clone() for parameter in self.model.parameters()]
         self.model.to(dtype)
         self.weights = list(self.model.parameters())
@@ -104,7 +101,7 @@ class Pretraining:
         losses: nn.Module = Losses(self.model, plain.to(self.device))
         if self.device.type == "cuda":
             losses = torch.compile(losses)  # type: ignore[assignment]
-        self.losses = accelerator.prepare_model(losses)
+        self.losses = accelerator.prepare_model(losses) if accelerator.num_processes > 1 else losses
         self.validation = [batch.to(self.device) for batch in validation]
         self.state = _Progress()
         self.sums: dict[ObjectiveName, Tensor] = {}
@@ -120,45 +117,49 @@ class Pretraining:
         cuda = [self.device] if self.device.type == "cuda" else []
         with torch.random.fork_rng(devices=cuda):
             try:
-                self._run(resume_hint)
+                self._run()
+            except Interrupted as stopped:
+                raise Interrupted(f"stopped after step {self.state.step:,}; {resume_hint}") from stopped
             finally:
                 self.mixture.close()
         return self.state
 
-    def _run(self, resume_hint: str) -> None:
+    def _run(self) -> None:
         self._restore()
         state, settings = self.state, self.settings
-        if state.step == 0:
-            torch.manual_seed(settings.seed)  # for dropout alone
-            self._look()
         began = time.monotonic() - state.seconds
         total, unit = self._budget()
         with progress("pre-training", total, unit, self._used()) as advance, stop_requested() as stop:
-            while (done := self._agreed(settings.done(state.step, state.tokens, state.seconds))) < 1:
-                before = self._used()
-                step_began = time.monotonic()
+            if state.step == 0:
+                self._look()
+            done = settings.done(state.step, state.tokens, state.seconds)
+            while done < 1:
+                before, step_began = self._used(), time.monotonic()
                 self._step(done)
-                state.training_seconds += time.monotonic() - step_began
                 if state.step % LOG_EVERY == 0:
                     self._log(advance)
+                state.training_seconds += time.monotonic() - step_began
                 if state.step % settings.validate_every == 0:
                     self._look()
                 if state.step % settings.probe_every == 0:
+                    self._save()
                     self._probe()
                 state.seconds = time.monotonic() - began
                 advance(self._used() - before)
-                if self._agreed(float(stop())) > 0:
+                due = time.monotonic() - self.saved_at > settings.checkpoint_seconds
+                done, stopped, due_somewhere = self._agreed(
+                    settings.done(state.step, state.tokens, state.seconds), float(stop()), float(due)
+                )
+                if stopped or due_somewhere:
                     self._save()
-                    raise Interrupted(f"stopped after step {state.step:,}; {resume_hint}")
-                if self._agreed(float(time.monotonic() - self.saved_at > settings.checkpoint_seconds)) > 0:
-                    self._save()
-        self._log()
-        if state.step % settings.validate_every:
-            self._look()
-        if state.step % settings.probe_every:
+                if stopped:
+                    raise Interrupted
+            self._save()  # before the last looks: killed among them, they are taken again
+            self._log()
+            if state.step % settings.validate_every:
+                self._look()
             self._probe()
-        state.seconds = time.monotonic() - began
-        self._save()
+            state.seconds = time.monotonic() - began
 
     def _step(self, done: float) -> None:
         """One update of all weights."""
@@ -169,6 +170,8 @@ class Pretraining:
         # each process divides by the labels of all, and gradients are averaged over processes
         labels = (whole.labels != IGNORED).sum().item() / accelerator.num_processes
         self.model.train()
+        if settings.dropout:  # like the batch, what is dropped follows from seed, step and process
+            torch.manual_seed(hash((settings.seed, state.step, accelerator.process_index)))
         sums = torch.zeros(4, device=self.device)
         for start in range(0, len(own.inputs), size):
             part = own.rows(slice(start, start + size))
@@ -234,9 +237,9 @@ class Pretraining:
             self._write({"validation": losses})
 
     def _probe(self) -> None:
-        """What prompts can do with the weights as they are."""
-        if self.probe is not None and self.is_main:
-            self.state.probes = self.probe(self.model, self.state.step)
+        """What prompts can do with the weights as they are, once for each step."""
+        if self.probe is not None and self.is_main and self.state.probed < self.state.step:
+            self.state.probes, self.state.probed = self.probe(self.model, self.state.step), self.state.step
             self._write({"probe": self.state.probes})
         self.accelerator.wait_for_everyone()
 
@@ -251,13 +254,11 @@ class Pretraining:
 
     def _save(self) -> None:
         self.saved_at = time.monotonic()
+        sums = {name: self.accelerator.reduce(tensor, "sum") for name, tensor in self.sums.items()}
         if self.is_main:
             tensors = {f"weights.{name}": master.cpu() for name, master in zip(self.names, self.masters, strict=True)}
             tensors |= {f"optimizer.{name}": tensor.cpu() for name, tensor in state_tensors(self.optimizer).items()}
-            tensors |= {f"sums.{name}": tensor.cpu() for name, tensor in self.sums.items()}
-            tensors["random.cpu"] = torch.get_rng_state()
-            if self.device.type == "cuda":
-                tensors["random.cuda"] = torch.cuda.get_rng_state(self.device)
+            tensors |= {f"sums.{name}": tensor.cpu() for name, tensor in sums.items()}
             checkpoint.save_state(
                 self.folder / "checkpoints", self.state.step, tensors, asdict(self.state), self.settings.keep
             )
@@ -280,10 +281,9 @@ class Pretraining:
             master.copy_(tensors[f"weights.{name}"])
         self._publish()
         restore(self.optimizer, _under("optimizer.", tensors))
-        self.sums = {name: tensor.to(self.device) for name, tensor in _under("sums.", tensors).items()}  # type: ignore[misc]
-        torch.set_rng_state(tensors["random.cpu"])
-        if "random.cuda" in tensors and self.device.type == "cuda":
-            torch.cuda.set_rng_state(tensors["random.cuda"], self.device)
+        # the sums of all processes are the first one's: the others begin anew
+        part = float(self.is_main)
+        self.sums = {name: tensor.to(self.device) * part for name, tensor in _under("sums.", tensors).items()}  # type: ignore[misc]
         if self.is_main:
             with metrics.open("a") as file:
                 file.truncate(min(file.tell(), self.state.metrics_bytes))
@@ -303,11 +303,12 @@ class Pretraining:
             return state.step
         return state.tokens if settings.budget_tokens is not None else state.seconds
 
-    def _agreed(self, value: float) -> float:
-        """The mean over processes, so that all of them take the same turn."""
+    def _agreed(self, *values: float) -> list[float]:
+        """Means over processes, so that all of them take the same turn."""
         if self.accelerator.num_processes == 1:
-            return value
-        return float(self.accelerator.reduce(torch.tensor(value, device=self.device), "mean"))
+            return list(values)
+        means: list[float] = self.accelerator.reduce(torch.tensor(values, device=self.device), "mean").tolist()
+        return means
 
     def export(self, folder: Path) -> None:
         """Write the model in the hub's format, its weights as bfloat16."""

@@ -6,16 +6,16 @@ import hashlib
 import json
 import shutil
 import sys
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator
-from transformers import AutoConfig, AutoModelForSeq2SeqLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from preface.backbone import DEFAULT, EMBEDDED, FAMILIES, SEEN, device_named, dtype_named, fuse_gelu
+from preface.backbone import SEEN, device_named, dtype_named, fuse_gelu, load_checkpoint
 from preface.errors import UserError
 from preface.pretraining.architecture import load_architecture
 from preface.pretraining.card import write_card
@@ -31,14 +31,16 @@ from preface.pretraining.mixture import (
     SpanCorruption,
     sentinels,
 )
+from preface.pretraining.objectives import span_lengths
 from preface.pretraining.probe import probe
 from preface.pretraining.settings import Settings
 from preface.pretraining.tokens import Tokens
 from preface.progress import warn
 from preface.recipe import validated
 from preface.results import installed_versions, write_atomically
-from preface.tasks import Example, load_task
+from preface.tasks import Example, load_split, load_task
 from preface.tasks.instructions import load_instructions
+from preface.tasks.task import SplitName
 
 RECORD = "backbone.json"
 VALIDATION_BATCHES = 4
@@ -169,37 +171,29 @@ def _begin(folder: Path, asked: dict[str, Any]) -> Path:
 def _go(folder: Path, record: dict[str, Any]) -> Path:
     """Build everything that the record asks for, train, export."""
     settings = Settings(**record["settings"])
-    target = device_named(record["device"])
-    accelerator = Accelerator(cpu=target.type == "cpu")
-    dtype = dtype_named(record["dtype"], accelerator.device)
+    accelerator, device = _devices(record["device"], settings.batch_size)
+    dtype = dtype_named(record["dtype"], device)
     tokens = None if record["tokens_folder"] is None else Tokens.open(record["tokens_folder"])
-    model, tokenizer, lineage = _model(record, tokens, settings.seed)
+    model, tokenizer = _model(record, tokens, settings.seed)
     objectives, validation, left_out = _objectives(record, settings, tokens, tokenizer)
+    for task, split in product(record["probe_tasks"], ("train", "validation")):
+        load_split(task, split, data=record["data"])  # what is not there should be missed now, not after hours
+    told = {load_task(task).name for task in record["tasks"]}
     record |= {
         "name": folder.name,
         "dtype": str(dtype).removeprefix("torch."),
-        "device": str(accelerator.device) if record["device"] == "auto" else record["device"],
+        "ran_on": str(device),
         "threads": torch.get_num_threads(),
         "processes": accelerator.num_processes,
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
-        "seen_tasks": sorted({*lineage, *record["tasks"]}),
+        "seen_tasks": sorted({*getattr(model.config, SEEN, []), *told}),
         "left_out_examples": left_out,
+        "ancestors": _ancestors(record["began_from"]),
+        "config": {name: getattr(model.config, name, None) for name in _SHOWN},
     }
     setattr(model.config, SEEN, record["seen_tasks"])
-    record["config"] = {
-        name: value for name, value in model.config.to_diff_dict().items() if not isinstance(value, dict)
-    } | {name: getattr(model.config, name) for name in _SHOWN}
     if tokens is not None:
-        begun, now = record.get("tokens", {}).get("sha256"), tokens.card["sha256"]
-        if begun not in (None, now):
-            raise UserError(f"{tokens.folder}: other tokens than {folder} was begun with; start anew")
-        record["tokens"] = {
-            "sources": [Path(source["name"]).name for source in tokens.card["sources"]],
-            "keep_out": tokens.card["asked"]["keep_out"],
-            "dropped": tokens.card["dropped"],
-            "count": tokens.card["tokens"],
-            "sha256": now,
-        }
+        record["text"] = _checked_text(tokens, record, folder)
     folder.mkdir(parents=True, exist_ok=True)
     if accelerator.is_main_process:
         write_atomically(folder / RECORD, json.dumps(record, indent=1) + "\n")
@@ -211,6 +205,7 @@ def _go(folder: Path, record: dict[str, Any]) -> Path:
         Mixture(objectives, record["settings"]["objectives"], settings.seed),
         validation,
         accelerator,
+        device,
         dtype,
         _prober(folder, tokenizer, record["probe_tasks"], record["data"]),
     )
@@ -234,6 +229,46 @@ def _go(folder: Path, record: dict[str, Any]) -> Path:
     return folder
 
 
+def _devices(name: str, batch_size: int) -> tuple[Accelerator, torch.device]:
+    """The processes, and this one's device. Raises UserError if they cannot share the batch evenly."""
+    device = device_named(name)
+    accelerator = Accelerator(cpu=device.type == "cpu", mixed_precision="no")
+    if batch_size % accelerator.num_processes:
+        raise UserError(
+            f"batch-size: {batch_size} sequences cannot be shared evenly by {accelerator.num_processes} processes"
+        )
+    return accelerator, device if accelerator.num_processes == 1 else accelerator.device
+
+
+def _ancestors(checkpoint: str | None) -> list[dict[str, Any]]:
+    """What a checkpoint made by Preface was trained on, and those that it came from, oldest first."""
+    path = Path(checkpoint or "") / RECORD
+    if checkpoint is None or not path.is_file():
+        return []
+    record = json.loads(path.read_text(encoding="utf-8"))
+    own = {name: record.get(name) for name in ("name", "verb", "began_from", "settings", "tasks", "text")}
+    return [*record.get("ancestors", []), own | {"tokens": record["result"]["tokens"]}]
+
+
+def _checked_text(tokens: Tokens, record: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    """What the text is, for record and card. Raises UserError if it is not what was begun with, or not kept clean."""
+    asked, digest = tokens.card["asked"], tokens.card["sha256"]
+    if "text" in record and record["text"]["sha256"] != digest:
+        raise UserError(f"{tokens.folder}: other tokens than {folder} was begun with; start anew")
+    if missing := set(record["keep_out"]) - set(asked["keep_out"]):
+        raise UserError(
+            f"keep-out: {', '.join(sorted(missing))} may be in the text of {tokens.folder}; make it anew with "
+            "`preface tokenize … --keep-out`"
+        )
+    return {
+        "sources": [Path(source["name"]).name for source in tokens.card["sources"]],
+        "keep_out": asked["keep_out"],
+        "dropped": tokens.card["dropped"],
+        "tokens": tokens.card["tokens"],
+        "sha256": digest,
+    }
+
+
 _SHOWN = (
     "d_model", "d_kv", "num_heads", "d_ff", "num_layers", "num_decoder_layers", "feed_forward_proj", "vocab_size",
     "scale_decoder_outputs", "relative_attention_num_buckets", "relative_attention_max_distance",
@@ -242,37 +277,24 @@ _SHOWN = (
 
 def _model(
     record: Mapping[str, Any], tokens: Tokens | None, seed: int
-) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, list[str]]:
-    """The model to begin with, its tokenizer, and the tasks whose labels it has seen already."""
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """The model to begin with, and its tokenizer."""
     if record["began_from"] is None:
-        assert tokens is not None or record["architecture"] is not None
         if tokens is None:
             raise UserError("tokens: needed to train from scratch, for their tokenizer if nothing else")
+        tokenizer = tokens.tokenizer
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            model: PreTrainedModel = load_architecture(None, **record["architecture"]).build(tokens.tokenizer)
-        fuse_gelu(model)
-        return model, tokens.tokenizer, []
-    name = record["began_from"]
-    path = EMBEDDED / name if (EMBEDDED / name / "config.json").exists() else name
-    try:
-        config = AutoConfig.from_pretrained(path)
-        if config.model_type not in FAMILIES:
-            raise UserError(f"{name}: a {config.model_type} model; Preface takes the T5 family ({', '.join(FAMILIES)})")
-        tokenizer = AutoTokenizer.from_pretrained(path)
-        model = AutoModelForSeq2SeqLM.from_pretrained(path, dtype=torch.float32)
-    except (OSError, ValueError) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise UserError(
-            f"checkpoint {name}: cannot be loaded ({reason}); give a folder, a name on the hub, or `{DEFAULT}`"
-        ) from error
-    if tokens is not None and tokens.tokenizer.get_vocab() != tokenizer.get_vocab():
-        raise UserError(
-            f"{tokens.folder}: made with another tokenizer than {name}'s; "
-            f"`preface tokenize … --tokenizer {name}` makes one that fits"
-        )
+            model: PreTrainedModel = load_architecture(None, **record["architecture"]).build(tokenizer)
+    else:
+        model, tokenizer = load_checkpoint(record["began_from"], torch.float32)
+        if tokens is not None and tokens.tokenizer.get_vocab() != tokenizer.get_vocab():
+            raise UserError(
+                f"{tokens.folder}: made with another tokenizer than {record['began_from']}'s; "
+                f"`preface tokenize … --tokenizer {record['began_from']}` makes one that fits"
+            )
     fuse_gelu(model)
-    return model, tokenizer, list(getattr(config, SEEN, []))
+    return model, tokenizer
 
 
 def _objectives(
@@ -288,7 +310,8 @@ def _objectives(
             kept_out = KeepOut.of(record["keep_out"], record["data"])
             train, left_out = _instructions(record, "train", length, kept_out)
             found[name] = Instructions(train, tokenizer, length, seed)
-            looks.append(Instructions(_instructions(record, "validation", length, None)[0], tokenizer, length, 0))
+            if held_out := _instructions(record, "validation", length, None)[0]:
+                looks.append(Instructions(held_out, tokenizer, length, 0))
         else:
             assert tokens is not None
             kind = SpanCorruption if name == "span-corruption" else PrefixLM
@@ -296,7 +319,7 @@ def _objectives(
     if tokens is not None and len(tokens.validation) < 3 * length:
         warn(f"{tokens.folder}: {len(tokens.validation):,} tokens are held out, too few to look at as training goes on")
     elif tokens is not None:  # whatever a backbone learns, it is looked at in both ways
-        if len(sentinels(tokenizer)):
+        if span_lengths(length).spans <= len(sentinels(tokenizer)):
             looks.append(SpanCorruption(tokens.validation, tokenizer, length, 0))
         looks.append(PrefixLM(tokens.validation, tokenizer, length, 0))
     batches = [look.batch(step, VALIDATION_ROWS) for look in looks for step in range(VALIDATION_BATCHES)]
@@ -304,26 +327,31 @@ def _objectives(
 
 
 def _instructions(
-    record: Mapping[str, Any], split: str, length: int, kept_out: KeepOut | None
+    record: Mapping[str, Any], split: SplitName, length: int, kept_out: KeepOut | None
 ) -> tuple[dict[str, list[list[Example]]], dict[str, int]]:
-    """Each task's examples, a list a template, and how many rows were left out by task."""
-    found, left_out = {}, {}
+    """The examples of each task that has the split, a list a template, and how many rows were left out by task."""
+    found: dict[str, list[list[Example]]] = {}
+    left_out: dict[str, int] = {}
     for name in record["tasks"]:
-        task, refused = load_task(name), Counter[str]()
+        task, searched = load_task(name), dict[str, bool]()
+        if task.name in found:
+            raise UserError(f"tasks: {task.name} is named twice; rename one of the files")
+        if split not in task.splits:
+            continue
 
-        def leave_out(text: str, refused: Counter[str] = refused) -> bool:
-            matches = kept_out is not None and kept_out.matches(text)
-            refused.update([text] if matches else [])
-            return matches
+        def leave_out(text: str, searched: dict[str, bool] = searched) -> bool:
+            if text not in searched:
+                searched[text] = kept_out is not None and kept_out.matches(text)
+            return searched[text]
 
-        # a single text may be long: it is shown in part, once in a long one and once in a short one
-        sizes = (length * 3 // 4, length // 6) if len(task.fields.input) == 1 else (None,)
-        found[task.name] = [
-            examples
+        # what is long is shown in part: half of the length leaves room for the wording; single texts also in short
+        sizes = (length // 2, length // 8) if len(task.fields.input) == 1 else (length // 2,)
+        templates = [
+            load_instructions(name, split, data=record["data"], words=max(words, 1), leave_out=leave_out)
             for words in sizes
-            for examples in load_instructions(task, split, data=record["data"], words=words, leave_out=leave_out)
         ]
-        left_out[task.name] = refused.total() // len(sizes)
+        found[task.name] = [examples for wordings in templates for examples in wordings]
+        left_out[task.name] = sum(searched.values())
         if not found[task.name][0]:
             raise UserError(f"{name}: no row is left once the evaluation inputs of --keep-out are out; leave it out")
     return found, left_out

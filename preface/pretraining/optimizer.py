@@ -25,7 +25,7 @@ class ScaledAdamW:
 
     def __init__(self, parameters: Sequence[Tensor], weight_decay: float = 0.0) -> None:
         self.parameters = list(parameters)
-        self.sizes = [parameter.numel() ** 0.5 for parameter in self.parameters]
+        self.roots = [parameter.numel() ** 0.5 for parameter in self.parameters]
         groups = [
             {"params": [parameter], "lr": torch.zeros((), device=parameter.device)} for parameter in self.parameters
         ]
@@ -34,8 +34,9 @@ class ScaledAdamW:
     @torch.no_grad()
     def step(self, rate: float) -> None:
         norms = torch._foreach_norm(self.parameters)
-        for group, norm, size in zip(self.adamw.param_groups, norms, self.sizes, strict=True):
-            group["lr"].copy_((norm / size).clamp(min=SMALLEST_SIZE) * rate)
+        sizes = torch._foreach_clamp_min(torch._foreach_div(norms, self.roots), SMALLEST_SIZE)
+        rates = [group["lr"] for group in self.adamw.param_groups]  # tensors, so that they stay on the device
+        torch._foreach_copy_(rates, torch._foreach_mul(sizes, rate))
         self.adamw.step()
 
     @property
@@ -44,12 +45,13 @@ class ScaledAdamW:
 
 
 class Adafactor:
-    """Adafactor (Shazeer & Stern 2018), torch's own, which scales by each matrix's size too."""
+    """Adafactor (Shazeer & Stern 2018), torch's own, which scales by each matrix's size too, and takes no more than
+    1 / √step as its rate."""
 
     def __init__(self, parameters: Sequence[Tensor], weight_decay: float = 0.0) -> None:
-        # torch caps the rate at 1 / sqrt(step); a beta2 decay of −0.8 is T5's
+        # T5's decay of −0.8 and ε of 1e-30, whose root torch asks for; its own ε would outweigh clipped gradients
         self.adafactor = torch.optim.Adafactor(
-            list(parameters), lr=1.0, beta2_decay=-0.8, eps=(None, SMALLEST_SIZE), weight_decay=weight_decay
+            list(parameters), lr=1.0, beta2_decay=-0.8, eps=(1e-15, SMALLEST_SIZE), weight_decay=weight_decay
         )
 
     def step(self, rate: float) -> None:

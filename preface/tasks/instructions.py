@@ -98,23 +98,30 @@ def crop(text: str, words: int, rng: random.Random) -> str:
     return " ".join(tokens[start : start + words])
 
 
-def _rows(task: Task, split: str, data: str | Path | None) -> list[tuple[Fields, str]]:
-    """The fields that the task's template names, and the label word, of each row of a split.
+def marked(task: Task) -> Task:
+    """The task with marks around the fields of its texts, so that `fields_of` finds them again.
 
-    The split is drawn from texts that are the same but for the marks, so that its rows are the task's own.
+    Its texts are the same but for the marks, so its splits draw the same rows.
     """
-    names = [field for _, field in task.pieces if field is not None]
     template = "".join(
         _literal(literal) + ("" if field is None else f" {MARK} {{{field}}} {MARK} ") for literal, field in task.pieces
     )
-    marked = Task.model_validate(task.model_dump(exclude_unset=True) | {"template": template, "instructions": ()})
-    rows = []
-    for example in load_split(marked, split, data=data).examples:
-        values = example.text.split(MARK)[1::2]
-        if len(values) != len(names) or example.label is None:
-            raise UserError(f"{task.name}: a text of {split} holds a NUL byte ('{values[0][:40]}…'); take it out")
-        rows.append((dict(zip(names, (value.strip() for value in values), strict=True)), example.label))
-    return rows
+    return Task.model_validate(task.model_dump(exclude_unset=True) | {"template": template, "instructions": ()})
+
+
+def fields_of(task: Task, text: str) -> Fields:
+    """The fields that the task's template names, of a text of the marked task."""
+    names = [field for _, field in task.pieces if field is not None]
+    values = [value.strip() for value in text.split(MARK)[1::2]]
+    if len(values) != len(names):
+        raise UserError(f"{task.name}: a text holds a NUL byte ('{values[0][:40]}…'); take it out")
+    return dict(zip(names, values, strict=True))
+
+
+def _rows(task: Task, split: str, data: str | Path | None) -> list[tuple[Fields, str]]:
+    """The fields that the task's template names, and the label word, of each row of a split."""
+    examples = load_split(marked(task), split, data=data).examples
+    return [(fields_of(task, example.text), str(example.label)) for example in examples]
 
 
 def _filled(instruction: Instruction | Task, fields: Fields) -> str:

@@ -13,9 +13,10 @@ import preface
 from preface import population
 from preface.backbone import Backbone
 from preface.errors import UserError
-from preface.experiments.cross_domain import RECIPES, load_experiment
+from preface.experiments.cross_domain import RECIPES, load_experiment, seen
 from preface.interrupt import Interrupted
 from preface.methods import PrefixTuning
+from preface.results import Cell
 from preface.tasks import load_split
 
 SMALL = {
@@ -175,3 +176,12 @@ def test_broken_recipes(content: str, says: str, tmp_path: Path) -> None:
     file.write_text(content)
     with pytest.raises(UserError, match=says):
         load_experiment(file)
+
+
+def test_the_report_says_what_the_backbone_saw() -> None:
+    common: dict[str, Any] = {"train_task": None, "eval_task": "film", "metric": "accuracy", "value": 0.5, "n": 2}
+    common |= {"seed": None, "trained_parameters": 0, "seconds": 0.0}
+    told = Cell(backbone="told", method="zero-shot", details={"backbone_saw": ["imdb", "cr"]}, **common)
+    bare = Cell(backbone="bare", method="zero-shot", details={"backbone_saw": []}, **common)
+    (line,) = seen([told, bare])
+    assert line.startswith("told was itself trained on labelled examples of imdb, cr")

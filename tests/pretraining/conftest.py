@@ -17,7 +17,7 @@ def texts() -> list[str]:
 
 @pytest.fixture(scope="session")
 def tokens_folder(texts: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The small corpus as tokens of the embedded tokenizer, with a fifth of a thousand tokens held out."""
+    """The small corpus as tokens of the embedded tokenizer, with at most a twentieth held out."""
     folder = tmp_path_factory.mktemp("corpus")
     (folder / "film.txt").write_text("\n".join(texts) + "\n")
     return tokenize([folder / "film.txt"], folder / "tokens", tokenizer="nano", held_out=2000).folder

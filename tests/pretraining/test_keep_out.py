@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
@@ -146,3 +147,28 @@ def test_of_tasks_takes_whole_parts_that_train_does_not_use(tmp_path: Path) -> N
 def test_no_such_task() -> None:
     with pytest.raises(UserError, match="films"):
         KeepOut.of(["films"])
+
+
+def test_each_field_of_a_pair_is_kept_out_too(tmp_path: Path) -> None:
+    """A question stands alone in a text, without the passage that the task puts before it."""
+    rows = [
+        {"passage": f"passage {i} of many", "question": f"is number {i} truly like any other", "label": "yn"[i % 2]}
+        for i in range(30)
+    ]
+    (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    task = {
+        "name": "pairs",
+        "source": {"files": {"parts": {"all": "pairs.jsonl"}}},
+        "fields": {"input": ["passage", "question"], "label": "label"},
+        "template": "{passage} Question: {question}?",
+        "labels": {"y": "yes", "n": "no"},
+        "splits": {"train": {"part": "all"}, "test": {"part": "all", "size": 5}},
+    }
+    (tmp_path / "pairs.yaml").write_text(yaml.safe_dump(task))
+    kept_out = KeepOut.of([str(tmp_path / "pairs.yaml")])
+    tests = load_split(tmp_path / "pairs.yaml", "test").examples
+    questions = [example.text.split(" Question: ")[1] for example in tests]
+    assert all(kept_out.matches(f"They asked: {question} And so on.") for question in questions)
+    assert all(kept_out.matches(example.text) for example in tests)
+    others = [row["question"] for row in rows if f"{row['question']}?" not in questions]
+    assert not any(kept_out.matches(question) for question in others)

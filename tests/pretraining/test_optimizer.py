@@ -17,10 +17,10 @@ def parameters(scale: float = 0.5) -> list[Tensor]:
     return [torch.randn(shape, generator=generator) * scale for shape in SHAPES]
 
 
-def give_gradients(tensors: list[Tensor], step: int) -> None:
+def give_gradients(tensors: list[Tensor], step: int, scale: float = 1.0) -> None:
     generator = torch.Generator().manual_seed(step)
     for tensor in tensors:
-        tensor.grad = torch.randn(tensor.shape, generator=generator)
+        tensor.grad = scale * torch.randn(tensor.shape, generator=generator)
 
 
 def test_scaled_adamw_is_adam_with_rates_times_root_mean_squares() -> None:
@@ -50,14 +50,16 @@ def test_zeros_move() -> None:
     assert torch.allclose(weights, torch.full((3,), -1e-4), rtol=1e-3)
 
 
-def test_adafactor_is_that_of_transformers() -> None:
+@pytest.mark.parametrize("scale", [1.0, 1e-5])
+def test_adafactor_is_that_of_transformers(scale: float) -> None:
+    """At gradients of any size: clipped ones of a large model are small."""
     ours, theirs = parameters(), [torch.nn.Parameter(p) for p in parameters()]
     optimizer = build_optimizer("adafactor", ours)
     reference = TransformersAdafactor(theirs, lr=1e-2, scale_parameter=True, relative_step=False, warmup_init=False)
     for step in range(1, 6):
-        give_gradients(ours, step)
+        give_gradients(ours, step, scale)
         optimizer.step(1e-2)
-        give_gradients(theirs, step)  # type: ignore[arg-type]
+        give_gradients(theirs, step, scale)  # type: ignore[arg-type]
         reference.step()
     for one, other in zip(ours, theirs, strict=True):
         torch.testing.assert_close(one, other.detach(), rtol=2e-3, atol=1e-5)
