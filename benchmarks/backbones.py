@@ -2,9 +2,10 @@
 
     python benchmarks/backbones.py BACKBONE… --data DIR --out docs/results/pretraining
 
-Each method gets the same rows, batch and steps on every backbone, two learning rates (chosen by development score)
-and three seeds; the table shows test accuracy, mean and deviation over seeds. What is in `results.json` already is not
-measured again. Where a backbone's folder holds `metrics.jsonl`, its losses are drawn against tokens and compute.
+Each method gets the same rows, batch and steps on every backbone: two learning rates are tried with one seed for a
+part of the steps, then three seeds are trained at the one with the better development score. The table shows test
+accuracy, mean and deviation over seeds. What is in `results.json` already is not measured again. Where a backbone's
+folder holds `metrics.jsonl`, its losses are drawn against tokens and compute.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import json
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,12 +30,13 @@ from preface.experiments.report import pivot, rich_table
 from preface.pretraining.card import read_metrics, series
 from preface.pretraining.optimizer import ScaledAdamW, rate_share
 from preface.results import Cell, read_cells, write_cells
+from preface.run import Run
 from preface.score import LabelWords, metric, score, to_prediction
 from preface.tasks import Split, load_split, load_task
 from preface.training import load_training
 
 SEEDS = 3
-STEPS = 200
+SEARCH, STEPS = 60, 150
 BATCH = 16
 RATES = {"prompt-tuning": (0.1, 0.3), "prefix-tuning": (0.03, 0.1), "full tuning": (0.003, 0.01)}
 TASK = "sst2"
@@ -42,11 +44,15 @@ TASK = "sst2"
 
 def tuned(method: Any, backbone: Backbone, data: Path | None) -> list[Cell]:
     """Every seed's test cell at the rate with the best development score."""
-    run = preface.train(
-        backbone, TASK, method, data=data, learning_rates=RATES[method.name], seeds=SEEDS, steps=STEPS,
-        batch_size=BATCH, patience=None, out=Path(tempfile.mkdtemp()) / "run",
-    )  # fmt: skip
-    return preface.evaluate(run, [TASK], data=data)
+
+    def train(rates: Sequence[float], seeds: int, steps: int) -> Run:
+        return preface.train(
+            backbone, TASK, method, data=data, learning_rates=rates, seeds=seeds, steps=steps, batch_size=BATCH,
+            patience=None, evaluate_every=-(-steps // 2), out=Path(tempfile.mkdtemp()) / "run",
+        )  # fmt: skip
+
+    best = train(RATES[method.name], 1, SEARCH).best.learning_rate
+    return preface.evaluate(train([best], SEEDS, STEPS), [TASK], data=data)
 
 
 def fully_tuned(name: str, data: Path | None) -> list[Cell]:
@@ -55,28 +61,30 @@ def fully_tuned(name: str, data: Path | None) -> list[Cell]:
     for split in ("validation", "test"):
         splits[split] = load_split(TASK, split, data=data)
 
-    def train(rate: float, seed: int) -> tuple[float, float, float, Backbone]:
+    def train(rate: float, seed: int, steps: int) -> Backbone:
         backbone = preface.load_backbone(name, dtype="float32")  # all weights are trained
+        tune_all(backbone, training, rate, seed, steps)
+        return backbone
+
+    found = {rate: accuracy(train(rate, 0, SEARCH), splits["validation"]) for rate in RATES["full tuning"]}
+    best = max(found, key=lambda rate: found[rate])
+    cells = []
+    for seed in range(SEEDS):
         began = time.perf_counter()
-        tune_all(backbone, training, rate, seed)
+        backbone = train(best, seed, STEPS)
         seconds = time.perf_counter() - began
-        return accuracy(backbone, splits["validation"]), accuracy(backbone, splits["test"]), seconds, backbone
-
-    first = {rate: train(rate, 0) for rate in RATES["full tuning"]}
-    best = max(first, key=lambda rate: first[rate][0])
-    results = [first[best], *(train(best, seed) for seed in range(1, SEEDS))]
-    return [
-        Cell(
-            backbone=name, method="full tuning", train_task=TASK, eval_task=TASK, metric="accuracy", value=test,
-            n=len(splits["test"].examples), seed=seed, trained_parameters=backbone.parameters, seconds=0.0,
-            details={"learning_rate": best, "development": development, "train_seconds": seconds,
-                     "backbone_saw": list(backbone.seen_tasks)},
-        )
-        for seed, (development, test, seconds, backbone) in enumerate(results)
-    ]  # fmt: skip
+        details = {"learning_rate": best, "train_seconds": seconds, "backbone_saw": list(backbone.seen_tasks)}
+        cells.append(
+            Cell(
+                backbone=name, method="full tuning", train_task=TASK, eval_task=TASK, metric="accuracy",
+                value=accuracy(backbone, splits["test"]), n=len(splits["test"].examples), seed=seed,
+                trained_parameters=backbone.parameters, seconds=0.0, details=details,
+            )
+        )  # fmt: skip
+    return cells
 
 
-def tune_all(backbone: Backbone, training: Split, rate: float, seed: int) -> None:
+def tune_all(backbone: Backbone, training: Split, rate: float, seed: int, steps: int) -> None:
     """All weights (but the position biases), on the task's text and label words as they are."""
     inputs, _ = backbone.tokenize([example.text for example in training.examples], 512)
     words = LabelWords.of(backbone, tuple(dict.fromkeys(str(example.label) for example in training.examples)))
@@ -87,7 +95,7 @@ def tune_all(backbone: Backbone, training: Split, rate: float, seed: int) -> Non
         weight.requires_grad_(True)
     optimizer = ScaledAdamW(weights)
     with backbone.training():
-        for step in range(STEPS):
+        for step in range(steps):
             rows = next(order)
             ids, mask = backbone.pad([inputs[row] for row in rows])
             labels, real = backbone.pad([list(pieces[str(training.examples[row].label)]) for row in rows])
@@ -95,7 +103,7 @@ def tune_all(backbone: Backbone, training: Split, rate: float, seed: int) -> Non
             loss = cross_entropy(backbone.forward(ids, mask, labels).flatten(0, 1), labels.flatten())
             loss.backward()  # type: ignore[no-untyped-call]
             torch.nn.utils.clip_grad_norm_(weights, 1.0)
-            optimizer.step(rate * rate_share("linear", step, step / STEPS, 20))
+            optimizer.step(rate * rate_share("linear", step, step / steps, 20))
             for weight in weights:
                 weight.grad = None
     backbone.model.requires_grad_(False)
