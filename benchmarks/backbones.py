@@ -120,6 +120,7 @@ def accuracy(backbone: Backbone, split: Split) -> float:
 def draw(folders: list[Path], path: Path) -> None:
     """Noise loss on held-out documents against tokens and against compute, and probes against tokens."""
     from matplotlib.figure import Figure
+    from matplotlib.ticker import EngFormatter
 
     figure = Figure(figsize=(12, 4), layout="constrained")
     losses, compute, probes = figure.subplots(1, 3)
@@ -134,6 +135,7 @@ def draw(folders: list[Path], path: Path) -> None:
         compute.plot([6 * record["parameters"] * count for count in tokens], values, marker=".", label=folder.name)
         for task, measured in series(lines, "probe").items():
             probes.plot(*zip(*measured, strict=True), marker="o", label=f"{folder.name}, {task}")
+    probes.xaxis.set_major_formatter(EngFormatter())
     losses.set(xlabel="tokens", ylabel="loss of hidden text, nats a token", xscale="log")
     compute.set(xlabel="6 × parameters × tokens, FLOP", xscale="log")
     probes.set(xlabel="tokens", ylabel="small prefix, development accuracy")

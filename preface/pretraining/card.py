@@ -30,6 +30,7 @@ def series(lines: list[dict[str, Any]], kind: str) -> dict[str, list[tuple[int, 
 def draw_losses(folder: Path) -> None:
     """`loss.png`: training and validation losses, and probes, against tokens."""
     from matplotlib.figure import Figure
+    from matplotlib.ticker import EngFormatter
 
     lines = read_metrics(folder / "metrics.jsonl")
     probes = series(lines, "probe")
@@ -53,6 +54,7 @@ def draw_losses(folder: Path) -> None:
     for panel in panels:
         panel.grid(alpha=0.3)
     panels[-1].set_xlabel("tokens")
+    panels[-1].xaxis.set_major_formatter(EngFormatter())
     figure.savefig(folder / "loss.png", dpi=120)
 
 
