@@ -16,6 +16,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from transformers import PreTrainedModel
+from transformers.utils import logging as transformers_logging
 
 from preface import checkpoint
 from preface.backbone import set_dropout
@@ -314,6 +315,7 @@ class Pretraining:
         """Write the model in the hub's format, its weights as bfloat16."""
         if not self.is_main:
             return
+        transformers_logging.disable_progress_bar()
         temporary = folder / ".export"
         shutil.rmtree(temporary, ignore_errors=True)
         self.model.to(torch.bfloat16).save_pretrained(temporary)

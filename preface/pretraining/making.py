@@ -261,7 +261,8 @@ def _checked_text(tokens: Tokens, record: Mapping[str, Any], folder: Path) -> di
             "`preface tokenize … --keep-out`"
         )
     return {
-        "sources": [Path(source["name"]).name for source in tokens.card["sources"]],
+        # of a path, the folder too: `train.jsonl` alone says little
+        "sources": ["/".join(Path(source["name"]).parts[-2:]) for source in tokens.card["sources"]],
         "keep_out": asked["keep_out"],
         "dropped": tokens.card["dropped"],
         "tokens": tokens.card["tokens"],
