@@ -135,8 +135,9 @@ def draw(folders: list[Path], path: Path) -> None:
         compute.plot([6 * record["parameters"] * count for count in tokens], values, marker=".", label=folder.name)
         for task, measured in series(lines, "probe").items():
             probes.plot(*zip(*measured, strict=True), marker="o", label=f"{folder.name}, {task}")
+    losses.xaxis.set_major_formatter(EngFormatter())
     probes.xaxis.set_major_formatter(EngFormatter())
-    losses.set(xlabel="tokens", ylabel="loss of hidden text, nats a token", xscale="log")
+    losses.set(xlabel="tokens", ylabel="loss of hidden text, nats a token")
     compute.set(xlabel="6 × parameters × tokens, FLOP", xscale="log")
     probes.set(xlabel="tokens", ylabel="small prefix, development accuracy")
     for axes in (losses, compute, probes):
