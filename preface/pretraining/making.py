@@ -163,7 +163,8 @@ def _asked(
 
 def _begin(folder: Path, asked: dict[str, Any]) -> Path:
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        hint = f"`--resume {folder}` goes on with it, or " if (folder / RECORD).exists() else ""
+        unfinished = (folder / RECORD).exists() and not (folder / "model.safetensors").exists()
+        hint = f"`--resume {folder}` goes on with it, or " if unfinished else ""
         raise UserError(f"{folder}: is there already and not empty; {hint}give another --out")
     return _go(folder, asked)
 

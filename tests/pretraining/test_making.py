@@ -382,3 +382,5 @@ def test_finished_runs_are_not_resumed(made: Path, tmp_path: Path) -> None:
         making.resume(made)
     with pytest.raises(UserError, match="nothing to resume"):
         making.resume(tmp_path)
+    with pytest.raises(UserError, match="is there already and not empty; give another --out"):
+        preface.adapt(made, made, objectives={"instructions": 1}, tasks=["film"], steps=1)
