@@ -23,6 +23,7 @@ format: $(READY)
 
 bench: $(READY)  ## time what Preface promises, here
 	$(BIN)/python benchmarks/train_step.py
+	$(BIN)/python benchmarks/pretrain.py --steps 2 --rounds 3
 
 docs: $(READY)  ## draw the pictures of docs/ anew
 	$(BIN)/python docs/draw.py
