@@ -26,12 +26,14 @@ from torch.nn.functional import cross_entropy
 import preface
 from preface import batching
 from preface.backbone import Backbone
+from preface.evaluation import predictions_on
 from preface.experiments.report import pivot, rich_table
-from preface.pretraining.card import read_metrics, series
+from preface.metrics import read_metrics
+from preface.pretraining.card import series
 from preface.pretraining.optimizer import ScaledAdamW, rate_share
 from preface.results import Cell, read_cells, write_cells
 from preface.run import Run
-from preface.score import LabelWords, metric, score, to_prediction
+from preface.score import LabelWords, metric
 from preface.tasks import Split, load_split, load_task
 from preface.training import load_training
 
@@ -110,11 +112,10 @@ def tune_all(backbone: Backbone, training: Split, rate: float, seed: int, steps:
 
 
 def accuracy(backbone: Backbone, split: Split) -> float:
-    """By rank classification."""
-    labels = LabelWords.of(backbone, tuple(dict.fromkeys(str(example.label) for example in split.examples)))
-    inputs, _ = backbone.tokenize([example.text for example in split.examples], 512)
-    given = [to_prediction(row, labels.words).label for row in score(backbone, inputs, labels).softmax(-1).tolist()]
-    return metric("accuracy", [str(example.label) for example in split.examples], given)
+    """By rank classification, without a prompt."""
+    gold = [str(example.label) for example in split.examples]
+    ((given,), _) = predictions_on(backbone, split, tuple(dict.fromkeys(gold)), [None])
+    return metric("accuracy", gold, [prediction.label for prediction in given])
 
 
 def draw(folders: list[Path], path: Path) -> None:
@@ -128,7 +129,7 @@ def draw(folders: list[Path], path: Path) -> None:
         record = json.loads((folder / "backbone.json").read_text())
         if record["verb"] != "pretrain":
             continue
-        lines = read_metrics(folder / "metrics.jsonl")
+        lines = read_metrics(folder)
         points = [(tokens, loss) for tokens, loss in series(lines, "validation")["noise"] if tokens]
         tokens, values = zip(*points, strict=True)
         losses.plot(tokens, values, marker=".", label=folder.name)

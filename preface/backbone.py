@@ -261,6 +261,12 @@ def load_backbone(name_or_path: str | Path = DEFAULT, dtype: str = "auto", devic
     return Backbone(str(name_or_path), model, tokenizer)
 
 
+def checkpoint_path(name_or_path: str | Path) -> str | Path:
+    """Where an embedded backbone lies; any other name or folder as it is."""
+    embedded = EMBEDDED / name_or_path
+    return embedded if (embedded / "config.json").exists() else name_or_path
+
+
 def load_checkpoint(
     name_or_path: str | Path, dtype: torch.dtype, **options: Any
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
@@ -269,7 +275,7 @@ def load_checkpoint(
     Raises UserError as `load_backbone` does.
     """
     transformers_logging.disable_progress_bar()
-    path = EMBEDDED / name_or_path if (EMBEDDED / name_or_path / "config.json").exists() else name_or_path
+    path = checkpoint_path(name_or_path)
     try:
         config = AutoConfig.from_pretrained(path)
         if config.model_type not in FAMILIES:

@@ -22,6 +22,7 @@ from preface.injection import Injection
 from preface.interrupt import Interrupted, stop_requested
 from preface.methods import Bank, Method
 from preface.methods.init import Initializer
+from preface.metrics import METRICS, append_metrics, cut_metrics
 from preface.optimizers import Optimizer, clip_gradients, optimizer, schedule
 from preface.progress import progress, say, warn, warn_skipped
 from preface.recipe import Recipe
@@ -276,9 +277,7 @@ class Population:
         self._write_metrics({"step": self.state.step, "losses": shown, "seconds": round(self.state.seconds, 2)})
 
     def _write_metrics(self, line: dict[str, Any]) -> None:
-        with (self.folder / "metrics.jsonl").open("a", encoding="utf-8") as file:
-            print(json.dumps(line), file=file)
-            self.state.metrics_bytes = file.tell()
+        self.state.metrics_bytes = append_metrics(self.folder, line)
 
     def _save(self) -> None:
         tensors = {f"parameters.{name}": parameter.detach().cpu() for name, parameter in self.parameters.items()}
@@ -293,9 +292,8 @@ class Population:
 
     def _restore(self) -> None:
         found = checkpoint.load_state(self.folder / "checkpoints")
-        metrics = self.folder / "metrics.jsonl"
         if found is None:
-            metrics.unlink(missing_ok=True)
+            (self.folder / METRICS).unlink(missing_ok=True)
             return
         tensors, state, refused = found
         for line in refused:
@@ -312,8 +310,7 @@ class Population:
         torch.set_rng_state(tensors["random.cpu"])
         if "random.cuda" in tensors and self.backbone.device.type == "cuda":
             torch.cuda.set_rng_state(tensors["random.cuda"], self.backbone.device)
-        with metrics.open("a") as file:
-            file.truncate(min(file.tell(), self.state.metrics_bytes))
+        cut_metrics(self.folder, self.state.metrics_bytes)
         say(f"going on from step {self.state.step:,} of {self.recipe.steps:,}")
 
 

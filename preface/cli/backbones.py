@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -22,13 +21,8 @@ from preface.cli.app import (
 )
 from preface.errors import UserError
 
-SIZES = ("d_model", "layers", "decoder_layers", "heads", "d_kv", "d_ff", "block", "tie_embeddings")
-SETTINGS = (
-    "minutes", "steps", "budget_tokens", "input_length", "batch_size", "micro_batch_size", "optimizer", "learning_rate",
-    "schedule", "warmup", "weight_decay", "clip", "dropout", "seed", "validate_every", "probe_every",
-    "checkpoint_seconds", "keep",
-)  # fmt: skip
-"""Options that are fields of `Architecture`, and of `Settings`."""
+if TYPE_CHECKING:
+    from pydantic import BaseModel
 
 
 class Block(StrEnum):
@@ -185,15 +179,20 @@ def pretrain(
     resume: Unfinished = None,
 ) -> None:
     """Train a T5 from scratch; its folder loads in Preface and in Transformers."""
-    import preface
-
     options = locals()
+    import preface
+    from preface.pretraining.architecture import Architecture
+
     if resume is not None:
         _resume(resume, options)
         return
     if tokens is None or out is None:
         raise UserError("pretrain: give --tokens, a folder that `preface tokenize` made, and --out")
-    _made(preface.pretrain(tokens, out, architecture=architecture, numbers=_values(options, SIZES), **_common(options)))
+    _made(
+        preface.pretrain(
+            tokens, out, architecture=architecture, numbers=_fields(Architecture, options), **_common(options)
+        )
+    )
 
 
 @app.command(
@@ -239,9 +238,9 @@ def adapt(
     resume: Unfinished = None,
 ) -> None:
     """Train all weights of a checkpoint on: LM adaptation by default, or span corruption, or instructions."""
+    options = locals()
     import preface
 
-    options = locals()
     if resume is not None:
         _resume(resume, options)
         return
@@ -250,14 +249,16 @@ def adapt(
     _made(preface.adapt(checkpoint, out, tokens=tokens, **_common(options)))
 
 
-def _values(options: dict[str, Any], names: Sequence[str]) -> dict[str, Any]:
-    """The options of these names that the user gave, enumerations as their values."""
-    found = given({name: options[name] for name in names})
+def _fields(model: type[BaseModel], options: dict[str, Any]) -> dict[str, Any]:
+    """The options that the user gave and the model has as fields, enumerations as their values."""
+    found = given({name: options.get(name) for name in model.model_fields})
     return {name: value.value if isinstance(value, StrEnum) else value for name, value in found.items()}
 
 
 def _common(options: dict[str, Any]) -> dict[str, Any]:
     """What `pretrain` and `adapt` both take."""
+    from preface.pretraining.settings import Settings
+
     return {
         "objectives": _weights(options["objective"]),
         "tasks": options["tasks"] or (),
@@ -266,7 +267,7 @@ def _common(options: dict[str, Any]) -> dict[str, Any]:
         "data": options["data"],
         "dtype": options["dtype"],
         "device": options["device"],
-        **_values(options, SETTINGS),
+        **_fields(Settings, options),
     }
 
 
@@ -290,7 +291,7 @@ def _resume(folder: Path, options: dict[str, Any]) -> None:
     named = [
         name.replace("_", "-")
         for name, value in options.items()
-        if value not in (None, "auto") and name not in ("resume", "device", "preface")
+        if value not in (None, "auto") and name not in ("resume", "device")
     ]
     if named:
         raise UserError(f"resume: all else comes from the folder; give no {', '.join(named)}")

@@ -8,12 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from preface.metrics import read_metrics
 from preface.results import write_atomically
-
-
-def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The lines of a `metrics.jsonl`."""
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
 def series(lines: list[dict[str, Any]], kind: str) -> dict[str, list[tuple[int, float]]]:
@@ -32,7 +28,7 @@ def draw_losses(folder: Path) -> None:
     from matplotlib.figure import Figure
     from matplotlib.ticker import EngFormatter
 
-    lines = read_metrics(folder / "metrics.jsonl")
+    lines = read_metrics(folder)
     probes = series(lines, "probe")
     figure = Figure(figsize=(9, 4.2 if not probes else 7), layout="constrained")
     panels = figure.subplots(2 if probes else 1, 1, sharex=True, squeeze=False)[:, 0]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import shutil
 import time
@@ -22,6 +21,7 @@ from preface import checkpoint
 from preface.backbone import set_dropout
 from preface.errors import UserError
 from preface.interrupt import Interrupted, stop_requested
+from preface.metrics import METRICS, append_metrics, cut_metrics
 from preface.pretraining.mixture import IGNORED, Batch, Mixture, ObjectiveName
 from preface.pretraining.optimizer import build_optimizer, rate_share, restore, state_tensors
 from preface.pretraining.settings import Settings
@@ -29,7 +29,6 @@ from preface.progress import progress, say, warn
 
 LOG_EVERY = 10
 """Steps between lines in `metrics.jsonl`."""
-METRICS = "metrics.jsonl"
 
 
 @dataclass
@@ -129,7 +128,7 @@ class Pretraining:
         self._restore()
         state, settings = self.state, self.settings
         began = time.monotonic() - state.seconds
-        total, unit = self._budget()
+        total, unit = settings.budget
         with progress("pre-training", total, unit, self._used()) as advance, stop_requested() as stop:
             if state.step == 0:
                 self._look()
@@ -142,7 +141,7 @@ class Pretraining:
                 state.training_seconds += time.monotonic() - step_began
                 if state.step % settings.validate_every == 0:
                     self._look()
-                if state.step % settings.probe_every == 0:
+                if self.probe is not None and state.step % settings.probe_every == 0:
                     self._save()
                     self._probe()
                 state.seconds = time.monotonic() - began
@@ -249,9 +248,7 @@ class Pretraining:
             return
         state = self.state
         head = {"step": state.step, "tokens": state.tokens, "seconds": round(state.seconds, 2)}
-        with (self.folder / METRICS).open("a", encoding="utf-8") as file:
-            print(json.dumps(head | line), file=file)
-            state.metrics_bytes = file.tell()
+        state.metrics_bytes = append_metrics(self.folder, head | line)
 
     def _save(self) -> None:
         self.saved_at = time.monotonic()
@@ -269,10 +266,9 @@ class Pretraining:
         found = checkpoint.load_state(self.folder / "checkpoints") if self.is_main else None
         self.accelerator.wait_for_everyone()  # damaged checkpoints are removed by one process, then read by the others
         found = found if self.is_main else checkpoint.load_state(self.folder / "checkpoints")
-        metrics = self.folder / METRICS
         if found is None:
             if self.is_main:
-                metrics.unlink(missing_ok=True)
+                (self.folder / METRICS).unlink(missing_ok=True)
             return
         tensors, state, refused = found
         for line in refused:
@@ -286,23 +282,11 @@ class Pretraining:
         part = float(self.is_main)
         self.sums = {name: tensor.to(self.device) * part for name, tensor in _under("sums.", tensors).items()}  # type: ignore[misc]
         if self.is_main:
-            with metrics.open("a") as file:
-                file.truncate(min(file.tell(), self.state.metrics_bytes))
+            cut_metrics(self.folder, self.state.metrics_bytes)
             say(f"going on from step {self.state.step:,} ({self.state.tokens:,} tokens)")
 
-    def _budget(self) -> tuple[float, str]:
-        settings = self.settings
-        if settings.steps is not None:
-            return settings.steps, "steps"
-        if settings.budget_tokens is not None:
-            return settings.budget_tokens, "tokens"
-        return round(60 * (settings.minutes or 0)), "seconds"
-
     def _used(self) -> float:
-        state, settings = self.state, self.settings
-        if settings.steps is not None:
-            return state.step
-        return state.tokens if settings.budget_tokens is not None else state.seconds
+        return self.settings.used(self.state.step, self.state.tokens, self.state.seconds)
 
     def _agreed(self, *values: float) -> list[float]:
         """Means over processes, so that all of them take the same turn."""

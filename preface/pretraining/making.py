@@ -39,7 +39,7 @@ from preface.progress import warn
 from preface.recipe import validated
 from preface.results import installed_versions, write_atomically
 from preface.tasks import Example, load_split, load_task
-from preface.tasks.instructions import load_instructions
+from preface.tasks.instructions import filled, read_rows, worded
 from preface.tasks.task import SplitName
 
 RECORD = "backbone.json"
@@ -179,7 +179,6 @@ def _go(folder: Path, record: dict[str, Any]) -> Path:
     objectives, validation, left_out = _objectives(record, settings, tokens, tokenizer)
     for task, split in product(record["probe_tasks"], ("train", "validation")):
         load_split(task, split, data=record["data"])  # what is not there should be missed now, not after hours
-    told = {load_task(task).name for task in record["tasks"]}
     record |= {
         "name": folder.name,
         "dtype": str(dtype).removeprefix("torch."),
@@ -187,7 +186,7 @@ def _go(folder: Path, record: dict[str, Any]) -> Path:
         "threads": torch.get_num_threads(),
         "processes": accelerator.num_processes,
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
-        "seen_tasks": sorted({*getattr(model.config, SEEN, []), *told}),
+        "seen_tasks": sorted({*getattr(model.config, SEEN, []), *left_out}),
         "left_out_examples": left_out,
         "ancestors": _ancestors(record["began_from"]),
         "config": {name: getattr(model.config, name, None) for name in _SHOWN},
@@ -335,27 +334,19 @@ def _instructions(
     found: dict[str, list[list[Example]]] = {}
     left_out: dict[str, int] = {}
     for name in record["tasks"]:
-        task, searched = load_task(name), dict[str, bool]()
+        task = load_task(name)
         if task.name in found:
             raise UserError(f"tasks: {task.name} is named twice; rename one of the files")
-        if split not in task.splits:
+        if split == "validation" and split not in task.splits:
             continue
-
-        def leave_out(text: str, searched: dict[str, bool] = searched) -> bool:
-            if text not in searched:
-                searched[text] = kept_out is not None and kept_out.matches(text)
-            return searched[text]
-
+        read = read_rows(task, split, record["data"])
+        rows = [row for row in read if kept_out is None or not kept_out.matches(filled(task, row[0]))]
+        if not rows:
+            raise UserError(f"{name}: no row is left once the evaluation inputs of --keep-out are out; leave it out")
         # what is long is shown in part: half of the length leaves room for the wording; single texts also in short
         sizes = (length // 2, length // 8) if len(task.fields.input) == 1 else (length // 2,)
-        templates = [
-            load_instructions(name, split, data=record["data"], words=max(words, 1), leave_out=leave_out)
-            for words in sizes
-        ]
-        found[task.name] = [examples for wordings in templates for examples in wordings]
-        left_out[task.name] = sum(searched.values())
-        if not found[task.name][0]:
-            raise UserError(f"{name}: no row is left once the evaluation inputs of --keep-out are out; leave it out")
+        found[task.name] = [examples for words in sizes for examples in worded(task, rows, words=max(words, 1))]
+        left_out[task.name] = len(read) - len(rows)
     return found, left_out
 
 

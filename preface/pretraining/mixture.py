@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
@@ -184,7 +184,7 @@ class Mixture:
         self.names = list(objectives)
         self.shares = np.array([weights[name] for name in self.names]) / sum(weights[name] for name in self.names)
         self.ahead = ThreadPoolExecutor(1, "batches")
-        self.next: tuple[tuple[int, int], Any] | None = None
+        self.next: tuple[tuple[int, int], Future[Batch]] | None = None
 
     def objective_at(self, step: int) -> ObjectiveName:
         """The objective of a step."""
@@ -193,11 +193,10 @@ class Mixture:
 
     def batch(self, step: int, rows: int) -> Batch:
         """The batch of a step; the next step's is begun."""
-        asked = self.next
-        batch = asked[1].result() if asked is not None and asked[0] == (step, rows) else self._make(step, rows)
+        begun = self.next
+        batch = begun[1].result() if begun is not None and begun[0] == (step, rows) else self._make(step, rows)
         self.next = ((step + 1, rows), self.ahead.submit(self._make, step + 1, rows))
-        found: Batch = batch
-        return found
+        return batch
 
     def close(self) -> None:
         """End the thread."""

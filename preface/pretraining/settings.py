@@ -58,11 +58,20 @@ class Settings(BaseModel):
             raise ValueError("give one budget: --steps, --budget-tokens or --minutes")
         return self
 
+    @property
+    def budget(self) -> tuple[float, str]:
+        """How much, and of what."""
+        if self.steps is not None:
+            return self.steps, "steps"
+        if self.budget_tokens is not None:
+            return self.budget_tokens, "tokens"
+        assert self.minutes is not None
+        return 60 * self.minutes, "seconds"
+
+    def used(self, step: int, tokens: int, seconds: float) -> float:
+        """How much of the budget is used up, in its own unit."""
+        return {"steps": step, "tokens": tokens, "seconds": seconds}[self.budget[1]]
+
     def done(self, step: int, tokens: int, seconds: float) -> float:
         """The share of the budget that is used up."""
-        if self.steps is not None:
-            return step / self.steps
-        if self.budget_tokens is not None:
-            return tokens / self.budget_tokens
-        assert self.minutes is not None
-        return seconds / (60 * self.minutes)
+        return self.used(step, tokens, seconds) / self.budget[0]

@@ -19,7 +19,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from preface.backbone import EMBEDDED
+from preface.backbone import checkpoint_path
 from preface.errors import UserError
 from preface.pretraining.corpus import Document, identity, iter_documents
 from preface.pretraining.keep_out import KeepOut
@@ -325,9 +325,8 @@ def _drawn(text: str, purpose: str, share: float) -> bool:
 
 
 def _load_tokenizer(name: str | Path) -> PreTrainedTokenizerBase:
-    path = EMBEDDED / name if (EMBEDDED / name / "tokenizer.json").exists() else name
     try:
-        tokenizer = AutoTokenizer.from_pretrained(path)
+        tokenizer = AutoTokenizer.from_pretrained(checkpoint_path(name))
     except (OSError, ValueError) as error:
         raise UserError(
             f"tokenizer {name}: cannot be loaded ({brief(error)}); give a folder or a name on the Hugging Face hub"

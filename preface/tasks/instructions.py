@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 from preface.errors import UserError
@@ -18,6 +18,8 @@ MARK = "\0"
 SENTENCE_END = re.compile(r"""[.!?…]["'’”)\]]*$""")
 
 Fields = dict[str, str]
+Labelled = tuple[Fields, str]
+"""The fields of a row, and its label word."""
 
 
 def load_instructions(
@@ -27,28 +29,32 @@ def load_instructions(
     data: str | Path | None = None,
     cap: int | None = 30_000,
     words: int | None = None,
-    leave_out: Callable[[str], bool] | None = None,
     seed: int = 0,
 ) -> list[list[Example]]:
     """The examples of a split under each instruction of the task: one list a template, with the same rows in order.
 
     A caller that takes a row of a list drawn at random sees each row in many wordings. A task without
     instructions has one that lists its label words. At most `cap` rows are drawn. With `words`, each field is
-    cropped to so many words, for each template anew (see `crop`). Rows whose text, under the task's own template,
-    `leave_out` says yes to are left out.
+    cropped to so many words, for each template anew (see `crop`).
 
     Raises UserError as `load_split` does, and if an instruction's answers are not for the task's label words.
     """
     task = load_task(task)
+    return worded(task, read_rows(task, split, data), cap=cap, words=words, seed=seed)
+
+
+def worded(
+    task: Task, rows: list[Labelled], *, cap: int | None = 30_000, words: int | None = None, seed: int = 0
+) -> list[list[Example]]:
+    """Rows, as `read_rows` gives them, under each instruction of the task; see `load_instructions`."""
     instructions = task.instructions or (generic(task),)
     answers = [answers_of(task, instruction) for instruction in instructions]
     rng = random.Random(seed)
-    rows = [row for row in _rows(task, split, data) if not leave_out or not leave_out(_filled(task, row[0]))]
     if cap is not None and len(rows) > cap:
         ranks = [rng.random() for _ in rows]
         rows = [rows[i] for i in sorted(sorted(range(len(rows)), key=ranks.__getitem__)[:cap])]
     return [
-        [Example(_filled(instruction, _cropped(fields, words, rng)), given[label]) for fields, label in rows]
+        [Example(filled(instruction, _cropped(fields, words, rng)), given[label]) for fields, label in rows]
         for instruction, given in zip(instructions, answers, strict=True)
     ]
 
@@ -118,13 +124,14 @@ def fields_of(task: Task, text: str) -> Fields:
     return dict(zip(names, values, strict=True))
 
 
-def _rows(task: Task, split: str, data: str | Path | None) -> list[tuple[Fields, str]]:
+def read_rows(task: Task, split: str, data: str | Path | None = None) -> list[Labelled]:
     """The fields that the task's template names, and the label word, of each row of a split."""
     examples = load_split(marked(task), split, data=data).examples
     return [(fields_of(task, example.text), str(example.label)) for example in examples]
 
 
-def _filled(instruction: Instruction | Task, fields: Fields) -> str:
+def filled(instruction: Instruction | Task, fields: Fields) -> str:
+    """The text of a row under an instruction, or under the task's own template."""
     return "".join(literal + (fields[field] if field else "") for literal, field in instruction.pieces).strip()
 
 

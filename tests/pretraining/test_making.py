@@ -19,8 +19,8 @@ from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 import preface
 from preface.errors import UserError
 from preface.interrupt import Interrupted
+from preface.metrics import read_metrics
 from preface.pretraining import making
-from preface.pretraining.card import read_metrics
 from preface.pretraining.loop import Pretraining
 from preface.tasks import load_split
 
@@ -46,7 +46,7 @@ def equal(one: Path, other: Path) -> bool:
 
 def without_times(folder: Path) -> list[dict[str, Any]]:
     timed = ("seconds", "tokens_per_second")
-    return [{k: v for k, v in line.items() if k not in timed} for line in read_metrics(folder / "metrics.jsonl")]
+    return [{k: v for k, v in line.items() if k not in timed} for line in read_metrics(folder)]
 
 
 @pytest.fixture(scope="module")
@@ -82,7 +82,7 @@ def test_it_says_what_it_is(made: Path) -> None:
 
 
 def test_losses_are_told_apart(made: Path) -> None:
-    lines = read_metrics(made / "metrics.jsonl")
+    lines = read_metrics(made)
     looks = [line["validation"] for line in lines if "validation" in line]
     assert [line["step"] for line in lines if "validation" in line] == [0, 4, 8, 12]
     assert set(looks[0]) == {"span-corruption", "noise", "prefix-lm", "instructions"}
@@ -260,7 +260,7 @@ def test_a_probe_leaves_the_training_as_it_is(tokens_folder: Path, tmp_path: Pat
     plain = preface.pretrain(tokens_folder, tmp_path / "plain", **settings)
     probed = preface.pretrain(tokens_folder, tmp_path / "probed", probes=["film"], **settings)
     assert equal(plain, probed)
-    scores = [line["probe"] for line in read_metrics(probed / "metrics.jsonl") if "probe" in line]
+    scores = [line["probe"] for line in read_metrics(probed) if "probe" in line]
     assert len(scores) == 2
     assert all(0 <= score["film"] <= 1 for score in scores)
     assert (probed / "probes" / "film-0000002" / "run.json").exists()
@@ -278,9 +278,7 @@ def test_stopped_in_a_probe_it_goes_on(tokens_folder: Path, tmp_path: Path, monk
         with pytest.raises(Interrupted, match=f"`preface pretrain --resume {out}` goes on"):
             preface.pretrain(tokens_folder, out, **settings)
     making.resume(out)
-    steps = [
-        (line["step"], *(line.keys() - {"step", "tokens", "seconds"})) for line in read_metrics(out / "metrics.jsonl")
-    ]
+    steps = [(line["step"], *(line.keys() - {"step", "tokens", "seconds"})) for line in read_metrics(out)]
     assert len(steps) == len(set(steps))  # nothing is told twice
     assert json.loads((out / "backbone.json").read_text())["result"]["probes"].keys() == {"film"}
 
@@ -317,7 +315,7 @@ def test_instructions_learn_a_task(data_file: Path, tmp_path: Path) -> None:
     out = preface.adapt(
         "nano", tmp_path / "told", objectives={"instructions": 1}, tasks=[str(data_file)], steps=30, **settings
     )
-    looks = [line["validation"]["instructions"] for line in read_metrics(out / "metrics.jsonl") if "validation" in line]
+    looks = [line["validation"]["instructions"] for line in read_metrics(out) if "validation" in line]
     assert looks[-1] < 0.1 < looks[0]
 
 
@@ -354,6 +352,7 @@ def test_evaluation_inputs_are_kept_out_of_instructions(tmp_path: Path, data_fil
         ({"probes": ["reviews"]}, "reviews has no split 'train'"),
         ({"keep_out": ["reviews"]}, "reviews may be in the text"),
         ({"objectives": {"instructions": 1}, "tasks": ["film", "film"]}, "film is named twice"),
+        ({"objectives": {"instructions": 1}, "tasks": ["reviews"]}, "reviews has no split 'train'"),
     ],
 )
 def test_mistakes_are_told_before_anything_is_written(
