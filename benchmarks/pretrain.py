@@ -27,7 +27,8 @@ from rich.console import Console
 from rich.table import Table
 from transformers import AutoTokenizer, T5ForConditionalGeneration, Trainer, TrainingArguments
 
-from preface.backbone import EMBEDDED, device_named, dtype_named, fuse_gelu
+from preface.backbone import EMBEDDED, device_named, dtype_named
+from preface.frozen import fuse_gelu
 from preface.pretraining.architecture import load_architecture
 from preface.pretraining.loop import Pretraining
 from preface.pretraining.making import plain_pieces

@@ -1,7 +1,7 @@
-"""The one attention function that reads an injection.
+"""Attention that reads an injection: one function for T5's self-attention, one module for its cross-attention.
 
 Transformers lets a program register an attention function by name and hands unknown keyword arguments of `forward`
-down to it. Prepending the injection's keys and values here gives every T5-family model prefix tuning at every site:
+down to it. Reading the injection's keys and values here gives every T5-family model prefix tuning at every site:
 no fork of the model's code, no key-value cache, gradient checkpointing and `torch.compile` intact.
 """
 
@@ -10,23 +10,22 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor
-from torch.nn.functional import scaled_dot_product_attention
+from torch import Tensor, nn
+from torch.nn import functional
 from transformers import AttentionInterface
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 from transformers.models.t5.modeling_t5 import T5Attention
 
-from preface.injection import Injection, KeyValues, Site, select
+from preface import products
+from preface.injection import Injection, KeyValues, Site, Worn
 
 NAME = "preface"
 """The name under which the function is registered: `attn_implementation="preface"`."""
+SHORT = 256
+"""Keys up to which plain products beat torch's fused kernel on a CPU (docs/performance.md)."""
 
-
-def site_of(module: T5Attention) -> Site:
-    """Which of T5's three attention sites a module is."""
-    if not module.is_decoder:
-        return "encoder"
-    return "decoder" if module.is_causal else "cross"
+Biases = dict[Site, Tensor | None]
+"""What is added to the scores at each site: built by a stack's first layer, read by the others."""
 
 
 def attention(
@@ -40,67 +39,141 @@ def attention(
     position_bias: Tensor | None = None,  # [1, H, q, k]
     injection: Injection | None = None,
     query_positions: Tensor | None = None,  # [q] or [B, q]
+    biases: Biases | None = None,
     **_: Any,
 ) -> tuple[Tensor, None]:
-    """Attention of T5 with the keys and values of `injection` before its own; returns `[B, q, H, d_kv]`.
+    """Self-attention of T5 with the keys and values of `injection` before its own; returns `[B, q, H, d_kv]`.
 
-    `query_positions` is the place of each query in its sequence, needed only where several sequences lie packed side
-    by side (`preface.score`), or where a sequence begins with padding.
+    `query_positions` is the position of each query in its sequence, needed only where several sequences are packed
+    into one (`preface.score`), or where a sequence begins with padding. Without `biases` each layer builds its own.
     """
-    bias = _bias(attention_mask, position_bias, query)  # [B or 1, H or 1, 1 or q, k] or None
-    prefix = injection.site(site_of(module)) if injection is not None else None
-    if injection is not None and prefix is not None:
-        rows = injection.rows
-        prompts = injection.size if rows is None else len(rows)
-        if prompts != len(query):  # beam search puts the beams of a row side by side
-            rows = torch.arange(prompts, device=query.device) if rows is None else rows
-            rows = rows.repeat_interleave(len(query) // prompts)
-        if query_positions is None:
-            # with a cache, the queries are the last q of k tokens
-            query_positions = torch.arange(key.shape[2] - query.shape[2], key.shape[2], device=query.device)
-        before = _prefix_bias(prefix, rows, module.preceding_bias, query_positions, query.dtype)
-        layer = module.layer_idx
-        key = torch.cat([select(prefix.keys[layer].to(key.dtype), rows), key], dim=2)
-        value = torch.cat([select(prefix.values[layer].to(value.dtype), rows), value], dim=2)
-        if before is not None or bias is not None:
-            shape = (len(query), query.shape[1], query.shape[2])
-            before = query.new_zeros(1, 1, 1, prefix.length) if before is None else before
-            bias = query.new_zeros(1, 1, 1, key.shape[2] - prefix.length) if bias is None else bias
-            bias = torch.cat([before.expand(*shape, -1), bias.expand(*shape, -1)], dim=-1)
-    output = scaled_dot_product_attention(
-        query, key, value, attn_mask=bias, dropout_p=dropout, scale=scaling
-    )  # [B, H, q, d_kv]
-    return output.transpose(1, 2).contiguous(), None
+    site: Site = "decoder" if module.is_decoder else "encoder"
+    prefix = injection.site(site) if injection is not None else None
+    worn = injection.worn(site, module.layer_idx, query) if injection is not None else None
+    biases = {} if biases is None else biases
+    if site not in biases:
+        if site == "decoder" and query_positions is not None:  # a tree of words: places are no positions
+            distance = (query_positions[:, None] - query_positions[None, :]).clamp(
+                0, module.preceding_bias.shape[1] - 1
+            )
+            position_bias = module.preceding_bias[:, distance][None].to(query.dtype)  # [1, H, q, q]
+        own = _own_bias(attention_mask, position_bias, query.dtype)
+        if prefix is not None and worn is not None:
+            if query_positions is None:
+                # with a cache, the queries are the last q of k tokens
+                query_positions = torch.arange(key.shape[2] - query.shape[2], key.shape[2], device=query.device)
+            before = _prefix_bias(prefix, worn, module.preceding_bias, query_positions, query.dtype)
+            own = _side_by_side(before, prefix.length, own, key.shape[2], query)
+        biases[site] = own
+    keys, values = (worn.keys, worn.values) if worn is not None else (None, None)
+    if query.device.type == "cpu" and key.shape[2] <= SHORT and dropout == 0:
+        query = query if scaling in (None, 1.0) else query * scaling
+        output = products.self_attention(query, key, value, keys, values, biases[site])  # [B, H, q, d_kv]
+    else:
+        output = _fused(query, key, value, worn, biases[site], dropout, scaling)
+    return output.transpose(1, 2), None
 
 
-def _bias(mask: Tensor | None, position_bias: Tensor | None, query: Tensor) -> Tensor | None:
+def _fused(
+    query: Tensor, key: Tensor, value: Tensor, worn: Worn | None, bias: Tensor | None, dropout: float, scaling: Any
+) -> Tensor:
+    """Attention by torch's own kernel; `[B, H, q, d_kv]`."""
+    if worn is not None:
+        keys, values = worn.by_row()
+        key, value = torch.cat([keys, key], dim=2), torch.cat([values, value], dim=2)
+    return functional.scaled_dot_product_attention(
+        query, key, value, attn_mask=bias, dropout_p=dropout, scale=1.0 if scaling is None else scaling
+    )
+
+
+class CrossAttention(nn.Module):
+    """T5's cross-attention, in the place of Transformers' own module and with its weights.
+
+    A decoder that says a word of two pieces after an input of a hundred tokens projects two vectors a layer here
+    instead of a hundred, and holds no keys and values of the input (`preface.products.cross_attention`).
+    """
+
+    def __init__(self, original: Any) -> None:
+        super().__init__()
+        self.q, self.k, self.v, self.o = original.q, original.k, original.v, original.o
+        self.heads, self.d_kv = original.n_heads, original.key_value_proj_dim
+        self.layer_idx, self.dropout = original.layer_idx, original.dropout
+        self.train(original.training)
+
+    def forward(
+        self,
+        hidden_states: Tensor,  # [B, S, d]
+        mask: Tensor | None = None,  # [B, 1, 1, m]
+        key_value_states: Tensor | None = None,  # [B, m, d]
+        injection: Injection | None = None,
+        biases: Biases | None = None,
+        **_: Any,
+    ) -> tuple[Tensor, None, None]:
+        """`[B, S, d]`, and two things that Transformers expects and nobody needs."""
+        assert key_value_states is not None
+        states = key_value_states
+        query = self.q(hidden_states).unflatten(-1, (self.heads, self.d_kv)).transpose(1, 2)  # [B, H, S, d_kv]
+        prefix = injection.cross if injection is not None else None
+        worn = injection.worn("cross", self.layer_idx, query) if injection is not None else None
+        biases = {} if biases is None else biases
+        if "cross" not in biases:
+            own = _own_bias(mask, None, query.dtype)
+            if prefix is not None and worn is not None:  # T5's cross-attention knows no positions
+                before = _prefix_bias(prefix, worn, None, None, query.dtype)
+                own = _side_by_side(before, prefix.length, own, states.shape[1], query)
+            biases["cross"] = own
+        dropout = self.dropout if self.training else 0.0
+        few, many = query.shape[2], states.shape[1]
+        if (
+            few * (1 + many / self.d_kv) < many and dropout == 0
+        ):  # operations: few · d · H (e + m) against m · d · H · e
+            keys, values = (worn.keys, worn.values) if worn is not None else (None, None)
+            output = products.cross_attention(
+                query, states, self.k.weight, self.v.weight, keys, values, biases["cross"]
+            )
+        else:
+            key, value = (
+                project(states).unflatten(-1, (self.heads, self.d_kv)).transpose(1, 2) for project in (self.k, self.v)
+            )  # [B, H, m, d_kv]
+            output = _fused(query, key, value, worn, biases["cross"], dropout, 1.0)
+        return self.o(output.transpose(1, 2).flatten(2)), None, None
+
+
+def _own_bias(mask: Tensor | None, position_bias: Tensor | None, dtype: torch.dtype) -> Tensor | None:
     """Position bias where a key may be seen, the lowest number of the type where not."""
     if position_bias is not None:
         position_bias = position_bias.detach()  # frozen; checkpointing marks it otherwise, and slows the kernel
     if mask is None:
         return position_bias
-    lowest = torch.finfo(query.dtype).min
-    if position_bias is None:
-        return query.new_zeros(()).masked_fill(~mask, lowest)
-    return torch.where(mask, position_bias, lowest)
+    seen = 0.0 if position_bias is None else position_bias
+    return torch.where(mask, seen, torch.finfo(dtype).min).to(dtype)
+
+
+def _side_by_side(before: Tensor | None, n: int, own: Tensor | None, k: int, like: Tensor) -> Tensor | None:
+    """The biases of n prefix keys and k others in one tensor, where there are any."""
+    if before is None and own is None:
+        return None
+    before = like.new_zeros(1, 1, 1, n) if before is None else before
+    own = like.new_zeros(1, 1, 1, k) if own is None else own
+    shape = torch.broadcast_shapes(before.shape[:3], own.shape[:3])
+    return torch.cat([before.expand(*shape, n), own.expand(*shape, k)], dim=-1)
 
 
 def _prefix_bias(
-    prefix: KeyValues, rows: Tensor | None, table: Tensor | None, query_positions: Tensor, dtype: torch.dtype
+    prefix: KeyValues, worn: Worn, table: Tensor | None, query_positions: Tensor | None, dtype: torch.dtype
 ) -> Tensor | None:
     """The bias of the prefix's keys, `[B or 1, H or 1, q or 1, n]`; None where it is nothing but zeros."""
     bias = None
-    if table is not None:  # [H, distances]
+    if table is not None and query_positions is not None:  # [H, distances]
         places = torch.arange(prefix.length, 0, -1, device=table.device)  # the last key stands 1 before token 0
         distance = (query_positions[..., None] + places).clamp(0, table.shape[1] - 1)  # [q, n] or [B, q, n]
         bias = table[:, distance].to(dtype)  # [H, q, n] or [H, B, q, n]
         bias = bias[None] if query_positions.dim() == 1 else bias.transpose(0, 1)  # [1 or B, H, q, n]
         if prefix.relative is not None:
-            bias = bias * select(prefix.relative, rows)[:, None, None, None].to(dtype)
+            bias = bias * worn.spread(prefix.relative)[:, None, None, None].to(dtype)
     if prefix.mask is not None:
-        seen = select(prefix.mask, rows)[:, None, None, :]  # [B, 1, 1, n]
-        lowest = torch.finfo(dtype).min
-        bias = torch.where(seen, 0.0 if bias is None else bias, lowest).to(dtype)
+        seen = worn.spread(prefix.mask)[:, None, None, :]  # [B, 1, 1, n]
+        bias = torch.where(seen, 0.0 if bias is None else bias, torch.finfo(dtype).min).to(dtype)
     return bias
 
 

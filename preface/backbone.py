@@ -22,13 +22,13 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
-from transformers.activations import NewGELUActivation
 from transformers.modeling_outputs import BaseModelOutput
 from transformers.utils import logging as transformers_logging
 
 from preface import attention
 from preface.errors import UserError
-from preface.injection import Injection, Site, select
+from preface.frozen import cross_entropy, make_frozen
+from preface.injection import Injection, Site, spread
 
 EMBEDDED = Path(__file__).parent / "backbones"
 DEFAULT = "nano"
@@ -82,13 +82,14 @@ class Backbone:
         self.model: Any = model.eval().requires_grad_(False)  # its submodules are T5's, which the type does not say
         self.tokenizer = tokenizer
         self.shape = Shape.of(model.config)
-        fuse_gelu(model)
+        self.kept: dict[str, Any] = {}  # encoder states, by the inputs they are of (`preface.encoded`)
+        make_frozen(model)
         for stack in (self.model.encoder, self.model.decoder):
             table = attention.preceding_bias(stack.block[0].layer[0].SelfAttention)
             for block in stack.block:
                 block.layer[0].SelfAttention.preceding_bias = table
         for block in self.model.decoder.block:
-            block.layer[1].EncDecAttention.preceding_bias = None  # T5's cross-attention knows no positions
+            block.layer[1].EncDecAttention = attention.CrossAttention(block.layer[1].EncDecAttention)
 
     @property
     def device(self) -> torch.device:
@@ -108,31 +109,34 @@ class Backbone:
         """The number of the model's own parameters, all frozen."""
         return sum(parameter.numel() for parameter in self.model.parameters())
 
+    @cached_property
     def fingerprint(self) -> str:
         """SHA-256 of all weights, as bfloat16, so that a checkpoint loaded in either precision has one name."""
-        digest = hashlib.sha256(repr(asdict(self.shape)).encode())
-        for name, weight in sorted(self.model.state_dict().items()):
-            digest.update(name.encode())
-            digest.update(weight.to("cpu", torch.bfloat16).contiguous().view(torch.uint8).numpy().tobytes())
-        return digest.hexdigest()
+        return weights_hash(self.model, torch.bfloat16)
+
+    @cached_property
+    def exact_fingerprint(self) -> str:
+        """SHA-256 of all weights as they compute: what two results can be exchanged by."""
+        return weights_hash(self.model, self.dtype)
 
     def encode(self, input_ids: Tensor, mask: Tensor, injection: Injection | None = None) -> EncoderStates:
         """Encode `input_ids` and `mask` `[B, T]` after the injection's input embeddings."""
         embeddings = self.model.shared(input_ids)  # [B, T, d]
         positions = None
         if injection is not None and injection.embeddings is not None:
-            prompt = select(injection.embeddings.to(embeddings.dtype), injection.rows)  # [B, n, d]
+            size, rows = len(input_ids), injection.rows
+            prompt = spread(injection.embeddings.to(embeddings.dtype), rows, size)  # [B, n, d]
             embeddings = torch.cat([prompt, embeddings], dim=1)
             if injection.embeddings_mask is None:
                 seen = mask.new_ones(prompt.shape[:2])
             else:
-                seen = select(injection.embeddings_mask, injection.rows).to(mask.dtype)
+                seen = spread(injection.embeddings_mask, rows, size).to(mask.dtype)
                 # a prefix stands before the first real item, not before the padding on its left
                 padding = (seen == 0).sum(1, keepdim=True)  # [B, 1]
                 positions = torch.arange(prompt.shape[1] + input_ids.shape[1], device=mask.device) - padding
             mask = torch.cat([seen, mask], dim=1)
         hidden = self.model.encoder(
-            inputs_embeds=embeddings, attention_mask=mask, injection=injection, query_positions=positions
+            inputs_embeds=embeddings, attention_mask=mask, injection=injection, query_positions=positions, biases={}
         ).last_hidden_state
         return EncoderStates(hidden, mask)
 
@@ -153,6 +157,7 @@ class Backbone:
             use_cache=False,
             injection=injection,
             query_positions=query_positions,
+            biases={},
         ).last_hidden_state
         # T5 v1.0 shares the projection with the input embeddings, and scales for it; mT5 never does
         scaled = getattr(self.model.config, "scale_decoder_outputs", False)
@@ -166,6 +171,22 @@ class Backbone:
     def forward(self, input_ids: Tensor, mask: Tensor, labels: Tensor, injection: Injection | None = None) -> Tensor:
         """The logits `[B, S, vocabulary]` that predict `labels` `[B, S]` (−100: padding)."""
         return self.decode(self.encode(input_ids, mask, injection), self.shift_right(labels), injection)
+
+    def losses(self, states: EncoderStates, labels: Tensor, injection: Injection | None = None) -> Tensor:
+        """−log of the probability of each label piece, `[B, S]` as `labels` (−100: padding, where it is 0), float32.
+
+        The loss of `decode`'s logits, without them: no position is projected that has no label. `labels` are best
+        left on the CPU, where counting them keeps no device waiting.
+        """
+        decoder_input = self.shift_right(labels).to(self.device, non_blocking=True)
+        hidden = self.decoder_states(states, decoder_input, injection).flatten(0, 1)  # [B * S, d]
+        head, flat = self.model.lm_head, labels.flatten()
+        real = (flat != -100).nonzero().squeeze(1)  # [M]
+        if len(real) < len(flat):
+            places = real.to(self.device, non_blocking=True)
+            pieces = cross_entropy(hidden[places], head, flat[real].to(self.device, non_blocking=True))
+            return pieces.new_zeros(len(flat)).index_add(0, places, pieces).view_as(labels)
+        return cross_entropy(hidden, head, flat.to(self.device, non_blocking=True)).view_as(labels)
 
     def shift_right(self, labels: Tensor) -> Tensor:
         """Labels to decoder inputs: the start token, then all labels but the last; −100 becomes padding."""
@@ -197,6 +218,9 @@ class Backbone:
     @contextmanager
     def training(self, dropout: float = 0.0, gradient_checkpointing: bool = False) -> Iterator[None]:
         """Training mode with a dropout rate (0: the same function as in evaluation), and back."""
+        if not dropout and not gradient_checkpointing:
+            yield  # a model without dropout knows no difference
+            return
         set_dropout(self.model, dropout)
         if gradient_checkpointing:
             self.model.activation_checkpointing_enable({"use_reentrant": False})
@@ -226,11 +250,13 @@ class Backbone:
         return ids.to(self.device), mask.to(self.device)
 
 
-def fuse_gelu(model: nn.Module) -> None:
-    """Compute T5's GELU in one kernel instead of eight; the function stays the same."""
-    for module in model.modules():
-        if isinstance(getattr(module, "act", None), NewGELUActivation):
-            module.act = nn.GELU(approximate="tanh")
+def weights_hash(model: PreTrainedModel, dtype: torch.dtype) -> str:
+    """SHA-256 of a model's sizes and of all its weights, in `dtype`."""
+    digest = hashlib.sha256(repr(asdict(Shape.of(model.config))).encode())
+    for name, weight in sorted(model.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(weight.to("cpu", dtype).contiguous().view(torch.uint8).numpy())
+    return digest.hexdigest()
 
 
 def set_dropout(model: nn.Module, rate: float) -> None:

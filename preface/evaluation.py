@@ -12,12 +12,13 @@ from typing import Any, Literal
 
 from preface.backbone import DEFAULT, Backbone, load_backbone
 from preface.checkpoint import SavedPrompt, load_prompt
+from preface.encoded import Inputs
 from preface.errors import UserError
 from preface.injection import Injection, join
 from preface.progress import progress, warn, warn_skipped
 from preface.results import Cell, read_cells, write_cells
 from preface.run import RECORD, Run
-from preface.score import LabelWords, Prediction, generate, metric, score, to_prediction
+from preface.score import LabelWords, Prediction, generate, metric, score, score_each, to_prediction
 from preface.tasks import Split, Task, load_split, load_task
 from preface.tasks.registry import registered, split_reference
 
@@ -172,18 +173,22 @@ def predictions_on(
     inputs, cut = backbone.tokenize(texts, max_input_tokens)
     worn = [prompt for prompt in prompts if prompt is not None]
     injection = join(worn) if worn else None
-    rows = [index for index in range(len(prompts)) for _ in inputs] if worn else None
-    every = inputs * len(prompts)
-    with progress(f"{examples.task} · {len(prompts)} prompt(s)", len(every), "rows") as advance:
-        if scoring == "rank":
-            probabilities = score(backbone, every, labels, injection, rows, advance).softmax(-1)
-            flat = [to_prediction(row, labels.words) for row in probabilities.tolist()]
-        else:
+    size = len(inputs)
+    kept = Inputs(backbone, inputs, keep=len(prompts) > 1)
+    with progress(f"{examples.task} · {len(prompts)} prompt(s)", size * len(prompts), "rows") as advance:
+        if scoring == "generate":
             longest = max(map(len, labels.pieces)) + 1
+            rows = [index for index in range(len(prompts)) for _ in inputs] if worn else None
+            every = kept.repeated(len(prompts))
             written = generate(backbone, every, injection, rows, max_new_tokens=longest, on_batch=advance)
             flat = [Prediction(text, None) for text in written]
-    size = len(inputs)
-    return [flat[start : start + size] for start in range(0, len(flat), size)], sum(cut)
+            return [flat[start : start + size] for start in range(0, len(flat), size)], sum(cut)
+        if injection is None:
+            scores = score(backbone, kept, labels, on_batch=advance)[None]
+        else:
+            scores = score_each(backbone, kept, labels, injection, advance)  # [P, N, C]
+    given = [[to_prediction(row, labels.words) for row in rows] for rows in scores.softmax(-1).tolist()]
+    return given, sum(cut)
 
 
 def _is_shipped(task: str | Path | Task) -> bool:
@@ -241,7 +246,7 @@ def check_fit(card: Mapping[str, Any], backbone: Backbone) -> None:
         raise UserError(
             f"the prompt was trained on {card['backbone']} and does not fit {backbone.name}, whose sizes differ"
         )
-    if card["fingerprint"] != backbone.fingerprint():
+    if card["fingerprint"] != backbone.fingerprint:
         warn(f"the prompt was trained on other weights of {card['backbone']} than these of {backbone.name}")
 
 

@@ -8,7 +8,7 @@ example of a batch wears, so one batch may train a population, vote as an ensemb
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
@@ -58,7 +58,7 @@ class Injection:
     decoder: KeyValues | None = None
     cross: KeyValues | None = None
     rows: Tensor | None = None
-    """`[B]`, the prompt of each row; None: row b wears prompt b."""
+    """`[B]`, the prompt of each row; None: each prompt is worn by B / P rows, which lie side by side."""
 
     @property
     def size(self) -> int:
@@ -73,9 +73,38 @@ class Injection:
         embeddings = 0 if self.embeddings is None else self.embeddings.shape[1]
         return embeddings + (0 if self.encoder is None else self.encoder.length)
 
+    @property
+    def leaves_encoder(self) -> bool:
+        """True where what the encoder says of an input is the same under every prompt."""
+        return self.embeddings is None and self.encoder is None
+
     def site(self, site: Site) -> KeyValues | None:
         kv: KeyValues | None = getattr(self, site)
         return kv
+
+    def worn(self, site: Site, layer: int, query: Tensor) -> Worn | None:
+        """Keys and values of one layer, as the rows of `query` `[B, ...]` wear them; None: it has none there."""
+        kv = self.site(site)
+        if kv is None:
+            return None
+        keys, values = kv.keys[layer].to(query.dtype), kv.values[layer].to(query.dtype)
+        rows = self.rows
+        if rows is None:
+            return Worn(keys, values, None, len(query))
+        if len(rows) != len(query):  # beam search puts the beams of a row side by side
+            rows = rows.repeat_interleave(len(query) // len(rows))
+        return Worn(keys.index_select(0, rows), values.index_select(0, rows), rows, len(query))
+
+    def members(self, indices: Sequence[int]) -> Injection:
+        """Some of the prompts, in that order."""
+        if list(indices) == list(range(self.size)):
+            return self
+        chosen = torch.tensor(indices)
+
+        def pick(tensor: Tensor | None) -> Tensor | None:
+            return None if tensor is None else tensor.index_select(0, chosen.to(tensor.device))
+
+        return self._map(pick)
 
     def on(self, rows: Tensor) -> Injection:
         """The same prompts, worn by `rows` `[B]`."""
@@ -89,29 +118,51 @@ class Injection:
                 return None
             return tensor.to(device, dtype if tensor.is_floating_point() else None)
 
-        def cast_site(kv: KeyValues | None) -> KeyValues | None:
+        return replace(self._map(cast), rows=cast(self.rows))
+
+    def _map(self, change: Callable[[Tensor | None], Tensor | None]) -> Injection:
+        """The injection with every tensor of its prompts changed."""
+
+        def site(kv: KeyValues | None) -> KeyValues | None:
             if kv is None:
                 return None
-            return KeyValues(
-                tuple(key.to(device, dtype) for key in kv.keys),
-                tuple(value.to(device, dtype) for value in kv.values),
-                cast(kv.mask),
-                cast(kv.relative),
-            )
+            keys, values = (tuple(map(change, part)) for part in (kv.keys, kv.values))
+            return KeyValues(keys, values, change(kv.mask), change(kv.relative))  # type: ignore[arg-type]
 
-        return Injection(
-            cast(self.embeddings),
-            cast(self.embeddings_mask),
-            cast_site(self.encoder),
-            cast_site(self.decoder),
-            cast_site(self.cross),
-            cast(self.rows),
-        )
+        embeddings, mask = change(self.embeddings), change(self.embeddings_mask)
+        return Injection(embeddings, mask, site(self.encoder), site(self.decoder), site(self.cross), self.rows)
 
 
-def select(tensor: Tensor, rows: Tensor | None) -> Tensor:
-    """`[P, ...]` to `[B, ...]`: each row's own."""
-    return tensor if rows is None else tensor.index_select(0, rows)
+@dataclass(frozen=True)
+class Worn:
+    """One layer's prefix as the rows of a batch wear it."""
+
+    keys: Tensor
+    """`[P, H, n, d_kv]`, each prompt's worn by B / P rows side by side; or each row's own, `[B, H, n, d_kv]`."""
+    values: Tensor
+    """As `keys`."""
+    rows: Tensor | None
+    """`[B]`, the prompt of each row; None: B / P rows of each, side by side."""
+    size: int
+    """B."""
+
+    def spread(self, tensor: Tensor) -> Tensor:
+        """What belongs to the prompts, `[P, ...]`, as each row's own, `[B, ...]`."""
+        return spread(tensor, self.rows, self.size)
+
+    def by_row(self) -> tuple[Tensor, Tensor]:
+        """Keys and values `[B, H, n, d_kv]`."""
+        if self.rows is not None:
+            return self.keys, self.values
+        return self.spread(self.keys), self.spread(self.values)
+
+
+def spread(tensor: Tensor, rows: Tensor | None, size: int) -> Tensor:
+    """`[P, ...]` to `[B, ...]`: each row's own; rows None: the prompts side by side, `size` rows in all."""
+    if rows is not None:
+        return tensor.index_select(0, rows)
+    prompts = len(tensor)
+    return tensor[:, None].expand(prompts, size // prompts, *tensor.shape[1:]).reshape(size, *tensor.shape[1:])
 
 
 def join(injections: Sequence[Injection]) -> Injection:

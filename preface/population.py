@@ -15,10 +15,11 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
+from torch.nn.utils.rnn import pad_sequence
 
 from preface import batching, checkpoint
 from preface.backbone import Backbone
-from preface.injection import Injection
+from preface.encoded import Inputs
 from preface.interrupt import Interrupted, stop_requested
 from preface.methods import Bank, Method
 from preface.methods.init import Initializer
@@ -28,7 +29,7 @@ from preface.progress import progress, say, warn, warn_skipped
 from preface.recipe import Recipe
 from preface.results import installed_versions
 from preface.run import Member, finish_record
-from preface.score import LabelWords, metric, score, to_prediction
+from preface.score import LabelWords, metric, score_each, to_prediction
 from preface.tasks import Split
 
 LOG_EVERY = 10
@@ -71,12 +72,12 @@ class Population:
         self.asked: dict[str, Any] = {}
         self.method, self.metric = method, metric
         words = {word: index for index, word in enumerate(labels.words)}
-        self.inputs, cut = backbone.tokenize([e.text for e in training.examples], recipe.max_input_tokens)
-        self.lengths = [len(ids) for ids in self.inputs]
-        an_epoch = batching.epoch(self.lengths, recipe.seeds[0], 0, recipe.batch_size, recipe.token_budget)
+        ids, cut = backbone.tokenize([e.text for e in training.examples], recipe.max_input_tokens)
+        dev_ids, dev_cut = backbone.tokenize([e.text for e in development.examples], recipe.max_input_tokens)
+        lengths = [len(item) for item in ids]
+        an_epoch = batching.epoch(lengths, recipe.seeds[0], 0, recipe.batch_size, recipe.token_budget)
         self.recipe = recipe = recipe.resolve(len(an_epoch))
         self.targets = [list(labels.pieces[words[str(e.label)]]) for e in training.examples]
-        self.dev_inputs, dev_cut = backbone.tokenize([e.text for e in development.examples], recipe.max_input_tokens)
         self.dev_gold = torch.tensor([words[str(e.label)] for e in development.examples])
         self.cut = {"train": sum(cut), "validation": sum(dev_cut)}
         for name, count, split in (("train", sum(cut), training), ("validation", sum(dev_cut), development)):
@@ -90,6 +91,12 @@ class Population:
         initializer = Initializer.parse(method.init, labels.words, examples)
         size = len(recipe.members)
         self.bank: Bank = method.build(backbone, initializer, [seed for _, seed in recipe.members])
+        with torch.no_grad():
+            constant = self.bank.injection().leaves_encoder
+        if constant and recipe.dropout > 0:
+            say("with dropout the encoder's states differ from step to step: they are not kept")
+        self.inputs = Inputs(backbone, ids, keep=constant and recipe.dropout == 0)
+        self.dev_inputs = Inputs(backbone, dev_ids, keep=constant)
         self.parameters: dict[str, Tensor] = dict(self.bank.named_parameters())
         self.optimizer: Optimizer = optimizer(recipe.optimizer, self.parameters, recipe.weight_decay)
         self.rates = torch.tensor([rate for rate, _ in recipe.members], device=backbone.device)  # [P]
@@ -120,7 +127,7 @@ class Population:
         if state.step == 0:
             torch.manual_seed(recipe.seeds[0])  # for dropout alone
         orders = [
-            batching.endless(self.lengths, seed, recipe.batch_size, recipe.token_budget, skip=state.step)
+            batching.endless(self.inputs.lengths, seed, recipe.batch_size, recipe.token_budget, skip=state.step)
             for _, seed in recipe.members
         ]
         began = time.monotonic() - state.seconds
@@ -153,21 +160,24 @@ class Population:
         """One update of every active member on its own batch; returns losses `[P]` (0 where inactive)."""
         members = [member for member, active in enumerate(self.state.active) if active]
         chosen = [index for member in members for index in batches[member]]
-        device, size = self.backbone.device, len(self.recipe.members)
-        rows = torch.tensor([member for member in members for _ in batches[member]], device=device)  # [B]
-        input_ids, mask = self.backbone.pad([self.inputs[index] for index in chosen])
-        labels, label_mask = self.backbone.pad([self.targets[index] for index in chosen])
-        labels = labels.masked_fill(label_mask == 0, -100)  # [B, S]
+        rows = [place for place, member in enumerate(members) for _ in batches[member]]
+        labels = labels_of([self.targets[index] for index in chosen])  # [B, S]
         with self.backbone.training(self.recipe.dropout, self.recipe.gradient_checkpointing):
-            logits = self.backbone.forward(input_ids, mask, labels, self.bank.injection().on(rows))
-            losses = member_losses(logits, labels, rows, size)
+            injection = self.bank.injection().members(members)
+            if len({len(batches[member]) for member in members}) > 1:
+                injection = injection.on(torch.tensor(rows, device=self.backbone.device))
+            states = self.inputs.states(chosen, injection)
+            pieces = self.backbone.losses(states, labels, injection)  # [B, S]
+            losses = member_losses(pieces, labels, rows, len(members))  # [active]
             losses.sum().backward()
         clip_gradients(self.parameters, self.recipe.clip)
-        active = torch.tensor(self.state.active, device=device)
+        active = torch.tensor(self.state.active, device=self.backbone.device)
         self.optimizer.step(torch.where(active, self.rates * self.share(self.state.step), 0.0))
         for parameter in self.parameters.values():
             parameter.grad = None
-        return losses.detach()
+        every = losses.new_zeros(len(self.recipe.members))
+        every[members] = losses.detach()
+        return every
 
     def _look(self) -> None:
         """Score every active member on the development split; remember its best; stop those that stand still."""
@@ -175,7 +185,9 @@ class Population:
         members = [member for member, active in enumerate(state.active) if active]
         with torch.no_grad():
             injection = self.bank.injection()
-        log_probabilities = self._score_members(injection, members)  # [active, N, C]
+        log_probabilities = score_each(
+            self.backbone, self.dev_inputs, self.labels, injection.members(members)
+        )  # [active, N, C]
         for member, scores in zip(members, log_probabilities, strict=True):
             value, loss = self._score_and_loss(scores)
             shown = loss if math.isfinite(loss) else None  # JSON knows no NaN
@@ -200,12 +212,6 @@ class Population:
         predicted = [words[label] for label in log_probabilities.argmax(-1).tolist()]
         return metric(self.metric, gold, predicted), float(cross_entropy(log_probabilities, self.dev_gold))
 
-    def _score_members(self, injection: Injection, members: Sequence[int]) -> Tensor:
-        """Log-probabilities `[members, N, C]` on the development split, all members in the same batches."""
-        rows = [member for member in members for _ in self.dev_inputs]
-        scores = score(self.backbone, self.dev_inputs * len(members), self.labels, injection, rows)
-        return scores.view(len(members), len(self.dev_inputs), -1)
-
     def _finish(self) -> None:
         """Export every member's best prompt and the best of all; write the record."""
         state, recipe = self.state, self.recipe
@@ -229,7 +235,7 @@ class Population:
             checkpoint.save_prompt(self.folder / "prompts" / f"{member.index:02d}", injection, card, member.index)
             if member.index == best:
                 checkpoint.save_prompt(self.folder / "prompt", injection, card, member.index)
-        predictions = self._score_members(injection, [best])[0]
+        predictions = score_each(self.backbone, self.dev_inputs, self.labels, injection.members([best]))[0]
         self._warn(predictions)
         with (self.folder / "predictions.jsonl").open("w", encoding="utf-8") as file:
             for gold, row in zip(self.dev_gold.tolist(), predictions.softmax(-1).tolist(), strict=True):
@@ -314,19 +320,24 @@ class Population:
         say(f"going on from step {self.state.step:,} of {self.recipe.steps:,}")
 
 
-def member_losses(logits: Tensor, labels: Tensor, rows: Tensor, size: int) -> Tensor:
+def labels_of(targets: Sequence[Sequence[int]]) -> Tensor:
+    """Label pieces as `[B, S]`, padded with −100; on the CPU, where counting them keeps no device waiting."""
+    return pad_sequence([torch.tensor(pieces) for pieces in targets], batch_first=True, padding_value=-100)
+
+
+def member_losses(pieces: Tensor, labels: Tensor, rows: Sequence[int], size: int) -> Tensor:
     """Each member's mean cross-entropy over its own label pieces, `[P]`.
 
     Args:
-        logits: `[B, S, vocabulary]`.
+        pieces: the losses of label pieces, `[B, S]` (`Backbone.losses`).
         labels: `[B, S]`, −100 for padding.
-        rows: `[B]`, whose row each is.
+        rows: B numbers, whose row each is.
         size: P.
     """
-    pieces = cross_entropy(logits.float().flatten(0, 1), labels.flatten(), reduction="none").view_as(labels)  # [B, S]
-    totals = pieces.new_zeros(size).index_add(0, rows, pieces.sum(1))
-    counts = pieces.new_zeros(size).index_add(0, rows, (labels != -100).sum(1).to(pieces.dtype))
-    return totals / counts.clamp(min=1)
+    owners = torch.tensor(rows)
+    counts = torch.zeros(size).index_add(0, owners, (labels != -100).sum(1).float())
+    totals = pieces.new_zeros(size).index_add(0, owners.to(pieces.device), pieces.sum(1))
+    return totals / counts.clamp(min=1).to(pieces.device)
 
 
 def majority(gold: Tensor) -> float:

@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from preface.backbone import Backbone, EncoderStates
 from preface.batching import by_length
+from preface.encoded import Inputs
 from preface.errors import UserError
+from preface.frozen import log_total
 from preface.injection import Injection
 
 TOKEN_BUDGET = 8_192
 """Encoder tokens, padding, input embeddings and prefix included, in one evaluation batch."""
-LOGITS = 2**27
-"""Numbers in one batch's logits, at most: half a gigabyte in float32."""
 
 
 @dataclass(frozen=True)
@@ -52,58 +51,83 @@ class LabelWords:
         return cls(tuple(words), tuple(seen))
 
     @cached_property
-    def labels(self) -> Tensor:
-        """The label of each packed position, `[S]`."""
-        return torch.tensor([label for label, ids in enumerate(self.pieces) for _ in ids])
+    def tree(self) -> Tree:
+        """The words as one tree: what two words have in common at their beginning stands there once."""
+        return Tree.of(self.pieces)
 
-    @cached_property
-    def targets(self) -> Tensor:
-        """All pieces side by side, `[S]`."""
-        return torch.tensor([piece for ids in self.pieces for piece in ids])
+
+@dataclass(frozen=True)
+class Tree:
+    """Label words packed into one decoder input of S places: a place sees those that lead to it, and no others."""
+
+    parents: tuple[int, ...]
+    """The place before each; −1 at the first, whose input is the start token."""
+    inputs: tuple[int, ...]
+    """The piece that each place reads; −1 at the first."""
+    steps: tuple[tuple[int, int, int], ...]
+    """(place, piece, label): the label's word goes on with the piece after that place."""
+
+    @classmethod
+    def of(cls, words: Sequence[Sequence[int]]) -> Tree:
+        places: dict[tuple[int, ...], int] = {(): 0}  # by the pieces that lead there
+        parents, inputs, steps = [-1], [-1], []
+        for label, pieces in enumerate(words):
+            for length, piece in enumerate(pieces):
+                place = places[tuple(pieces[:length])]
+                steps.append((place, piece, label))
+                after = tuple(pieces[: length + 1])
+                if length + 1 < len(pieces) and after not in places:  # nothing follows the last piece
+                    places[after] = len(parents)
+                    parents.append(place)
+                    inputs.append(piece)
+        return cls(tuple(parents), tuple(inputs), tuple(steps))
 
     @cached_property
     def positions(self) -> Tensor:
-        """The place of each piece in its own word, `[S]`."""
-        return torch.tensor([place for ids in self.pieces for place in range(len(ids))])
+        """How far each place is from the start, `[S]`."""
+        depths: list[int] = []
+        for parent in self.parents:
+            depths.append(0 if parent < 0 else depths[parent] + 1)
+        return torch.tensor(depths)
 
     @cached_property
     def mask(self) -> Tensor:
-        """`[1, 1, S, S]`: a piece sees the pieces before it in its own word, and no other word."""
-        same = self.labels[:, None] == self.labels[None, :]
-        return (same & (self.positions[:, None] >= self.positions[None, :]))[None, None]
+        """`[1, 1, S, S]`: a place sees itself and those that lead to it."""
+        seen = torch.eye(len(self.parents), dtype=torch.bool)
+        for place, parent in enumerate(self.parents):
+            if parent >= 0:
+                seen[place] |= seen[parent]
+        return seen[None, None]
 
 
 def rank(backbone: Backbone, states: EncoderStates, labels: LabelWords, injection: Injection | None) -> Tensor:
     """Log-probabilities `[B, C]` of each label's words, `</s>` included.
 
-    All words lie side by side in one decoder input, hidden from each other by the mask. T5 knows only distances
-    between positions, so each is scored as if it stood alone, and the encoder states are shared by all.
+    All words lie in one decoder input, hidden from each other by the mask. T5 knows only distances between positions,
+    so each is scored as if it stood alone, and the encoder states are shared by all.
     """
-    device, size = backbone.device, len(states.hidden)
-    targets = labels.targets.to(device)
-    decoder_input = torch.where(
-        labels.positions.to(device) == 0, backbone.model.config.decoder_start_token_id, targets.roll(1)
-    )
+    device, size, tree = backbone.device, len(states.hidden), labels.tree
+    start = backbone.model.config.decoder_start_token_id
+    decoder_input = torch.tensor([start, *tree.inputs[1:]], device=device)  # [S]
     hidden = backbone.decoder_states(
         states,
         decoder_input.expand(size, -1),
         injection,
-        decoder_mask=labels.mask.to(device).expand(size, 1, -1, -1),
-        query_positions=labels.positions.to(device),
+        decoder_mask=tree.mask.to(device).expand(size, 1, -1, -1),
+        query_positions=tree.positions.to(device),
     )  # [B, S, d]
+    places, pieces, owners = torch.tensor(tree.steps, device=device).unbind(1)  # each [steps]
     head = backbone.model.lm_head
+    totals = log_total(hidden.flatten(0, 1), head).view(size, -1)  # [B, S]
     # the label's own logits in float32: rounded to bfloat16, different labels would tie
-    chosen = (hidden.float() * head.weight[targets].float()).sum(-1)  # [B, S]
-    log_probabilities = chosen - head(hidden).float().logsumexp(-1)
-    return log_probabilities.new_zeros(size, len(labels.words)).index_add_(
-        1, labels.labels.to(device), log_probabilities
-    )
+    chosen = (hidden[:, places].float() * head.weight[pieces].float()).sum(-1)  # [B, steps]
+    return totals.new_zeros(size, len(labels.words)).index_add_(1, owners, chosen - totals[:, places])
 
 
 @torch.inference_mode()
 def score(
     backbone: Backbone,
-    inputs: Sequence[Sequence[int]],
+    inputs: Inputs | Sequence[Sequence[int]],
     labels: LabelWords,
     injection: Injection | None = None,
     rows: Sequence[int] | None = None,
@@ -113,19 +137,38 @@ def score(
 
     `rows` names each input's prompt (default: the first); `on_batch` hears how many inputs were done.
     """
-    output = torch.empty(len(inputs), len(labels.words))
-    largest = max(1, LOGITS // (len(labels.targets) * backbone.shape.vocabulary))
-    for batch in _batches(backbone, inputs, injection, rows, largest):
-        states = backbone.encode(batch.ids, batch.mask, batch.injection)
-        output[batch.indices] = rank(backbone, states, labels, batch.injection).cpu()
-        on_batch(len(batch.indices))
+    batches = _batches(Inputs.of(backbone, inputs), injection, rows)
+    return _score(backbone, batches, len(inputs), labels, on_batch)
+
+
+@torch.inference_mode()
+def score_each(
+    backbone: Backbone,
+    inputs: Inputs | Sequence[Sequence[int]],
+    labels: LabelWords,
+    injection: Injection,
+    on_batch: Callable[[int], None] = lambda rows: None,
+) -> Tensor:
+    """Log-probabilities `[P, N, C]`: every input under every prompt of `injection`, all in the same batches."""
+    inputs, prompts = Inputs.of(backbone, inputs), injection.size
+    batches = _batches_of_each(inputs, injection)
+    return _score(backbone, batches, prompts * len(inputs), labels, on_batch).unflatten(0, (prompts, -1))
+
+
+def _score(
+    backbone: Backbone, batches: Iterable[_Batch], size: int, labels: LabelWords, on_batch: Callable[[int], None]
+) -> Tensor:
+    output = torch.empty(size, len(labels.words))
+    for inputs, places, injection in batches:
+        output[places] = rank(backbone, inputs.states(places, injection), labels, injection).cpu()
+        on_batch(len(places))
     return output
 
 
 @torch.inference_mode()
 def generate(
     backbone: Backbone,
-    inputs: Sequence[Sequence[int]],
+    inputs: Inputs | Sequence[Sequence[int]],
     injection: Injection | None = None,
     rows: Sequence[int] | None = None,
     max_new_tokens: int = 16,
@@ -134,14 +177,14 @@ def generate(
 ) -> list[str]:
     """The text that the model writes freely for each tokenised input."""
     output = [""] * len(inputs)
-    for batch in _batches(backbone, inputs, injection, rows):
+    for these, places, injection_worn in _batches(Inputs.of(backbone, inputs), injection, rows):
         tokens = backbone.generate(
-            batch.ids, batch.mask, batch.injection, max_new_tokens=max_new_tokens, num_beams=num_beams
+            *these.padded(places), injection_worn, max_new_tokens=max_new_tokens, num_beams=num_beams
         )
         texts = backbone.tokenizer.batch_decode(tokens, skip_special_tokens=True)
-        for index, text in zip(batch.indices, texts, strict=True):
-            output[index] = text.strip()
-        on_batch(len(batch.indices))
+        for place, text in zip(places, texts, strict=True):
+            output[place] = text.strip()
+        on_batch(len(places))
     return output
 
 
@@ -173,25 +216,28 @@ def to_prediction(row: Sequence[float], words: Sequence[str]) -> Prediction:
     return Prediction(max(probabilities, key=lambda word: probabilities[word]), probabilities)
 
 
-class _Batch(NamedTuple):
-    indices: list[int]
-    ids: Tensor  # [B, T]
-    mask: Tensor  # [B, T]
-    injection: Injection | None
+_Batch = tuple[Inputs, list[int], Injection | None]
+"""Inputs, the places of a batch's rows among them, and what the rows wear."""
 
 
-def _batches(
-    backbone: Backbone,
-    inputs: Sequence[Sequence[int]],
-    injection: Injection | None,
-    rows: Sequence[int] | None,
-    largest: int | None = None,
-) -> Iterator[_Batch]:
-    """Inputs in batches of like length, with the prompt of each."""
+def _batches(inputs: Inputs, injection: Injection | None, rows: Sequence[int] | None) -> Iterator[_Batch]:
+    """Inputs in batches of like length, each under its own prompt."""
     if injection is not None:
-        injection = injection.to(backbone.device, backbone.dtype)
+        injection = injection.to(inputs.backbone.device, inputs.backbone.dtype)
+        if rows is None or injection.size == 1:
+            injection, rows = injection.members([0]), None  # one prompt, worn by every row
     extra = 0 if injection is None else injection.encoder_length
-    for batch in by_length([len(item) + extra for item in inputs], TOKEN_BUDGET, largest):
-        ids, mask = backbone.pad([inputs[index] for index in batch])
-        worn = torch.tensor([0 if rows is None else rows[index] for index in batch], device=backbone.device)
-        yield _Batch(batch, ids, mask, None if injection is None else injection.on(worn))
+    for places in by_length([length + extra for length in inputs.lengths], TOKEN_BUDGET):
+        worn = injection
+        if injection is not None and rows is not None:
+            worn = injection.on(torch.tensor([rows[place] for place in places], device=inputs.backbone.device))
+        yield inputs, places, worn
+
+
+def _batches_of_each(inputs: Inputs, injection: Injection) -> Iterator[_Batch]:
+    """The same inputs under each prompt side by side, so that no prompt is copied for its rows."""
+    injection, prompts = injection.to(inputs.backbone.device, inputs.backbone.dtype), injection.size
+    every = inputs.repeated(prompts)
+    lengths = [length + injection.encoder_length for length in inputs.lengths]
+    for places in by_length(lengths, max(1, TOKEN_BUDGET // prompts)):
+        yield every, [prompt * len(inputs) + place for prompt in range(prompts) for place in places], injection

@@ -8,13 +8,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import torch
 from rich import box
 from rich.table import Table
 
 from preface.backbone import Backbone
 from preface.methods import METHODS, PrefixTuning
 from preface.methods.init import Initializer
-from preface.population import member_losses
 from preface.recipe import validated
 from preface.results import Cell
 from preface.run import Run
@@ -99,11 +99,9 @@ def _gradient_receiving(backbone: Backbone, method: Any) -> int:
     """How many of one prompt's trained numbers have a gradient other than zero after one backward pass."""
     bank = method.build(backbone, Initializer.parse(method.init), [0])
     inputs, mask = backbone.pad(backbone.tokenize(["a frozen book and its preface"], 32)[0])
-    labels, _ = backbone.pad(backbone.tokenize(["positive"], 8)[0])
-    rows = labels.new_zeros(1)
-    with backbone.training():
-        logits = backbone.forward(inputs, mask, labels, bank.injection().on(rows))
-        member_losses(logits, labels, rows, 1).sum().backward()
+    labels = torch.tensor(backbone.tokenize(["positive"], 8)[0])
+    injection = bank.injection()
+    backbone.losses(backbone.encode(inputs, mask, injection), labels, injection).mean().backward()
     return sum(int((p.grad != 0).sum()) for p in bank.parameters() if p.grad is not None)
 
 

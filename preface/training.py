@@ -91,7 +91,7 @@ def train(
         asked = {
             "backbone": backbone.name,
             "dtype": str(backbone.dtype).removeprefix("torch."),
-            "fingerprint": backbone.fingerprint(),
+            "fingerprint": backbone.fingerprint,
             "shape": asdict(backbone.shape),
             "backbone_saw": list(backbone.seen_tasks),
             "task": the_task.model_dump(mode="json"),
@@ -110,7 +110,7 @@ def train(
         }
         folder.mkdir(parents=True, exist_ok=True)
         write_record(folder, asked)
-    elif asked["fingerprint"] != backbone.fingerprint():
+    elif asked["fingerprint"] != backbone.fingerprint:
         raise UserError(f"{folder}: was begun with other weights of {asked['backbone']}; start anew")
     elif any(_content(asked["splits"][s.split]) != _content(_split_record(s)) for s in (training, development)):
         raise UserError(f"{folder}: the data of {the_task.name} has changed since; start anew")

@@ -7,10 +7,10 @@ computes for such inputs (Li & Liang 2021, section 7.4: real activations beat ra
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -156,7 +156,8 @@ def key_values(
         return _example_activations(backbone, sites, init.examples, length, seed)
     embeddings = init.embeddings(backbone, length, seed).to(backbone.device, backbone.dtype)[None]  # [1, n, d]
     mask = torch.ones(embeddings.shape[:2], dtype=torch.long, device=backbone.device)
-    with _Recorder(backbone) as recorder:
+    everywhere = torch.stack([torch.zeros(length, dtype=torch.long), torch.arange(length)], dim=1)  # [n, 2]
+    with _Recorder(backbone, dict.fromkeys(sites, everywhere)) as recorder:
         hidden = backbone.model.encoder(inputs_embeds=embeddings, attention_mask=mask).last_hidden_state
         backbone.model.decoder(
             inputs_embeds=embeddings,
@@ -164,8 +165,7 @@ def key_values(
             encoder_attention_mask=mask,
             use_cache=False,
         )
-    everywhere = torch.ones(1, length, dtype=torch.bool)
-    return {f"{site}.{part}": recorder.gather(site, part, everywhere) for site in sites for part in ("keys", "values")}
+    return recorder.key_values(hidden)
 
 
 def hash_seed(seed: int, *names: str) -> int:
@@ -202,43 +202,43 @@ def _example_activations(
     targets, _ = backbone.tokenize([target for _, target in drawn], max_tokens=32)
     input_ids, mask = backbone.pad(texts)
     labels, label_mask = backbone.pad(targets)
-    with _Recorder(backbone) as recorder:
-        states: EncoderStates = backbone.encode(input_ids, mask)
-        backbone.decode(states, backbone.shift_right(labels))
-    start = {}
+    places = {}
     for site in sites:
-        places = (label_mask if site == "decoder" else mask).bool().cpu().nonzero()  # [tokens, 2]
-        picks = [order.randrange(len(places)) for _ in range(max(0, length - len(places)))]
-        picks += order.sample(range(len(places)), min(length, len(places)))
-        chosen = places[torch.tensor(picks)]  # [n, 2]
-        for part in ("keys", "values"):
-            start[f"{site}.{part}"] = recorder.at(site, part, chosen)
-    return start
+        tokens = (label_mask if site == "decoder" else mask).bool().cpu().nonzero()  # [tokens, 2]
+        picks = [order.randrange(len(tokens)) for _ in range(max(0, length - len(tokens)))]
+        picks += order.sample(range(len(tokens)), min(length, len(tokens)))
+        places[site] = tokens[torch.tensor(picks)]  # [n, 2]
+    with _Recorder(backbone, places) as recorder:
+        states: EncoderStates = backbone.encode(input_ids, mask)
+        backbone.decoder_states(states, backbone.shift_right(labels))
+    return recorder.key_values(states.hidden)
 
 
 class _Recorder:
-    """Records what every layer's key and value projections put out, while it is entered."""
+    """Records, while it is entered, what every layer makes keys and values of at n places `[n, 2]` (row, token)."""
 
-    def __init__(self, backbone: Backbone) -> None:
-        self.shape = backbone.shape
-        self.outputs: dict[tuple[str, str], list[Tensor]] = {}
-        stacks = backbone.model.encoder.block, backbone.model.decoder.block
-        self.projections: list[tuple[str, str, nn.Linear]] = []
-        for site, block in (("encoder", stacks[0]), ("decoder", stacks[1]), ("cross", stacks[1])):
-            for layer in block:
-                module = layer.layer[1].EncDecAttention if site == "cross" else layer.layer[0].SelfAttention
-                self.projections += [(site, "keys", module.k), (site, "values", module.v)]
+    def __init__(self, backbone: Backbone, places: Mapping[Site, Tensor]) -> None:
+        self.shape, self.places = backbone.shape, places
+        model = backbone.model
+        self.modules: dict[Site, list[Any]] = {
+            "encoder": [block.layer[0].SelfAttention for block in model.encoder.block],
+            "decoder": [block.layer[0].SelfAttention for block in model.decoder.block],
+            "cross": [block.layer[1].EncDecAttention for block in model.decoder.block],
+        }
+        self.inputs: dict[Site, list[Tensor]] = {site: [] for site in places}
 
     def __enter__(self) -> _Recorder:
-        def record(site: str, part: str) -> object:
-            def hook(module: nn.Module, args: object, output: Tensor) -> None:
-                self.outputs.setdefault((site, part), []).append(output.float().cpu())  # [B, T, H * d_kv]
+        def record(site: Site) -> Any:
+            def hook(module: nn.Module, args: tuple[Tensor, ...]) -> None:
+                self.inputs[site].append(self._at(site, args[0]))
 
             return hook
 
         self.hooks = [
-            module.register_forward_hook(record(site, part))  # type: ignore[arg-type]
-            for site, part, module in self.projections
+            module.k.register_forward_pre_hook(record(site))
+            for site in self.places
+            if site != "cross"  # there every layer reads the encoder's output
+            for module in self.modules[site]
         ]
         return self
 
@@ -246,12 +246,23 @@ class _Recorder:
         for hook in self.hooks:
             hook.remove()
 
-    def at(self, site: str, part: str, places: Tensor) -> Tensor:
-        """`[L, H, n, d_kv]` at n places `[n, 2]` (row, token)."""
-        layers = [layer[places[:, 0], places[:, 1]] for layer in self.outputs[site, part]]  # L x [n, H * d_kv]
-        stacked = torch.stack(layers).unflatten(-1, (self.shape.heads, self.shape.d_kv))  # [L, n, H, d_kv]
-        return stacked.transpose(1, 2).contiguous()
+    def _at(self, site: Site, hidden: Tensor) -> Tensor:
+        """`[B, T, d]` to `[n, d]`."""
+        places = self.places[site].to(hidden.device)
+        return hidden[places[:, 0], places[:, 1]]
 
-    def gather(self, site: str, part: str, mask: Tensor) -> Tensor:
-        """`[L, H, n, d_kv]` at every place where `mask` `[B, T]` is set."""
-        return self.at(site, part, mask.nonzero())
+    def key_values(self, encoded: Tensor) -> dict[str, Tensor]:
+        """`"site.keys"` and `"site.values"`, `[L, H, n, d_kv]`, float32; `encoded` is the encoder's output."""
+        made = {}
+        for site in self.places:
+            modules = self.modules[site]
+            inputs = [self._at(site, encoded)] * len(modules) if site == "cross" else self.inputs[site]
+            for part in ("keys", "values"):
+                projected = [
+                    (module.k if part == "keys" else module.v)(item)
+                    for module, item in zip(modules, inputs, strict=True)
+                ]
+                stacked = torch.stack(projected).float().cpu()  # [L, n, H * d_kv]
+                by_head = stacked.unflatten(-1, (self.shape.heads, self.shape.d_kv))  # [L, n, H, d_kv]
+                made[f"{site}.{part}"] = by_head.transpose(1, 2).contiguous()
+        return made

@@ -43,8 +43,11 @@ class PrefixTuning(Method):
         return tuple(site for site in SITES if site in sites)
 
     def build(self, backbone: Backbone, initializer: Initializer, seeds: Sequence[int]) -> Bank:
-        starts = [key_values(backbone, self.sites, initializer, self.length, seed) for seed in seeds]
-        start = {name: torch.stack([item[name] for item in starts]) for name in starts[0]}
+        starts = {
+            seed: key_values(backbone, self.sites, initializer, self.length, seed) for seed in dict.fromkeys(seeds)
+        }
+        names = starts[seeds[0]]
+        start = {name: torch.stack([starts[seed][name] for seed in seeds]) for name in names}
         if self.reparametrize is None:
             bank: Bank = PrefixBank(start, self.positions == "preceding")
         else:

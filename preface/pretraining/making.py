@@ -15,8 +15,9 @@ import torch
 from accelerate import Accelerator
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from preface.backbone import SEEN, device_named, dtype_named, fuse_gelu, load_checkpoint
+from preface.backbone import SEEN, device_named, dtype_named, load_checkpoint
 from preface.errors import UserError
+from preface.frozen import fuse_gelu
 from preface.pretraining.architecture import load_architecture
 from preface.pretraining.card import write_card
 from preface.pretraining.keep_out import KeepOut
