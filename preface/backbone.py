@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
 import hashlib
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -178,15 +180,15 @@ class Backbone:
         The loss of `decode`'s logits, without them: no position is projected that has no label. `labels` are best
         left on the CPU, where counting them keeps no device waiting.
         """
-        decoder_input = self.shift_right(labels).to(self.device, non_blocking=True)
+        decoder_input = self.send(self.shift_right(labels))
         hidden = self.decoder_states(states, decoder_input, injection).flatten(0, 1)  # [B * S, d]
         head, flat = self.model.lm_head, labels.flatten()
         real = (flat != -100).nonzero().squeeze(1)  # [M]
         if len(real) < len(flat):
-            places = real.to(self.device, non_blocking=True)
-            pieces = cross_entropy(hidden[places], head, flat[real].to(self.device, non_blocking=True))
+            places = self.send(real)
+            pieces = cross_entropy(hidden[places], head, self.send(flat[real]))
             return pieces.new_zeros(len(flat)).index_add(0, places, pieces).view_as(labels)
-        return cross_entropy(hidden, head, flat.to(self.device, non_blocking=True)).view_as(labels)
+        return cross_entropy(hidden, head, self.send(flat)).view_as(labels)
 
     def shift_right(self, labels: Tensor) -> Tensor:
         """Labels to decoder inputs: the start token, then all labels but the last; −100 becomes padding."""
@@ -247,7 +249,13 @@ class Backbone:
         padding = self.model.config.pad_token_id
         ids = torch.tensor([[*item, *[padding] * (length - len(item))] for item in sequences])
         mask = torch.tensor([[1] * len(item) + [0] * (length - len(item)) for item in sequences])
-        return ids.to(self.device), mask.to(self.device)
+        return self.send(ids), self.send(mask)
+
+    def send(self, tensor: Tensor) -> Tensor:
+        """A tensor of the CPU on the model's device, without waiting for it."""
+        if self.device.type == "cpu":
+            return tensor
+        return tensor.pin_memory().to(self.device, non_blocking=True)
 
 
 def weights_hash(model: PreTrainedModel, dtype: torch.dtype) -> str:
@@ -282,9 +290,21 @@ def load_backbone(name_or_path: str | Path = DEFAULT, dtype: str = "auto", devic
     """
     attention.register()
     target = device_named(device)
+    if target.type == "cpu":
+        keep_freed_memory()
     model, tokenizer = load_checkpoint(name_or_path, dtype_named(dtype, target), attn_implementation=attention.NAME)
     model.to(target)  # type: ignore[arg-type]
     return Backbone(str(name_or_path), model, tokenizer)
+
+
+def keep_freed_memory() -> None:
+    """Let glibc keep what is freed instead of handing it back: each step wants the same blocks again, zeroed anew."""
+    if sys.platform == "linux":
+        trim, mmap, largest = -1, -3, 32 * 2**20  # malloc.h's M_TRIM_THRESHOLD and M_MMAP_THRESHOLD, and its limit
+        mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # other C libraries have none
+        if mallopt is not None:
+            mallopt(mmap, largest)
+            mallopt(trim, 2**31 - 1)
 
 
 def checkpoint_path(name_or_path: str | Path) -> str | Path:

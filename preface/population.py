@@ -15,7 +15,6 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
-from torch.nn.utils.rnn import pad_sequence
 
 from preface import batching, checkpoint
 from preface.backbone import Backbone
@@ -24,12 +23,13 @@ from preface.interrupt import Interrupted, stop_requested
 from preface.methods import Bank, Method
 from preface.methods.init import Initializer
 from preface.metrics import METRICS, append_metrics, cut_metrics
-from preface.optimizers import Optimizer, clip_gradients, optimizer, schedule
+from preface.optimizers import schedule
 from preface.progress import progress, say, warn, warn_skipped
 from preface.recipe import Recipe
 from preface.results import installed_versions
 from preface.run import Member, finish_record
 from preface.score import LabelWords, metric, score_each, to_prediction
+from preface.step import Step
 from preface.tasks import Split
 
 LOG_EVERY = 10
@@ -77,7 +77,7 @@ class Population:
         lengths = [len(item) for item in ids]
         an_epoch = batching.epoch(lengths, recipe.seeds[0], 0, recipe.batch_size, recipe.token_budget)
         self.recipe = recipe = recipe.resolve(len(an_epoch))
-        self.targets = [list(labels.pieces[words[str(e.label)]]) for e in training.examples]
+        targets = [list(labels.pieces[words[str(e.label)]]) for e in training.examples]
         self.dev_gold = torch.tensor([words[str(e.label)] for e in development.examples])
         self.cut = {"train": sum(cut), "validation": sum(dev_cut)}
         for name, count, split in (("train", sum(cut), training), ("validation", sum(dev_cut), development)):
@@ -95,11 +95,21 @@ class Population:
             constant = self.bank.injection().leaves_encoder
         if constant and recipe.dropout > 0:
             say("with dropout the encoder's states differ from step to step: they are not kept")
-        self.inputs = Inputs(backbone, ids, keep=constant and recipe.dropout == 0)
+        inputs = Inputs(backbone, ids, keep=constant and recipe.dropout == 0)
         self.dev_inputs = Inputs(backbone, dev_ids, keep=constant)
-        self.parameters: dict[str, Tensor] = dict(self.bank.named_parameters())
-        self.optimizer: Optimizer = optimizer(recipe.optimizer, self.parameters, recipe.weight_decay)
-        self.rates = torch.tensor([rate for rate, _ in recipe.members], device=backbone.device)  # [P]
+        self.step = Step(
+            backbone,
+            self.bank,
+            inputs,
+            targets,
+            recipe.optimizer,
+            recipe.weight_decay,
+            recipe.clip,
+            recipe.dropout,
+            recipe.gradient_checkpointing,
+        )
+        self.parameters, self.optimizer = self.step.parameters, self.step.optimizer
+        self.rates = [rate for rate, _ in recipe.members]
         assert recipe.steps is not None
         self.share = schedule(recipe.schedule, recipe.steps, recipe.warmup)
         self.best = {name: parameter.detach().clone() for name, parameter in self.parameters.items()}
@@ -127,7 +137,7 @@ class Population:
         if state.step == 0:
             torch.manual_seed(recipe.seeds[0])  # for dropout alone
         orders = [
-            batching.endless(self.inputs.lengths, seed, recipe.batch_size, recipe.token_budget, skip=state.step)
+            batching.endless(self.step.inputs.lengths, seed, recipe.batch_size, recipe.token_budget, skip=state.step)
             for _, seed in recipe.members
         ]
         began = time.monotonic() - state.seconds
@@ -159,24 +169,10 @@ class Population:
     def _step(self, batches: list[list[int]]) -> Tensor:
         """One update of every active member on its own batch; returns losses `[P]` (0 where inactive)."""
         members = [member for member, active in enumerate(self.state.active) if active]
-        chosen = [index for member in members for index in batches[member]]
-        rows = [place for place, member in enumerate(members) for _ in batches[member]]
-        labels = labels_of([self.targets[index] for index in chosen])  # [B, S]
-        with self.backbone.training(self.recipe.dropout, self.recipe.gradient_checkpointing):
-            injection = self.bank.injection().members(members)
-            if len({len(batches[member]) for member in members}) > 1:
-                injection = injection.on(torch.tensor(rows, device=self.backbone.device))
-            states = self.inputs.states(chosen, injection)
-            pieces = self.backbone.losses(states, labels, injection)  # [B, S]
-            losses = member_losses(pieces, labels, rows, len(members))  # [active]
-            losses.sum().backward()
-        clip_gradients(self.parameters, self.recipe.clip)
-        active = torch.tensor(self.state.active, device=self.backbone.device)
-        self.optimizer.step(torch.where(active, self.rates * self.share(self.state.step), 0.0))
-        for parameter in self.parameters.values():
-            parameter.grad = None
+        share = self.share(self.state.step)
+        losses = self.step([batches[member] for member in members], members, [rate * share for rate in self.rates])
         every = losses.new_zeros(len(self.recipe.members))
-        every[members] = losses.detach()
+        every[members] = losses
         return every
 
     def _look(self) -> None:
@@ -318,26 +314,6 @@ class Population:
             torch.cuda.set_rng_state(tensors["random.cuda"], self.backbone.device)
         cut_metrics(self.folder, self.state.metrics_bytes)
         say(f"going on from step {self.state.step:,} of {self.recipe.steps:,}")
-
-
-def labels_of(targets: Sequence[Sequence[int]]) -> Tensor:
-    """Label pieces as `[B, S]`, padded with −100; on the CPU, where counting them keeps no device waiting."""
-    return pad_sequence([torch.tensor(pieces) for pieces in targets], batch_first=True, padding_value=-100)
-
-
-def member_losses(pieces: Tensor, labels: Tensor, rows: Sequence[int], size: int) -> Tensor:
-    """Each member's mean cross-entropy over its own label pieces, `[P]`.
-
-    Args:
-        pieces: the losses of label pieces, `[B, S]` (`Backbone.losses`).
-        labels: `[B, S]`, −100 for padding.
-        rows: B numbers, whose row each is.
-        size: P.
-    """
-    owners = torch.tensor(rows)
-    counts = torch.zeros(size).index_add(0, owners, (labels != -100).sum(1).float())
-    totals = pieces.new_zeros(size).index_add(0, owners.to(pieces.device), pieces.sum(1))
-    return totals / counts.clamp(min=1).to(pieces.device)
 
 
 def majority(gold: Tensor) -> float:

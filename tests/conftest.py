@@ -9,6 +9,7 @@ os.environ["TOKENIZERS_PARALLELISM"] = "false"
 os.environ.pop("PREFACE_DATA", None)
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -35,6 +36,15 @@ CONFIGS = {
     "t5-v1.1": T5Config(**SHAPE, feed_forward_proj="gated-gelu", tie_word_embeddings=False),
     "mt5": MT5Config(**SHAPE, feed_forward_proj="gated-gelu", tie_word_embeddings=False),
 }
+
+
+@pytest.fixture(scope="session", autouse=True)
+def cache_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """No test, and no program that one starts, writes into the user's cache."""
+    folder = tmp_path_factory.mktemp("cache")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PREFACE_CACHE", str(folder))
+        yield folder
 
 
 @pytest.fixture(scope="session")

@@ -19,9 +19,10 @@ from preface.checkpoint import tensors_of
 from preface.errors import UserError
 from preface.interrupt import Interrupted
 from preface.methods import PrefixTuning, PromptTuning
-from preface.population import majority, member_losses, rate_summary
+from preface.population import majority, rate_summary
 from preface.recipe import Recipe, recipe_from
 from preface.run import RECORD, Run
+from preface.step import member_losses
 
 METHOD = PrefixTuning(length=3)
 RECIPE: dict[str, Any] = {

@@ -13,7 +13,7 @@ from preface.backbone import Backbone, Shape
 from preface.checkpoint import load_prompt, save_prompt, tensors_of
 from preface.methods import METHODS, Method, PrefixTuning, PromptTuning
 from preface.methods.init import Initializer
-from preface.population import member_losses
+from preface.step import member_losses
 
 EXAMPLES = [(f"text number {i} is here", ("yes", "no")[i % 2]) for i in range(9)]
 VARIANTS = [
