@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from preface.run import Run
     from preface.show import list_methods
     from preface.tasks import list_tasks
+    from preface.timing import bench
     from preface.training import train
 
 _HOMES = {
@@ -31,6 +32,7 @@ _HOMES = {
     "Run": "run",
     "UserError": "errors",
     "adapt": "pretraining.making",
+    "bench": "timing",
     "compare_cross_domain": "experiments.cross_domain",
     "evaluate": "evaluation",
     "list_methods": "show",
@@ -51,6 +53,7 @@ __all__ = [
     "Run",
     "UserError",
     "adapt",
+    "bench",
     "compare_cross_domain",
     "evaluate",
     "list_methods",

@@ -196,6 +196,8 @@ def preceding_bias(attention: T5Attention) -> Tensor:
 def _mask(*args: Any, **kwargs: Any) -> Tensor | None:
     """Transformers' boolean mask; a causal one is never left to `is_causal`, which would hide the prefix."""
     kwargs["allow_is_causal_skip"] = False
+    if torch.device(kwargs.get("device", "cpu")).type != "cpu":
+        kwargs["allow_is_bidirectional_skip"] = False  # to ask a GPU whether all is seen is to wait for it
     return sdpa_mask(*args, **kwargs)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import hashlib
+import json
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -118,8 +119,10 @@ class Backbone:
 
     @cached_property
     def exact_fingerprint(self) -> str:
-        """SHA-256 of all weights as they compute: what two results can be exchanged by."""
-        return weights_hash(self.model, self.dtype)
+        """SHA-256 of all that decides what the model computes: weights as they are, and the whole configuration."""
+        config = {name: value for name, value in self.model.config.to_dict().items() if name != "_name_or_path"}
+        told = json.dumps(config, sort_keys=True, default=str)
+        return hashlib.sha256((weights_hash(self.model, self.dtype) + told).encode()).hexdigest()
 
     def encode(self, input_ids: Tensor, mask: Tensor, injection: Injection | None = None) -> EncoderStates:
         """Encode `input_ids` and `mask` `[B, T]` after the injection's input embeddings."""
@@ -355,14 +358,14 @@ def device_named(name: str) -> torch.device:
 def dtype_named(name: str, device: torch.device) -> torch.dtype:
     """`auto` is bfloat16 where the hardware multiplies it. Raises UserError for other names than the three."""
     if name == "auto":
-        return torch.bfloat16 if _bfloat16_is_fast(device) else torch.float32
+        return torch.bfloat16 if bfloat16_is_fast(device) else torch.float32
     dtypes = {"float32": torch.float32, "bfloat16": torch.bfloat16}
     if name not in dtypes:
         raise UserError(f"dtype {name}: one of auto, {', '.join(dtypes)} (float16 overflows in T5)")
     return dtypes[name]
 
 
-def _bfloat16_is_fast(device: torch.device) -> bool:
+def bfloat16_is_fast(device: torch.device) -> bool:
     """True where matrix products in bfloat16 run in hardware; elsewhere they are emulated, up to 90 x slower."""
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)

@@ -16,11 +16,13 @@ from copy import copy
 from itertools import accumulate
 from pathlib import Path
 
+import psutil
 import torch
 from torch import Tensor
 
 from preface.backbone import Backbone, EncoderStates
 from preface.injection import Injection
+from preface.progress import say
 
 IN_MEMORY = 2**28
 """Bytes of one data set's states up to which they stay in memory; larger ones are a memory-mapped file, which a later
@@ -104,8 +106,8 @@ class KeptStates:
         self.known[torch.tensor(indices)] = 1  # last, so that an interrupted write is written again
 
 
-def kept_states(backbone: Backbone, ids: Sequence[Sequence[int]]) -> KeptStates:
-    """The states of these inputs under this backbone: those of an earlier call or run where there are any."""
+def kept_states(backbone: Backbone, ids: Sequence[Sequence[int]]) -> KeptStates | None:
+    """The states of these inputs under this backbone, of an earlier call or run where there are any; None: no room."""
     digest = hashlib.sha256(f"{backbone.dtype}".encode())
     for item in ids:
         digest.update(len(item).to_bytes(4, "little"))
@@ -118,28 +120,51 @@ def kept_states(backbone: Backbone, ids: Sequence[Sequence[int]]) -> KeptStates:
     shape = (sum(lengths), backbone.shape.d_model)
     size = shape[0] * shape[1] * backbone.dtype.itemsize
     with torch.inference_mode(False):  # what is made in inference mode could not be trained with
-        hidden, known = _storage(backbone, key, shape, size, len(ids))
-    made = KeptStates(hidden, known, lengths, backbone.device)
+        room = _storage(backbone, key, shape, size, len(ids))
+    if room is None:
+        say(f"encoder states of {size / 2**30:.0f} GB fit neither on disk nor in memory: they are not kept")
+        return None
+    made = KeptStates(*room, lengths, backbone.device)
     backbone.kept[key] = made
     while sum(item.bytes for item in backbone.kept.values()) > max(4 * IN_MEMORY, size):
         del backbone.kept[next(iter(backbone.kept))]
     return made
 
 
-def _storage(backbone: Backbone, key: str, shape: tuple[int, int], size: int, rows: int) -> tuple[Tensor, Tensor]:
-    """Room for the states and for what is known: on the GPU, in memory, or in a file."""
+def _storage(
+    backbone: Backbone, key: str, shape: tuple[int, int], size: int, rows: int
+) -> tuple[Tensor, Tensor] | None:
+    """Room for the states and for what is known: on the GPU, in memory, or in a file; None where there is none."""
     device = backbone.device
     known = torch.zeros(rows, dtype=torch.uint8)
     if device.type == "cuda" and size < torch.cuda.mem_get_info(device)[0] // 4:
         return torch.empty(shape, dtype=backbone.dtype, device=device), known
+    if size > IN_MEMORY:
+        try:
+            found = _mapped(f"{backbone.exact_fingerprint[:16]}-{key[:32]}", shape, backbone.dtype, rows)
+        except (OSError, RuntimeError):  # a folder that takes no files; torch has its own word for it
+            found = None
+        if found is not None or size > psutil.virtual_memory().available // 2:
+            return found
+    return torch.empty(shape, dtype=backbone.dtype), known
+
+
+def _mapped(stem: str, shape: tuple[int, int], dtype: torch.dtype, rows: int) -> tuple[Tensor, Tensor] | None:
+    """States and what is known of them as memory-mapped files; None where there is no room."""
     folder = cache_folder() / "encoded"
-    if size <= IN_MEMORY or not _make_room(folder, size, keep=key):
-        return torch.empty(shape, dtype=backbone.dtype), known
-    path = folder / f"{backbone.exact_fingerprint[:16]}-{key[:32]}"
-    hidden = torch.from_file(str(path.with_suffix(".states")), True, shape[0] * shape[1], dtype=backbone.dtype)
-    known = torch.from_file(str(path.with_suffix(".known")), True, rows, dtype=torch.uint8)
-    path.with_suffix(".known").touch()
-    return hidden.view(shape), known
+    folder.mkdir(parents=True, exist_ok=True)
+    states, known = folder / f"{stem}.states", folder / f"{stem}.known"
+    size = shape[0] * shape[1] * dtype.itemsize
+    sizes = {states: size, known: rows}
+    if not all(path.exists() and path.stat().st_size == expected for path, expected in sizes.items()):
+        for path in sizes:  # half of a pair says nothing
+            path.unlink(missing_ok=True)
+        if not _make_room(folder, size):
+            return None
+    hidden = torch.from_file(str(states), True, shape[0] * shape[1], dtype=dtype).view(shape)
+    made = torch.from_file(str(known), True, rows, dtype=torch.uint8)
+    known.touch()  # when it was used last
+    return hidden, made
 
 
 def cache_folder() -> Path:
@@ -149,17 +174,21 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "preface"
 
 
-def _make_room(folder: Path, size: int, keep: str) -> bool:
+def _make_room(folder: Path, size: int) -> bool:
     """Remove the longest unused files until `size` more bytes are allowed; False where they cannot be had."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        files = sorted(folder.glob("*.known"), key=lambda path: path.stat().st_mtime)
-        files = [path for path in files if keep[:32] not in path.name]
-        taken = {path: path.with_suffix(".states").stat().st_size for path in files}
-        while files and sum(taken[path] for path in files) + size > ON_DISK:
-            oldest = files.pop(0)
-            oldest.unlink()
-            oldest.with_suffix(".states").unlink()
-        return size <= ON_DISK and size < shutil.disk_usage(folder).free // 2
-    except OSError:
+    if size > ON_DISK or size > shutil.disk_usage(folder).free // 2:
         return False
+    pairs: dict[str, list[Path]] = {}
+    for path in folder.iterdir():
+        pairs.setdefault(path.stem, []).append(path)
+    used = {stem: max(path.stat().st_mtime for path in paths) for stem, paths in pairs.items()}
+    taken = {
+        stem: sum(path.stat().st_size for path in paths if path.suffix == ".states") for stem, paths in pairs.items()
+    }
+    for stem in sorted(pairs, key=lambda stem: used[stem]):
+        if sum(taken.values()) + size <= ON_DISK:
+            break
+        for path in pairs[stem]:
+            path.unlink(missing_ok=True)
+        del taken[stem]
+    return True

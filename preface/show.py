@@ -19,6 +19,7 @@ from preface.recipe import validated
 from preface.results import Cell
 from preface.run import Run
 from preface.tasks import TaskInfo
+from preface.timing import Timing, fastest
 
 
 def run_cells(run: Run) -> list[Cell]:
@@ -150,4 +151,30 @@ def backbone_table(folder: Path) -> Table:
         table.add_row(f"validation loss, {name}", f"{value:.3f}" if value is not None else "not finite")
     for name, value in result["probes"].items():
         table.add_row(f"small prefix on {name}, development", f"{100 * value:.1f} %")
+    return table
+
+
+def timings_table(timings: Sequence[Timing], name: str) -> Table:
+    """Every setting, and which is fastest."""
+    best = fastest(timings)
+    table = Table(
+        box=box.SIMPLE_HEAD,
+        title=f"A training step of {name}, {best.device}",
+        caption=f"Fastest for one prompt: {best.method}, {best.dtype}, {best.threads} threads.\n"
+        "A new input is encoded once where the prompts leave the encoder alone; an epoch is of inputs encoded before.",
+    )
+    for head in ("method", "prompts", "dtype", "threads", "s a step", "new inputs", "rows/s", "s an epoch"):
+        table.add_column(head, justify="left" if head == "method" else "right")
+    for timing in timings:
+        table.add_row(
+            timing.method,
+            str(timing.members),
+            timing.dtype,
+            str(timing.threads),
+            f"{timing.step_seconds:.3f}",
+            f"{timing.first_seconds:.3f}",
+            f"{timing.rows_a_second:,.0f}",
+            f"{timing.epoch_seconds:,.1f}",
+            style="bold" if timing is best else None,
+        )
     return table

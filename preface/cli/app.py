@@ -10,6 +10,8 @@ from typing import Annotated, Any
 
 import typer
 
+from preface.errors import UserError
+
 # the imports of torch and Transformers take seconds, which `--help` and completion should not wait for
 app = typer.Typer(
     name="preface",
@@ -80,3 +82,13 @@ def show(table: Any) -> None:
 def show_json(value: Any) -> None:
     """Print only JSON on standard output."""
     print(json.dumps(value, indent=1, ensure_ascii=False, default=str))
+
+
+def label_words_of(pairs: list[str] | None) -> dict[str, str] | None:
+    """`0=negative` to a dictionary. Raises UserError for a pair without `=`."""
+    if not pairs:
+        return None
+    for pair in pairs:
+        if "=" not in pair:
+            raise UserError(f"label-words {pair}: write LABEL=WORD, as in `--label-words 0=negative 1=positive`")
+    return dict(pair.split("=", 1) for pair in pairs)

@@ -1,10 +1,30 @@
-"""`tasks` and `methods`: what there is."""
+"""`tasks`, `methods` and `bench`: what there is, and what it costs here."""
 
 from __future__ import annotations
 
 from dataclasses import asdict
+from typing import Annotated
 
-from preface.cli.app import Backbone, Data, Device, Dtype, Json, Length, Sites, app, show, show_json
+import typer
+
+from preface.cli.app import (
+    Backbone,
+    Data,
+    Device,
+    Dtype,
+    Encoding,
+    Input,
+    Json,
+    Label,
+    LabelWordsOption,
+    Length,
+    Sites,
+    app,
+    called,
+    label_words_of,
+    show,
+    show_json,
+)
 
 
 @app.command()
@@ -39,3 +59,51 @@ def methods(
         show_json(rows)
     else:
         show(methods_table(rows, model))
+
+
+@app.command(
+    epilog="""
+Examples:
+
+`preface bench`
+
+`preface bench --backbone google/t5-large-lm-adapt --task reviews.csv --input text --label stars`
+"""
+)
+def bench(
+    backbone: Backbone = None,
+    task: Annotated[str, typer.Option("--task", help="A shipped task, a YAML, or a data file.")] = "film",
+    batch_size: Annotated[int, typer.Option("--batch-size", help="Rows a step and prompt.")] = 32,
+    steps: Annotated[int, typer.Option("--steps", help="Timed of each setting.")] = 8,
+    input: Input = None,
+    label: Label = None,
+    label_words: LabelWordsOption = None,
+    encoding: Encoding = None,
+    data: Data = None,
+    device: Device = "auto",
+    as_json: Json = False,
+) -> None:
+    """Time training steps of your backbone on your data, and tell which setting is fastest here."""
+    import preface
+    from preface.show import timings_table
+    from preface.timing import fastest
+
+    timings = preface.bench(
+        backbone or preface.DEFAULT,
+        task,
+        input=input,
+        label=label,
+        label_words=label_words_of(label_words),
+        encoding=encoding,
+        data=data,
+        batch_size=batch_size,
+        steps=steps,
+        device=device,
+    )
+    if as_json:
+        show_json([asdict(timing) for timing in timings])
+        return
+    show(timings_table(timings, backbone or preface.DEFAULT))
+    best = fastest(timings)
+    environment = f"OMP_NUM_THREADS={best.threads} " if best.device == "cpu" else ""
+    typer.echo(f"  {environment}{called()} train --task {task} --dtype {best.dtype} --batch-size {batch_size}")

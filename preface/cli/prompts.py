@@ -29,6 +29,7 @@ from preface.cli.app import (
     app,
     called,
     given,
+    label_words_of,
     show,
     show_json,
 )
@@ -175,7 +176,7 @@ def train(
         configured,
         input=input,
         label=label,
-        label_words=_words(label_words),
+        label_words=label_words_of(label_words),
         encoding=encoding,
         data=data,
         skip_bad_rows=skip_bad_rows,
@@ -249,7 +250,7 @@ def evaluate(
         split=split.value,
         input=input,
         label=label,
-        label_words=_words(label_words),
+        label_words=label_words_of(label_words),
         encoding=encoding,
         data=data,
         skip_bad_rows=skip_bad_rows,
@@ -315,13 +316,3 @@ def predict(
             warn(f"{skipped:,} bad rows were left out")
         if cut:
             warn(f"{cut:,} inputs were cut")
-
-
-def _words(pairs: list[str] | None) -> dict[str, str] | None:
-    """`0=negative` to a dictionary. Raises UserError for a pair without `=`."""
-    if not pairs:
-        return None
-    for pair in pairs:
-        if "=" not in pair:
-            raise UserError(f"label-words {pair}: write LABEL=WORD, as in `--label-words 0=negative 1=positive`")
-    return dict(pair.split("=", 1) for pair in pairs)
