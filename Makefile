@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test check format bench docs clean
+.PHONY: demo test check format bench growth docs clean
 
 demo: $(READY)  ## tune a prefix on the embedded backbone and print the four-domain table
 	$(BIN)/preface compare cross-domain --recipe demo --out runs/demo
@@ -21,8 +21,11 @@ format: $(READY)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(READY)  ## time what Preface promises, here
-	$(BIN)/python benchmarks/train_step.py
+bench: $(READY)  ## time what Preface promises, here, beside PEFT (about ten minutes)
+	$(BIN)/python benchmarks/bench.py --out results
+
+growth: $(READY)  ## time how a step grows, and pre-training beside Trainer
+	$(BIN)/python benchmarks/growth.py
 	$(BIN)/python benchmarks/pretrain.py --steps 2 --rounds 3
 
 docs: $(READY)  ## draw the pictures of docs/ anew

@@ -1,6 +1,6 @@
 """What Preface promises to be faster at, measured here and now beside PEFT.
 
-    python benchmarks/bench.py [--runs 5] [--steps 10] [--only NAME …] [--out results]
+    python benchmarks/bench.py [--runs 5] [--steps 8] [--only NAME …] [--out results]
 
 Random weights of T5-small's shape, SST-2's lengths, batch 16 a prompt, both sides in one process, runs alternating,
 medians. PEFT runs at its best setting here: of float32, bfloat16 autocast and bfloat16 weights, eager or
@@ -148,7 +148,7 @@ class Bench:
             limit("… its time over that of one run of ours", median(times["ours"]) / median(alone), "×", 2.5, 1.5),
         ]
 
-    def scoring(self, count: int = 400) -> list[Measure]:
+    def scoring(self, count: int = 600) -> list[Measure]:
         """Label words ranked for `count` rows, PEFT's `generate` for the same rows."""
         peer, inputs = self.peft("prefix"), self.inputs[:count]
         labels = LabelWords(("positive", "negative"), ((1465, 1), (2841, 1)))
@@ -354,7 +354,7 @@ def draw(measures: list[Measure], path: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description="Preface beside PEFT, on this machine")
     parser.add_argument("--runs", type=int, default=5)
-    parser.add_argument("--steps", type=int, default=10, help="of an epoch")
+    parser.add_argument("--steps", type=int, default=8, help="of an epoch")
     parser.add_argument("--only", nargs="+", help="some of the measures")
     parser.add_argument("--out", type=Path, default=Path("results"))
     options = parser.parse_args()

@@ -161,6 +161,7 @@ def _mapped(stem: str, shape: tuple[int, int], dtype: torch.dtype, rows: int) ->
             path.unlink(missing_ok=True)
         if not _make_room(folder, size):
             return None
+        say(f"encoder states are kept in {folder}: up to {size / 2**30:.1f} GB; PREFACE_CACHE names another folder")
     hidden = torch.from_file(str(states), True, shape[0] * shape[1], dtype=dtype).view(shape)
     made = torch.from_file(str(known), True, rows, dtype=torch.uint8)
     known.touch()  # when it was used last

@@ -174,7 +174,7 @@ def predictions_on(
     worn = [prompt for prompt in prompts if prompt is not None]
     injection = join(worn) if worn else None
     size = len(inputs)
-    kept = Inputs(backbone, inputs, keep=len(prompts) > 1)
+    kept = Inputs(backbone, inputs, keep=len(prompts) > 1 and injection is not None and injection.leaves_encoder)
     with progress(f"{examples.task} · {len(prompts)} prompt(s)", size * len(prompts), "rows") as advance:
         if scoring == "generate":
             longest = max(map(len, labels.pieces)) + 1

@@ -16,8 +16,11 @@ from preface.errors import UserError
 from preface.frozen import log_total
 from preface.injection import Injection
 
-TOKEN_BUDGET = 8_192
-"""Encoder tokens, padding, input embeddings and prefix included, in one evaluation batch."""
+TOKEN_BUDGET = 2_048
+"""Encoder tokens, padding, input embeddings and prefix included, in one evaluation batch of a CPU: what its caches
+hold, and little padding."""
+GPU_TOKEN_BUDGET = 16_384
+"""The same on a GPU, which needs many rows to be busy."""
 
 
 @dataclass(frozen=True)
@@ -220,6 +223,10 @@ _Batch = tuple[Inputs, list[int], Injection | None]
 """Inputs, the places of a batch's rows among them, and what the rows wear."""
 
 
+def _budget(backbone: Backbone) -> int:
+    return TOKEN_BUDGET if backbone.device.type == "cpu" else GPU_TOKEN_BUDGET
+
+
 def _batches(inputs: Inputs, injection: Injection | None, rows: Sequence[int] | None) -> Iterator[_Batch]:
     """Inputs in batches of like length, each under its own prompt."""
     if injection is not None:
@@ -227,7 +234,7 @@ def _batches(inputs: Inputs, injection: Injection | None, rows: Sequence[int] | 
         if rows is None or injection.size == 1:
             injection, rows = injection.members([0]), None  # one prompt, worn by every row
     extra = 0 if injection is None else injection.encoder_length
-    for places in by_length([length + extra for length in inputs.lengths], TOKEN_BUDGET):
+    for places in by_length([length + extra for length in inputs.lengths], _budget(inputs.backbone)):
         worn = injection
         if injection is not None and rows is not None:
             worn = injection.on(torch.tensor([rows[place] for place in places], device=inputs.backbone.device))
@@ -239,5 +246,5 @@ def _batches_of_each(inputs: Inputs, injection: Injection) -> Iterator[_Batch]:
     injection, prompts = injection.to(inputs.backbone.device, inputs.backbone.dtype), injection.size
     every = inputs.repeated(prompts)
     lengths = [length + injection.encoder_length for length in inputs.lengths]
-    for places in by_length(lengths, max(1, TOKEN_BUDGET // prompts)):
+    for places in by_length(lengths, max(1, _budget(inputs.backbone) // prompts)):
         yield every, [prompt * len(inputs) + place for prompt in range(prompts) for place in places], injection

@@ -161,16 +161,15 @@ def timings_table(timings: Sequence[Timing], name: str) -> Table:
         box=box.SIMPLE_HEAD,
         title=f"A training step of {name}, {best.device}",
         caption=f"Fastest for one prompt: {best.method}, {best.dtype}, {best.threads} threads.\n"
-        "A new input is encoded once where the prompts leave the encoder alone; an epoch is of inputs encoded before.",
+        "new: a step whose inputs were not encoded yet; epoch: all prompts side by side.",
     )
-    for head in ("method", "prompts", "dtype", "threads", "s a step", "new inputs", "rows/s", "s an epoch"):
+    for head in ("method", "prompts", "dtype × threads", "step s", "new s", "rows/s", "epoch s"):
         table.add_column(head, justify="left" if head == "method" else "right")
     for timing in timings:
         table.add_row(
             timing.method,
             str(timing.members),
-            timing.dtype,
-            str(timing.threads),
+            f"{timing.dtype} × {timing.threads}",
             f"{timing.step_seconds:.3f}",
             f"{timing.first_seconds:.3f}",
             f"{timing.rows_a_second:,.0f}",

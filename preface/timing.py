@@ -115,7 +115,7 @@ def fastest(timings: Sequence[Timing]) -> Timing:
 def describe(method: Method) -> str:
     """As in the table: a method, its length and its sites."""
     sites = f" at {' '.join(method.sites)}" if isinstance(method, PrefixTuning) and len(method.sites) < 3 else ""
-    return f"{method.name} of {method.length}{sites}"
+    return f"{method.name.removesuffix('-tuning')} of {method.length}{sites}"
 
 
 class _Subject:
