@@ -77,8 +77,16 @@ class Ours:
         self.batch, self.members = batch, list(range(members))
 
     def epochs(self, steps: int, epochs: int) -> Iterator[list[list[int]]]:
-        """The batches of all members: the first `steps` of an epoch, `epochs` times over in another order."""
-        orders = [batching.epoch(self.inputs.lengths, seed, 0, self.batch)[:steps] for seed in self.members]
+        """The batches of all members: `steps` of an epoch's, `epochs` times over in another order.
+
+        They are taken at even distances from an epoch's batches sorted by length, so that few stand for all.
+        """
+        lengths = self.inputs.lengths
+        orders = []
+        for seed in self.members:
+            every = batching.epoch(lengths, seed, 0, self.batch)
+            every.sort(key=lambda batch: max(lengths[index] for index in batch))
+            orders.append([every[(2 * place + 1) * len(every) // (2 * steps)] for place in range(steps)])
         for number in range(epochs):
             places = list(range(steps))
             random.Random(number).shuffle(places)
