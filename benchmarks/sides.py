@@ -77,21 +77,30 @@ class Ours:
         self.batch, self.members = batch, list(range(members))
 
     def epochs(self, steps: int, epochs: int) -> Iterator[list[list[int]]]:
-        """The batches of all members: `steps` of an epoch's, `epochs` times over in another order.
+        """The batches of all members: `steps` of an epoch's, `epochs` times over, in another order each time.
 
-        They are taken at even distances from an epoch's batches sorted by length, so that few stand for all.
+        They are taken at even distances from an epoch's batches sorted by length, so that few stand for all; their
+        rows are then all the data there are. Members see the same rows, shuffled within batches, as in a training
+        all see the same data.
         """
         lengths = self.inputs.lengths
-        orders = []
-        for seed in self.members:
-            every = batching.epoch(lengths, seed, 0, self.batch)
-            every.sort(key=lambda batch: max(lengths[index] for index in batch))
-            orders.append([every[(2 * place + 1) * len(every) // (2 * steps)] for place in range(steps)])
+        every = batching.epoch(lengths, 0, 0, self.batch)
+        every.sort(key=lambda batch: max(lengths[index] for index in batch))
+        chosen = [every[(2 * place + 1) * len(every) // (2 * steps)] for place in range(steps)]
+        rows = sorted(index for batch in chosen for index in batch)
+        frozen, keep = self.train.backbone, self.inputs.kept is not None
+        frozen.kept.clear()
+        self.inputs = self.train.inputs = Inputs(frozen, [self.inputs.ids[index] for index in rows], keep)
+        at = {index: place for place, index in enumerate(rows)}
         for number in range(epochs):
             places = list(range(steps))
             random.Random(number).shuffle(places)
             for place in places:
-                yield [order[place] for order in orders]
+                yield [self._shuffled([at[index] for index in chosen[place]], member) for member in self.members]
+
+    @staticmethod
+    def _shuffled(batch: list[int], member: int) -> list[int]:
+        return random.Random(member).sample(batch, len(batch))
 
     def __call__(self, batches: list[list[int]]) -> torch.Tensor:
         return self.train(batches, self.members, [1e-3] * len(self.members))

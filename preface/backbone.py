@@ -256,8 +256,8 @@ class Backbone:
 
     def send(self, tensor: Tensor) -> Tensor:
         """A tensor of the CPU on the model's device, without waiting for it."""
-        if self.device.type == "cpu":
-            return tensor
+        if self.device.type != "cuda":
+            return tensor.to(self.device)
         return tensor.pin_memory().to(self.device, non_blocking=True)
 
 

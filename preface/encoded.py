@@ -18,12 +18,19 @@ from pathlib import Path
 
 import psutil
 import torch
+from filelock import FileLock
 from torch import Tensor
 
 from preface.backbone import Backbone, EncoderStates
+from preface.batching import by_length
 from preface.injection import Injection
 from preface.progress import say
+from preface.results import installed_versions
 
+BLOCK = 512
+"""Tokens that are encoded together on a CPU."""
+GPU_BLOCK = 8_192
+"""The same on a GPU, which needs many to be busy."""
 IN_MEMORY = 2**28
 """Bytes of one data set's states up to which they stay in memory; larger ones are a memory-mapped file, which a later
 run finds again."""
@@ -60,13 +67,18 @@ class Inputs:
 
     def states(self, places: Sequence[int], injection: Injection | None = None) -> EncoderStates:
         """What the decoder reads of the inputs at some places, `[B, n + T, d]`, under the prompts of `injection`."""
-        if self.kept is None or not (injection is None or injection.leaves_encoder):
+        if not (injection is None or injection.leaves_encoder):
             return self.backbone.encode(*self.padded(places), injection)
         indices = [place % len(self.ids) for place in places]
-        known = self.kept.known[torch.tensor(indices)].tolist()
-        if missing := sorted({index for index, there in zip(indices, known, strict=True) if not there}):
+        if self.kept is None:  # what several members read is encoded once even so
+            distinct = {index: row for row, index in enumerate(dict.fromkeys(indices))}
             with torch.no_grad():
-                self.kept.write(missing, self.backbone.encode(*self.padded(missing)))
+                states = self.backbone.encode(*self.padded(list(distinct)))
+            rows = self.backbone.send(torch.tensor([distinct[index] for index in indices]))
+            return EncoderStates(states.hidden[rows], states.mask[rows])
+        for block in self.kept.missing(indices):
+            with torch.no_grad():
+                self.kept.write(block, self.backbone.encode(*self.padded(block)))
         return self.kept.read(indices)
 
 
@@ -81,10 +93,20 @@ class KeptStates:
         self.lengths = torch.tensor(lengths)
         self.starts = torch.tensor([0, *accumulate(lengths)])
         self.device = device
+        self.blocks = by_length(lengths, _block(device))
+        """Inputs that are encoded together. What a sum comes to depends, in its last bits, on what is computed beside
+        it: so the company of an input is always the same, and a resumed run reads what an uninterrupted one does."""
+        self.block_of = {index: number for number, block in enumerate(self.blocks) for index in block}
 
     @property
     def bytes(self) -> int:
         return self.hidden.nbytes
+
+    def missing(self, indices: Sequence[int]) -> list[list[int]]:
+        """The blocks that have to be encoded before these inputs can be read."""
+        known = self.known[torch.tensor(indices)].tolist()
+        numbers = {self.block_of[index] for index, there in zip(indices, known, strict=True) if not there}
+        return [self.blocks[number] for number in sorted(numbers)]
 
     def read(self, indices: Sequence[int]) -> EncoderStates:
         """States and mask `[B, T]` of some inputs, padded on the right."""
@@ -108,7 +130,10 @@ class KeptStates:
 
 def kept_states(backbone: Backbone, ids: Sequence[Sequence[int]]) -> KeptStates | None:
     """The states of these inputs under this backbone, of an earlier call or run where there are any; None: no room."""
-    digest = hashlib.sha256(f"{backbone.dtype}".encode())
+    # all that decides the last bits, beside the backbone itself
+    versions = [installed_versions()[name] for name in ("preface", "torch", "transformers")]
+    made_by = [backbone.dtype, backbone.device.type, _block(backbone.device), *versions]
+    digest = hashlib.sha256(repr(made_by).encode())
     for item in ids:
         digest.update(len(item).to_bytes(4, "little"))
         digest.update(array("i", item).tobytes())
@@ -153,6 +178,13 @@ def _mapped(stem: str, shape: tuple[int, int], dtype: torch.dtype, rows: int) ->
     """States and what is known of them as memory-mapped files; None where there is no room."""
     folder = cache_folder() / "encoded"
     folder.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder.with_suffix(".lock")):  # another run may want the same files, or their room
+        return _mapped_alone(folder, stem, shape, dtype, rows)
+
+
+def _mapped_alone(
+    folder: Path, stem: str, shape: tuple[int, int], dtype: torch.dtype, rows: int
+) -> tuple[Tensor, Tensor] | None:
     states, known = folder / f"{stem}.states", folder / f"{stem}.known"
     size = shape[0] * shape[1] * dtype.itemsize
     sizes = {states: size, known: rows}
@@ -166,6 +198,10 @@ def _mapped(stem: str, shape: tuple[int, int], dtype: torch.dtype, rows: int) ->
     made = torch.from_file(str(known), True, rows, dtype=torch.uint8)
     known.touch()  # when it was used last
     return hidden, made
+
+
+def _block(device: torch.device) -> int:
+    return BLOCK if device.type == "cpu" else GPU_BLOCK
 
 
 def cache_folder() -> Path:

@@ -174,19 +174,19 @@ def predictions_on(
     worn = [prompt for prompt in prompts if prompt is not None]
     injection = join(worn) if worn else None
     size = len(inputs)
-    kept = Inputs(backbone, inputs, keep=len(prompts) > 1 and injection is not None and injection.leaves_encoder)
+    tokenized = Inputs(backbone, inputs)
     with progress(f"{examples.task} · {len(prompts)} prompt(s)", size * len(prompts), "rows") as advance:
         if scoring == "generate":
             longest = max(map(len, labels.pieces)) + 1
             rows = [index for index in range(len(prompts)) for _ in inputs] if worn else None
-            every = kept.repeated(len(prompts))
+            every = tokenized.repeated(len(prompts))
             written = generate(backbone, every, injection, rows, max_new_tokens=longest, on_batch=advance)
             flat = [Prediction(text, None) for text in written]
             return [flat[start : start + size] for start in range(0, len(flat), size)], sum(cut)
         if injection is None:
-            scores = score(backbone, kept, labels, on_batch=advance)[None]
+            scores = score(backbone, tokenized, labels, on_batch=advance)[None]
         else:
-            scores = score_each(backbone, kept, labels, injection, advance)  # [P, N, C]
+            scores = score_each(backbone, tokenized, labels, injection, advance)  # [P, N, C]
     given = [[to_prediction(row, labels.words) for row in rows] for rows in scores.softmax(-1).tolist()]
     return given, sum(cut)
 

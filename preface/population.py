@@ -95,7 +95,10 @@ class Population:
             constant = self.bank.injection().leaves_encoder
         if constant and recipe.dropout > 0:
             say("with dropout the encoder's states differ from step to step: they are not kept")
-        inputs = Inputs(backbone, ids, keep=constant and recipe.dropout == 0)
+        assert recipe.steps is not None
+        epochs = recipe.steps / len(an_epoch) * len(recipe.seeds)
+        # in less than an epoch few inputs come twice
+        inputs = Inputs(backbone, ids, keep=constant and recipe.dropout == 0 and epochs > 1)
         self.dev_inputs = Inputs(backbone, dev_ids, keep=constant)
         self.step = Step(
             backbone,
@@ -179,6 +182,8 @@ class Population:
         """Score every active member on the development split; remember its best; stop those that stand still."""
         state = self.state
         members = [member for member, active in enumerate(state.active) if active]
+        if not members:  # the last of them has just diverged
+            return
         with torch.no_grad():
             injection = self.bank.injection()
         log_probabilities = score_each(

@@ -57,7 +57,10 @@ class Step:
             injection = self.bank.injection().members(members)
             if len({len(batch) for batch in batches}) > 1:  # else each prompt's rows lie side by side, alike many
                 injection = injection.on(backbone.send(torch.tensor(rows)))
-            states = self.inputs.states(chosen, injection)
+            if self.dropout > 0:  # drawn anew for each row of each step
+                states = backbone.encode(*self.inputs.padded(chosen), injection)
+            else:
+                states = self.inputs.states(chosen, injection)
             pieces = backbone.losses(states, labels, injection)  # [B, S]
             losses = member_losses(pieces, labels, rows, len(members))  # [members]
             losses.sum().backward()

@@ -32,6 +32,8 @@ class Timing:
     """How long one setting takes."""
 
     method: str
+    options: str
+    """The same as options of `preface train`."""
     members: int
     """Prompts trained side by side."""
     batch_size: int
@@ -118,6 +120,11 @@ def describe(method: Method) -> str:
     return f"{method.name.removesuffix('-tuning')} of {method.length}{sites}"
 
 
+def _options(method: Method) -> str:
+    sites = f" --sites {' '.join(method.sites)}" if isinstance(method, PrefixTuning) else ""
+    return f"--method {method.name} --length {method.length}{sites}"
+
+
 class _Subject:
     """What is timed: a backbone, loaded in each precision once, and a task's training inputs."""
 
@@ -139,23 +146,28 @@ class _Subject:
         labels = LabelWords.of(model, self.task.label_words)
         ids, _ = model.tokenize([example.text for example in self.examples], 512)
         targets = [list(labels.pieces[labels.words.index(str(example.label))]) for example in self.examples]
-        model.kept.clear()  # each setting encodes anew
-        bank = method.build(model, Initializer.parse("random"), range(members))
-        step = Step(model, bank, Inputs(model, ids, keep=bank.injection().leaves_encoder), targets)
         lengths = [len(item) for item in ids]
         orders = [batching.epoch(lengths, seed, 0, self.batch_size) for seed in range(members)]
         count = min(self.steps, len(orders[0]))
-        batches = [[order[place] for order in orders] for place in range(count)]
+        # the inputs of the steps timed, and no others: what is encoded is what they ask for
+        rows = sorted({index for order in orders for batch in order[:count] for index in batch})
+        at = {index: place for place, index in enumerate(rows)}
+        batches = [[[at[index] for index in order[place]] for order in orders] for place in range(count)]
+        ids, targets = [ids[index] for index in rows], [targets[index] for index in rows]
+        bank = method.build(model, Initializer.parse("random"), range(members))
+        keep = bank.injection().leaves_encoder
+        step = Step(model, bank, Inputs(model, ids, keep), targets)
         with _threads(threads):
             self._seconds(step, batches[:1])  # the first step of a process pays for much that no other does
             model.kept.clear()
-            step.inputs = Inputs(model, ids, keep=bank.injection().leaves_encoder)
+            step.inputs = Inputs(model, ids, keep)
             first = self._seconds(step, batches)
             again = self._seconds(step, batches) if step.inputs.kept is not None else first
-        rows = statistics.fmean(len(batch) for member in batches for batch in member) * members
+        rows_a_step = statistics.fmean(len(batch) for step_batches in batches for batch in step_batches) * members
         seconds = statistics.median(again)
         return Timing(
             describe(method),
+            _options(method),
             members,
             self.batch_size,
             dtype,
@@ -163,7 +175,7 @@ class _Subject:
             str(model.device),
             seconds,
             statistics.median(first),
-            rows / statistics.fmean(again),
+            rows_a_step / statistics.fmean(again),
             statistics.fmean(again) * len(orders[0]),
         )
 

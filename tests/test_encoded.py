@@ -23,6 +23,12 @@ IDS = [[7, 8, 9, 1], [300, 1], [11, 12, 13, 14, 15, 16, 1], [1], [300, 301, 1]]
 BYTES = sum(map(len, IDS)) * 24 * 4
 
 
+@pytest.fixture(autouse=True)
+def alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each input is encoded by itself."""
+    monkeypatch.setattr(encoded, "BLOCK", 1)
+
+
 @pytest.fixture
 def load(checkpoint_folder: Path) -> Callable[[], Backbone]:
     """As another run would: nothing is kept in memory."""

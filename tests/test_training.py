@@ -18,13 +18,14 @@ from preface.backbone import Backbone, weights_hash
 from preface.checkpoint import tensors_of
 from preface.errors import UserError
 from preface.interrupt import Interrupted
-from preface.methods import PrefixTuning, PromptTuning
+from preface.methods import Method, PrefixTuning, PromptTuning
 from preface.population import majority, rate_summary
 from preface.recipe import Recipe, recipe_from
 from preface.run import RECORD, Run
 from preface.step import member_losses
 
 METHOD = PrefixTuning(length=3)
+DECODER = PrefixTuning(length=3, sites=("decoder", "cross"))
 RECIPE: dict[str, Any] = {
     "learning_rates": [0.02, 0.2],
     "seeds": 2,
@@ -117,11 +118,12 @@ def test_a_member_trains_as_it_would_alone(tiny: Backbone, data_file: Path, fini
         assert mine[0] == pytest.approx(theirs[3], rel=1e-3, abs=1e-4)
 
 
-@pytest.mark.parametrize("dropout", [0.0, 0.2])
+@pytest.mark.parametrize(("dropout", "method"), [(0.0, METHOD), (0.2, METHOD), (0.0, DECODER), (0.2, DECODER)], ids=str)
 def test_interrupted_and_resumed_ends_bit_for_bit_as_uninterrupted(
-    tiny: Backbone, data_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dropout: float
+    tiny: Backbone, data_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dropout: float, method: Method
 ) -> None:
-    whole = train(tiny, data_file, tmp_path / "whole", dropout=dropout)
+    tiny.kept.clear()  # another sitting has encoded nothing
+    whole = train(tiny, data_file, tmp_path / "whole", dropout=dropout, method=method)
     step = population.Population._step
     for stop_at in (5, 9):  # in the middle of a stretch, and again
 
@@ -132,10 +134,12 @@ def test_interrupted_and_resumed_ends_bit_for_bit_as_uninterrupted(
 
         monkeypatch.setattr(population.Population, "_step", press)
         resume = tmp_path / "part" if stop_at == 9 else None
+        tiny.kept.clear()
         with pytest.raises(Interrupted, match="--resume"):
-            train(tiny, data_file, tmp_path / "part", dropout=dropout, resume=resume)
+            train(tiny, data_file, tmp_path / "part", dropout=dropout, method=method, resume=resume)
         torch.rand(7)  # what happens between two sittings must not matter
     monkeypatch.setattr(population.Population, "_step", step)
+    tiny.kept.clear()
     assert_same(preface.train(tiny, resume=tmp_path / "part"), whole)
 
 

@@ -105,5 +105,8 @@ def bench(
         return
     show(timings_table(timings, backbone or preface.DEFAULT))
     best = fastest(timings)
-    environment = f"OMP_NUM_THREADS={best.threads} " if best.device == "cpu" else ""
-    typer.echo(f"  {environment}{called()} train --task {task} --dtype {best.dtype} --batch-size {batch_size}")
+    threads = f"OMP_NUM_THREADS={best.threads} " if best.device == "cpu" else ""
+    same = f" --backbone {backbone}" if backbone else ""
+    typer.echo(
+        f"  {threads}{called()} train{same} --task {task} {best.options} --dtype {best.dtype} --batch-size {batch_size}"
+    )
