@@ -159,20 +159,11 @@ def step_seconds(step: Callable[[], Any], steps: int, warmup: int, device: str) 
     return seconds(repeated(step, steps), device) / steps
 
 
-def encoding_seconds(inputs: Inputs, batches: Sequence[Sequence[int]], warmup: int, device: str) -> float:
-    """What encoding and keeping one input takes, met for the first time as training meets them: batch by batch."""
-    assert inputs.kept is not None
-    known = inputs.kept.known
-    known.zero_()  # a file of an earlier run knows them
-
-    def encode(some: Sequence[Sequence[int]]) -> None:
-        for batch in some:
-            inputs.states(batch)
-
-    encode(batches[:warmup])
-    before = int(known.sum())
-    spent = seconds(lambda: encode(batches[warmup:]), device)
-    return spent / (int(known.sum()) - before)
+def encoding_seconds(inputs: Inputs, device: str) -> float:
+    """Seconds to encode one input, all of them encoded anew in the blocks that a training encodes."""
+    inputs.backbone.kept.clear()
+    fresh = Inputs(inputs.backbone, inputs.ids, keep=True)
+    return seconds(lambda: fresh.states(range(len(fresh))), device) / len(fresh)
 
 
 def forget(device: str) -> None:
@@ -289,10 +280,8 @@ class Job:
         batches = list(side.epochs(self.warmup + self.steps, 1))  # [steps][prompts][rows]
         encoding = None
         if side.inputs.kept is not None:
-            own = [step[0] for step in batches]  # one member's, which share no row
-            encoding = INPUTS * encoding_seconds(side.inputs, own, self.warmup, self.device)
-            for step in batches:  # the other members' rows too
-                side.inputs.states([row for batch in step for row in batch])
+            side.inputs.states(range(len(side.inputs)))  # warm, and all that the steps will read
+            encoding = INPUTS * encoding_seconds(side.inputs, self.device)
         following = iter(batches)
         injection, kept = side.train.bank.injection(), side.inputs.kept is not None
         return Measured(
