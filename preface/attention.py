@@ -17,7 +17,7 @@ from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 from transformers.models.t5.modeling_t5 import T5Attention
 
 from preface import products
-from preface.injection import Injection, KeyValues, Site, Worn
+from preface.injection import Injection, Site, Worn
 
 NAME = "preface"
 """The name under which the function is registered: `attn_implementation="preface"`."""
@@ -48,23 +48,18 @@ def attention(
     into one (`preface.score`), or where a sequence begins with padding. Without `biases` each layer builds its own.
     """
     site: Site = "decoder" if module.is_decoder else "encoder"
-    prefix = injection.site(site) if injection is not None else None
     worn = injection.worn(site, module.layer_idx, query) if injection is not None else None
     biases = {} if biases is None else biases
     if site not in biases:
+        table = module.preceding_bias
         if site == "decoder" and query_positions is not None:  # a tree of words: places are no positions
-            distance = (query_positions[:, None] - query_positions[None, :]).clamp(
-                0, module.preceding_bias.shape[1] - 1
-            )
-            position_bias = module.preceding_bias[:, distance][None].to(query.dtype)  # [1, H, q, q]
-        own = _own_bias(attention_mask, position_bias, query.dtype)
-        if prefix is not None and worn is not None:
-            if query_positions is None:
-                # with a cache, the queries are the last q of k tokens
-                query_positions = torch.arange(key.shape[2] - query.shape[2], key.shape[2], device=query.device)
-            before = _prefix_bias(prefix, worn, module.preceding_bias, query_positions, query.dtype)
-            own = _side_by_side(before, prefix.length, own, key.shape[2], query)
-        biases[site] = own
+            distance = query_positions[:, None] - query_positions[None, :]
+            position_bias = _at_distance(table, distance)[None].to(query.dtype)  # [1, H, q, q]
+        if query_positions is None:
+            # with a cache, the queries are the last q of k tokens
+            query_positions = torch.arange(key.shape[2] - query.shape[2], key.shape[2], device=query.device)
+        before = None if worn is None else _prefix_bias(worn, table, query_positions, query.dtype)
+        biases[site] = _bias(before, worn, _own_bias(attention_mask, position_bias, query.dtype), key)
     keys, values = (worn.keys, worn.values) if worn is not None else (None, None)
     if query.device.type == "cpu" and key.shape[2] <= SHORT and dropout == 0:
         query = query if scaling in (None, 1.0) else query * scaling
@@ -113,20 +108,15 @@ class CrossAttention(nn.Module):
         assert key_value_states is not None
         states = key_value_states
         query = self.q(hidden_states).unflatten(-1, (self.heads, self.d_kv)).transpose(1, 2)  # [B, H, S, d_kv]
-        prefix = injection.cross if injection is not None else None
         worn = injection.worn("cross", self.layer_idx, query) if injection is not None else None
         biases = {} if biases is None else biases
-        if "cross" not in biases:
-            own = _own_bias(mask, None, query.dtype)
-            if prefix is not None and worn is not None:  # T5's cross-attention knows no positions
-                before = _prefix_bias(prefix, worn, None, None, query.dtype)
-                own = _side_by_side(before, prefix.length, own, states.shape[1], query)
-            biases["cross"] = own
+        if "cross" not in biases:  # T5's cross-attention knows no positions
+            before = None if worn is None else _prefix_bias(worn, None, None, query.dtype)
+            biases["cross"] = _bias(before, worn, _own_bias(mask, None, query.dtype), states[:, None])
         dropout = self.dropout if self.training else 0.0
         few, many = query.shape[2], states.shape[1]
-        if (
-            few * (1 + many / self.d_kv) < many and dropout == 0
-        ):  # operations: few · d · H (e + m) against m · d · H · e
+        # operations: few · d · H (e + m) against m · d · H · e
+        if few * (1 + many / self.d_kv) < many and dropout == 0:
             keys, values = (worn.keys, worn.values) if worn is not None else (None, None)
             output = products.cross_attention(
                 query, states, self.k.weight, self.v.weight, keys, values, biases["cross"]
@@ -149,25 +139,30 @@ def _own_bias(mask: Tensor | None, position_bias: Tensor | None, dtype: torch.dt
     return torch.where(mask, seen, torch.finfo(dtype).min).to(dtype)
 
 
-def _side_by_side(before: Tensor | None, n: int, own: Tensor | None, k: int, like: Tensor) -> Tensor | None:
-    """The biases of n prefix keys and k others in one tensor, where there are any."""
-    if before is None and own is None:
-        return None
-    before = like.new_zeros(1, 1, 1, n) if before is None else before
-    own = like.new_zeros(1, 1, 1, k) if own is None else own
+def _bias(before: Tensor | None, worn: Worn | None, own: Tensor | None, key: Tensor) -> Tensor | None:
+    """The biases of n prefix keys and of the k others, `key` `[B, ·, k, ·]`, in one tensor, where there are any."""
+    if worn is None or (before is None and own is None):
+        return own
+    n, k = worn.keys.shape[2], key.shape[2]
+    before = key.new_zeros(1, 1, 1, n) if before is None else before
+    own = key.new_zeros(1, 1, 1, k) if own is None else own
     shape = torch.broadcast_shapes(before.shape[:3], own.shape[:3])
     return torch.cat([before.expand(*shape, n), own.expand(*shape, k)], dim=-1)
 
 
-def _prefix_bias(
-    prefix: KeyValues, worn: Worn, table: Tensor | None, query_positions: Tensor | None, dtype: torch.dtype
-) -> Tensor | None:
+def _at_distance(table: Tensor, distance: Tensor) -> Tensor:
+    """T5's bias of keys so many tokens before their queries: `[H, distances]` and `[...]` to `[H, ...]`."""
+    return table[:, distance.clamp(0, table.shape[1] - 1)]
+
+
+def _prefix_bias(worn: Worn, table: Tensor | None, query_positions: Tensor | None, dtype: torch.dtype) -> Tensor | None:
     """The bias of the prefix's keys, `[B or 1, H or 1, q or 1, n]`; None where it is nothing but zeros."""
+    prefix = worn.prefix
     bias = None
     if table is not None and query_positions is not None:  # [H, distances]
         places = torch.arange(prefix.length, 0, -1, device=table.device)  # the last key stands 1 before token 0
-        distance = (query_positions[..., None] + places).clamp(0, table.shape[1] - 1)  # [q, n] or [B, q, n]
-        bias = table[:, distance].to(dtype)  # [H, q, n] or [H, B, q, n]
+        distance = query_positions[..., None] + places  # [q, n] or [B, q, n]
+        bias = _at_distance(table, distance).to(dtype)  # [H, q, n] or [H, B, q, n]
         bias = bias[None] if query_positions.dim() == 1 else bias.transpose(0, 1)  # [1 or B, H, q, n]
         if prefix.relative is not None:
             bias = bias * worn.spread(prefix.relative)[:, None, None, None].to(dtype)

@@ -13,6 +13,7 @@ import shutil
 from array import array
 from collections.abc import Sequence
 from copy import copy
+from importlib.metadata import version
 from itertools import accumulate
 from pathlib import Path
 
@@ -25,7 +26,6 @@ from preface.backbone import Backbone, EncoderStates
 from preface.batching import by_length
 from preface.injection import Injection
 from preface.progress import say
-from preface.results import installed_versions
 
 BLOCK = 512
 """Tokens that are encoded together on a CPU."""
@@ -131,8 +131,8 @@ class KeptStates:
 def kept_states(backbone: Backbone, ids: Sequence[Sequence[int]]) -> KeptStates | None:
     """The states of these inputs under this backbone, of an earlier call or run where there are any; None: no room."""
     # all that decides the last bits, beside the backbone itself
-    versions = [installed_versions()[name] for name in ("preface", "torch", "transformers")]
-    made_by = [backbone.dtype, backbone.device.type, _block(backbone.device), *versions]
+    made_by = [backbone.dtype, backbone.device.type, _block(backbone.device)]
+    made_by += [version(name) for name in ("preface", "torch", "transformers")]
     digest = hashlib.sha256(repr(made_by).encode())
     for item in ids:
         digest.update(len(item).to_bytes(4, "little"))
@@ -178,26 +178,20 @@ def _mapped(stem: str, shape: tuple[int, int], dtype: torch.dtype, rows: int) ->
     """States and what is known of them as memory-mapped files; None where there is no room."""
     folder = cache_folder() / "encoded"
     folder.mkdir(parents=True, exist_ok=True)
-    with FileLock(folder.with_suffix(".lock")):  # another run may want the same files, or their room
-        return _mapped_alone(folder, stem, shape, dtype, rows)
-
-
-def _mapped_alone(
-    folder: Path, stem: str, shape: tuple[int, int], dtype: torch.dtype, rows: int
-) -> tuple[Tensor, Tensor] | None:
     states, known = folder / f"{stem}.states", folder / f"{stem}.known"
     size = shape[0] * shape[1] * dtype.itemsize
     sizes = {states: size, known: rows}
-    if not all(path.exists() and path.stat().st_size == expected for path, expected in sizes.items()):
-        for path in sizes:  # half of a pair says nothing
-            path.unlink(missing_ok=True)
-        if not _make_room(folder, size):
-            return None
-        say(f"encoder states are kept in {folder}: up to {size / 2**30:.1f} GB; PREFACE_CACHE names another folder")
-    hidden = torch.from_file(str(states), True, shape[0] * shape[1], dtype=dtype).view(shape)
-    made = torch.from_file(str(known), True, rows, dtype=torch.uint8)
-    known.touch()  # when it was used last
-    return hidden, made
+    with FileLock(folder.with_suffix(".lock")):  # another run may want the same files, or their room
+        if not all(path.exists() and path.stat().st_size == expected for path, expected in sizes.items()):
+            for path in sizes:  # half of a pair says nothing
+                path.unlink(missing_ok=True)
+            if not _make_room(folder, size):
+                return None
+            say(f"encoder states are kept in {folder}: up to {size / 2**30:.1f} GB; PREFACE_CACHE names another folder")
+        hidden = torch.from_file(str(states), True, shape[0] * shape[1], dtype=dtype).view(shape)
+        made = torch.from_file(str(known), True, rows, dtype=torch.uint8)
+        known.touch()  # when it was used last
+        return hidden, made
 
 
 def _block(device: torch.device) -> int:

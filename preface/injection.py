@@ -90,19 +90,23 @@ class Injection:
         keys, values = kv.keys[layer].to(query.dtype), kv.values[layer].to(query.dtype)
         rows = self.rows
         if rows is None:
-            return Worn(keys, values, None, len(query))
+            return Worn(kv, keys, values, None, len(query))
         if len(rows) != len(query):  # beam search puts the beams of a row side by side
             rows = rows.repeat_interleave(len(query) // len(rows))
-        return Worn(keys.index_select(0, rows), values.index_select(0, rows), rows, len(query))
+        return Worn(kv, keys.index_select(0, rows), values.index_select(0, rows), rows, len(query))
 
     def members(self, indices: Sequence[int]) -> Injection:
         """Some of the prompts, in that order."""
         if list(indices) == list(range(self.size)):
             return self
-        chosen = torch.tensor(indices)
+        chosen: dict[torch.device, Tensor] = {}  # sent once to where the prompts are, not once a layer
 
         def pick(tensor: Tensor | None) -> Tensor | None:
-            return None if tensor is None else tensor.index_select(0, chosen.to(tensor.device))
+            if tensor is None:
+                return None
+            if tensor.device not in chosen:
+                chosen[tensor.device] = torch.tensor(indices, device=tensor.device)
+            return tensor.index_select(0, chosen[tensor.device])
 
         return self._map(pick)
 
@@ -137,6 +141,8 @@ class Injection:
 class Worn:
     """One layer's prefix as the rows of a batch wear it."""
 
+    prefix: KeyValues
+    """Of all layers, and what they share."""
     keys: Tensor
     """`[P, H, n, d_kv]`, each prompt's worn by B / P rows side by side; or each row's own, `[B, H, n, d_kv]`."""
     values: Tensor

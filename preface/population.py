@@ -77,7 +77,7 @@ class Population:
         lengths = [len(item) for item in ids]
         an_epoch = batching.epoch(lengths, recipe.seeds[0], 0, recipe.batch_size, recipe.token_budget)
         self.recipe = recipe = recipe.resolve(len(an_epoch))
-        targets = [list(labels.pieces[words[str(e.label)]]) for e in training.examples]
+        targets = labels.targets(str(e.label) for e in training.examples)
         self.dev_gold = torch.tensor([words[str(e.label)] for e in development.examples])
         self.cut = {"train": sum(cut), "validation": sum(dev_cut)}
         for name, count, split in (("train", sum(cut), training), ("validation", sum(dev_cut), development)):

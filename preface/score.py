@@ -53,6 +53,11 @@ class LabelWords:
             seen[ids] = word
         return cls(tuple(words), tuple(seen))
 
+    def targets(self, labels: Iterable[str]) -> list[list[int]]:
+        """The pieces that a prompt is trained to say for each label."""
+        pieces = dict(zip(self.words, map(list, self.pieces), strict=True))
+        return [pieces[label] for label in labels]
+
     @cached_property
     def tree(self) -> Tree:
         """The words as one tree: what two words have in common at their beginning stands there once."""

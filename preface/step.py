@@ -17,8 +17,8 @@ from preface.optimizers import OptimizerName, clip_gradients, optimizer
 class Step:
     """What is trained and what trains it: each call is one update of the bank's prompts, side by side.
 
-    Nothing in a call waits for a GPU: what is counted is counted on the CPU, and the losses are read when they are
-    wanted.
+    A call does not wait for a GPU, but to name the members once some have stopped: what is counted is counted on the
+    CPU, and the losses are read when they are wanted.
     """
 
     def __init__(

@@ -137,15 +137,20 @@ class _Subject:
         batch_size: int,
         steps: int,
     ) -> None:
-        self.load = cache(lambda dtype: load_backbone(backbone, dtype, device))
+        self.backbone, self.device = backbone, device
         self.task, self.examples = task, examples
         self.batch_size, self.steps = batch_size, steps
+        self.loaded = cache(self._load)
+
+    def _load(self, dtype: str) -> tuple[Backbone, list[list[int]], list[list[int]]]:
+        """The backbone, and the task's inputs and targets in its pieces."""
+        model = load_backbone(self.backbone, dtype, self.device)
+        ids, _ = model.tokenize([example.text for example in self.examples], 512)
+        labels = LabelWords.of(model, self.task.label_words)
+        return model, ids, labels.targets(str(example.label) for example in self.examples)
 
     def time(self, dtype: str, threads: int, method: Method, members: int) -> Timing:
-        model: Backbone = self.load(dtype)
-        labels = LabelWords.of(model, self.task.label_words)
-        ids, _ = model.tokenize([example.text for example in self.examples], 512)
-        targets = [list(labels.pieces[labels.words.index(str(example.label))]) for example in self.examples]
+        model, ids, targets = self.loaded(dtype)
         lengths = [len(item) for item in ids]
         orders = [batching.epoch(lengths, seed, 0, self.batch_size) for seed in range(members)]
         count = min(self.steps, len(orders[0]))
@@ -164,7 +169,6 @@ class _Subject:
             first = self._seconds(step, batches)
             again = self._seconds(step, batches) if step.inputs.kept is not None else first
         rows_a_step = statistics.fmean(len(batch) for step_batches in batches for batch in step_batches) * members
-        seconds = statistics.median(again)
         return Timing(
             describe(method),
             _options(method),
@@ -173,7 +177,7 @@ class _Subject:
             dtype,
             threads,
             str(model.device),
-            seconds,
+            statistics.median(again),
             statistics.median(first),
             rows_a_step / statistics.fmean(again),
             statistics.fmean(again) * len(orders[0]),
