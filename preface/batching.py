@@ -7,6 +7,8 @@ from collections.abc import Iterator, Sequence
 
 POOL = 64
 """Batches sorted by length together; more saves padding, fewer mixes better."""
+PADDING = 0.1
+"""Of an evaluation batch, where another batch is to be had for it."""
 
 
 def cut(
@@ -76,7 +78,19 @@ def endless(
         number += 1
 
 
-def by_length(lengths: Sequence[int], token_budget: int, batch_size: int | None = None) -> list[list[int]]:
-    """Every row once, longest first, for evaluation."""
-    order = sorted(range(len(lengths)), key=lambda index: -lengths[index])
-    return cut(order, lengths, batch_size, token_budget)
+def by_length(lengths: Sequence[int], token_budget: int) -> list[list[int]]:
+    """Every row once, longest first, for evaluation: as many as fit the budget, a row longer than it alone.
+
+    In a small set neighbours differ much, so a batch of a quarter of the budget ends where the next row would make a
+    tenth of it padding.
+    """
+    batches: list[list[int]] = []
+    longest, real = 0, 0
+    for index in sorted(range(len(lengths)), key=lambda index: -lengths[index]):
+        padded, grown = longest * (len(batches[-1]) + 1 if batches else 0), real + lengths[index]
+        if not batches or padded > token_budget or (real >= token_budget / 4 and grown < (1 - PADDING) * padded):
+            batches.append([])
+            longest, grown = lengths[index], lengths[index]
+        batches[-1].append(index)
+        real = grown
+    return batches

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from statistics import fmean
 
 import torch
 from torch import Tensor
@@ -197,14 +199,17 @@ def generate(
 
 
 def metric(name: str, gold: Sequence[str], predicted: Sequence[str]) -> float:
-    """`accuracy` or `macro_f1`, by scikit-learn. Raises UserError for another name."""
-    from sklearn.metrics import accuracy_score, f1_score  # slow to import, and not every verb measures
+    """`accuracy` or `macro_f1`. Raises UserError for another name.
 
+    As scikit-learn computes them, which takes two seconds to import: a fourth of the time to a training's first step.
+    """
+    right = Counter(label for label, said in zip(gold, predicted, strict=True) if label == said)
+    there, said = Counter(gold), Counter(predicted)
     match name:
         case "accuracy":
-            return float(accuracy_score(gold, predicted))
+            return right.total() / len(gold)
         case "macro_f1":
-            return float(f1_score(gold, predicted, average="macro", labels=sorted(set(gold))))
+            return fmean(2 * right[label] / (there[label] + said[label]) for label in there)
     raise UserError(f"metric {name}: unknown; one of accuracy, macro_f1")
 
 

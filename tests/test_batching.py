@@ -34,6 +34,15 @@ def test_a_token_budget_alone(rows, budget) -> None:
         assert all(len(b) == 1 or max(rows[i] for i in b) * len(b) <= budget for b in batches)
 
 
+@given(lengths, st.integers(1, 500))
+def test_evaluation_pads_little(rows, budget) -> None:
+    for batch in by_length(rows, budget):
+        *before, last = [rows[index] for index in batch]
+        assert before == sorted(before, reverse=True)
+        if sum(before) >= budget / 4:
+            assert sum(before) + last >= 0.9 * (len(before) + 1) * max([*before, last])
+
+
 @given(lengths, st.integers(1, 20), st.integers(0, 70))
 def test_resuming_the_order_goes_on_where_it_was(rows, size, skip) -> None:
     whole = list(islice(endless(rows, 3, size), skip + 10))

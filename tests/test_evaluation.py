@@ -5,6 +5,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from sklearn.metrics import accuracy_score, f1_score
 
 import preface
@@ -121,12 +123,20 @@ def test_a_prompt_that_does_not_fit(run: Run, tiny: Backbone) -> None:
         preface.evaluate(run, on=["posts"], backbone=tiny)
 
 
-def test_metrics_are_scikit_learn_s() -> None:
-    gold, said = ["a", "b", "b", "c"], ["a", "b", "c", "c"]
-    assert metric("accuracy", gold, said) == 0.75
-    assert metric("macro_f1", gold, said) == pytest.approx(f1_score(gold, said, average="macro"))
+WORD = st.sampled_from(["a", "b", "c", "elsewhere"])
+
+
+@given(st.lists(st.tuples(WORD, WORD), min_size=1, max_size=30))
+def test_metrics_are_scikit_learn_s(rows: list[tuple[str, str]]) -> None:
+    gold, said = (list(column) for column in zip(*rows, strict=True))
+    assert metric("accuracy", gold, said) == pytest.approx(accuracy_score(gold, said))
+    wanted = f1_score(gold, said, average="macro", labels=sorted(set(gold)), zero_division=0)
+    assert metric("macro_f1", gold, said) == pytest.approx(wanted)
+
+
+def test_an_unknown_metric() -> None:
     with pytest.raises(UserError, match="accuracy, macro_f1"):
-        metric("bleu", gold, said)
+        metric("bleu", ["a"], ["a"])
 
 
 def test_unfinished_and_absent_runs(tmp_path: Path) -> None:
