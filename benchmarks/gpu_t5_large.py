@@ -277,7 +277,8 @@ class Job:
         frozen.kept.clear()  # or the last side's states would count in this peak
         forget(self.device)
         side = Ours(frozen, method, self.inputs, prompts)
-        batches = list(side.epochs(self.warmup + self.steps, 1))  # [steps][prompts][rows]
+        # the first time through is the warmup, in which each shape of a batch is seen, and recorded on a GPU
+        batches = list(side.epochs(self.warmup + self.steps, 2))  # [steps][prompts][rows]
         encoding = None
         if side.inputs.kept is not None:
             side.inputs.states(range(len(side.inputs)))  # warm, and all that the steps will read
@@ -290,7 +291,7 @@ class Job:
             kind=kind,
             dtype=f"{name_of(frozen.dtype)} weights",
             prompts=prompts,
-            step_seconds=step_seconds(lambda: side(next(following)), self.steps, self.warmup, self.device),
+            step_seconds=step_seconds(lambda: side(next(following)), self.steps, len(batches) // 2, self.device),
             encoding_seconds=encoding,
             peak_bytes=peak_bytes(self.device),
             operations=step_operations(self.shape, injection, prompts, self.length, kept),

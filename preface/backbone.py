@@ -177,15 +177,22 @@ class Backbone:
         """The logits `[B, S, vocabulary]` that predict `labels` `[B, S]` (−100: padding)."""
         return self.decode(self.encode(input_ids, mask, injection), self.shift_right(labels), injection)
 
-    def losses(self, states: EncoderStates, labels: Tensor, injection: Injection | None = None) -> Tensor:
+    def losses(
+        self, states: EncoderStates, labels: Tensor, injection: Injection | None = None, every_position: bool = False
+    ) -> Tensor:
         """−log of the probability of each label piece, `[B, S]` as `labels` (−100: padding, where it is 0), float32.
 
-        The loss of `decode`'s logits, without them: no position is projected that has no label. `labels` are best
-        left on the CPU, where counting them keeps no device waiting.
+        The loss of `decode`'s logits, without them. No position is projected that has no label, unless
+        `every_position` is, which makes all shapes the same whatever the labels are. `labels` are best left on the CPU
+        otherwise, where counting them keeps no device waiting.
         """
         decoder_input = self.send(self.shift_right(labels))
         hidden = self.decoder_states(states, decoder_input, injection).flatten(0, 1)  # [B * S, d]
         head, flat = self.model.lm_head, labels.flatten()
+        if every_position:
+            padding = self.send(flat) == -100
+            pieces = cross_entropy(hidden, head, self.send(flat).clamp(min=0))
+            return pieces.masked_fill(padding, 0.0).view_as(labels)
         real = (flat != -100).nonzero().squeeze(1)  # [M]
         if len(real) < len(flat):
             places = self.send(real)
@@ -256,7 +263,7 @@ class Backbone:
 
     def send(self, tensor: Tensor) -> Tensor:
         """A tensor of the CPU on the model's device, without waiting for it."""
-        if self.device.type != "cuda":
+        if self.device.type != "cuda" or tensor.is_cuda:
             return tensor.to(self.device)
         return tensor.pin_memory().to(self.device, non_blocking=True)
 

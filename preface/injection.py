@@ -95,20 +95,12 @@ class Injection:
             rows = rows.repeat_interleave(len(query) // len(rows))
         return Worn(kv, keys.index_select(0, rows), values.index_select(0, rows), rows, len(query))
 
-    def members(self, indices: Sequence[int]) -> Injection:
+    def members(self, indices: Sequence[int] | Tensor) -> Injection:
         """Some of the prompts, in that order."""
-        if list(indices) == list(range(self.size)):
+        if not isinstance(indices, Tensor) and list(indices) == list(range(self.size)):
             return self
-        chosen: dict[torch.device, Tensor] = {}  # sent once to where the prompts are, not once a layer
-
-        def pick(tensor: Tensor | None) -> Tensor | None:
-            if tensor is None:
-                return None
-            if tensor.device not in chosen:
-                chosen[tensor.device] = torch.tensor(indices, device=tensor.device)
-            return tensor.index_select(0, chosen[tensor.device])
-
-        return self._map(pick)
+        chosen = torch.as_tensor(indices)
+        return self._map(lambda item: None if item is None else item.index_select(0, chosen.to(item.device)))
 
     def on(self, rows: Tensor) -> Injection:
         """The same prompts, worn by `rows` `[B]`."""

@@ -6,9 +6,11 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 from torch.nn.utils.rnn import pad_sequence
 
-from preface.backbone import Backbone
+from preface.backbone import Backbone, EncoderStates
+from preface.captured import Captured, Outputs, Work, cuda_graph, padded
 from preface.encoded import Inputs
 from preface.methods.base import Bank
 from preface.optimizers import OptimizerName, clip_gradients, optimizer
@@ -17,8 +19,9 @@ from preface.optimizers import OptimizerName, clip_gradients, optimizer
 class Step:
     """What is trained and what trains it: each call is one update of the bank's prompts, side by side.
 
-    A call does not wait for a GPU, but to name the members once some have stopped: what is counted is counted on the
-    CPU, and the losses are read when they are wanted.
+    A call does not wait for a GPU: what is counted is counted on the CPU, and the losses are read when they are wanted.
+    On a GPU, batches are padded to a few shapes, and the way through the model and back is launched as a whole
+    (`preface.captured`), but for dropout and checkpointing, which draw and compute anew.
     """
 
     def __init__(
@@ -36,7 +39,13 @@ class Step:
         self.backbone, self.bank, self.inputs, self.targets = backbone, bank, inputs, targets
         self.parameters: dict[str, Tensor] = dict(bank.named_parameters())
         self.optimizer = optimizer(optimizer_name, self.parameters, weight_decay)
+        with torch.no_grad():
+            injection = bank.injection()
+        self.prompts, self.leaves_encoder = injection.size, injection.leaves_encoder
         self.clip, self.dropout, self.gradient_checkpointing = clip, dropout, gradient_checkpointing
+        self.longest = max(map(len, targets))
+        self.few_shapes = backbone.device.type == "cuda" and not dropout and not gradient_checkpointing
+        self.work: Work = Captured(self._work, cuda_graph()) if self.few_shapes else self._work
 
     def __call__(self, batches: Sequence[Sequence[int]], members: Sequence[int], rates: Sequence[float]) -> Tensor:
         """Update each of `members` on its own batch of inputs, at its own learning rate.
@@ -49,29 +58,87 @@ class Step:
         Returns:
             Each member's mean loss before the update, in the order of `members`.
         """
-        backbone = self.backbone
-        chosen = [index for batch in batches for index in batch]
-        rows = [place for place, batch in enumerate(batches) for _ in batch]
-        labels = labels_of([self.targets[index] for index in chosen])  # [B, S]
-        with backbone.training(self.dropout, self.gradient_checkpointing):
-            injection = self.bank.injection().members(members)
-            if len({len(batch) for batch in batches}) > 1:  # else each prompt's rows lie side by side, alike many
-                injection = injection.on(backbone.send(torch.tensor(rows)))
-            if self.dropout > 0:  # drawn anew for each row of each step
-                states = backbone.encode(*self.inputs.padded(chosen), injection)
-            else:
-                states = self.inputs.states(chosen, injection)
-            pieces = backbone.losses(states, labels, injection)  # [B, S]
-            losses = member_losses(pieces, labels, rows, len(members))  # [members]
-            losses.sum().backward()
+        with self.backbone.training(self.dropout, self.gradient_checkpointing):
+            losses, *gradients = self.work(*self._arguments(batches, members))
+        for parameter, gradient in zip(self.parameters.values(), gradients, strict=True):
+            parameter.grad = gradient
         clip_gradients(self.parameters, self.clip)
         trained = set(members)
         self.optimizer.step(
-            backbone.send(torch.tensor([rate if member in trained else 0.0 for member, rate in enumerate(rates)]))
+            self.backbone.send(torch.tensor([rate if member in trained else 0.0 for member, rate in enumerate(rates)]))
         )
         for parameter in self.parameters.values():
             parameter.grad = None
-        return losses.detach()
+        assert losses is not None
+        return losses.clone()
+
+    def _arguments(self, batches: Sequence[Sequence[int]], members: Sequence[int]) -> tuple[Tensor | None, ...]:
+        """What `_work` reads of a batch, on the model's device."""
+        send = self.backbone.send
+        chosen = [index for batch in batches for index in batch]
+        rows = torch.tensor([place for place, batch in enumerate(batches) for _ in batch])  # [B]
+        labels = labels_of([self.targets[index] for index in chosen])  # [B, S]
+        shares = shares_of(labels, rows, len(batches))
+        with torch.no_grad():
+            if self.leaves_encoder and self.dropout == 0:
+                states = self.inputs.states(chosen)
+                inputs, mask = states.hidden, states.mask
+            else:  # with dropout the encoder's states are drawn anew for each row of each step
+                inputs, mask = self.inputs.padded(chosen)
+        if self.few_shapes:
+            more = padded(mask.shape[1]) - mask.shape[1]
+            inputs = pad(inputs, (0, 0, 0, more) if inputs.dim() == 3 else (0, more))  # masked, whatever it is
+            mask = pad(mask, (0, more))
+            labels = send(pad(labels, (0, self.longest - labels.shape[1]), value=-100))
+        owners = send(rows)
+        all_alike = len({len(batch) for batch in batches}) == 1  # then each prompt's rows lie side by side
+        every = list(members) == list(range(self.prompts))
+        return (
+            inputs,
+            mask,
+            labels,
+            owners,
+            send(shares),
+            None if all_alike else owners,
+            None if every else send(torch.tensor(members)),
+        )
+
+    def _work(
+        self,
+        inputs: Tensor,
+        mask: Tensor,
+        labels: Tensor,
+        owners: Tensor,
+        shares: Tensor,
+        rows: Tensor | None,
+        members: Tensor | None,
+    ) -> Outputs:
+        """Through the model and back.
+
+        Args:
+            inputs: pieces `[B, T]`, or encoder states `[B, T, d]`.
+            mask: `[B, T]`.
+            labels: `[B, S]`, −100 for padding; on the CPU, but where shapes must not depend on what they are.
+            owners: which of the members each row trains, `[B]`.
+            shares: of each row in its member's loss, `[B]`.
+            rows: `owners` where members have different numbers of rows.
+            members: the prompts that are trained; None: all.
+
+        Returns:
+            Losses `[members]`, and the gradients of all parameters.
+        """
+        injection = self.bank.injection()
+        if members is not None:
+            injection = injection.members(members)
+        size = injection.size
+        if rows is not None:
+            injection = injection.on(rows)
+        encoded = inputs.dim() == 3
+        states = EncoderStates(inputs, mask) if encoded else self.backbone.encode(inputs, mask, injection)
+        pieces = self.backbone.losses(states, labels, injection, every_position=self.few_shapes)  # [B, S]
+        losses = member_losses(pieces, owners, shares, size)
+        gradients = torch.autograd.grad(losses.sum(), list(self.parameters.values()), allow_unused=True)
+        return losses.detach(), *gradients
 
 
 def labels_of(targets: Sequence[Sequence[int]]) -> Tensor:
@@ -79,17 +146,19 @@ def labels_of(targets: Sequence[Sequence[int]]) -> Tensor:
     return pad_sequence([torch.tensor(pieces) for pieces in targets], batch_first=True, padding_value=-100)
 
 
-def member_losses(pieces: Tensor, labels: Tensor, rows: Sequence[int], size: int) -> Tensor:
+def shares_of(labels: Tensor, owners: Tensor, size: int) -> Tensor:
+    """One over the label pieces of all rows of a row's owner, `[B]`; `labels` `[B, S]`, `owners` `[B]` of `size`."""
+    counts = torch.zeros(size).index_add(0, owners, (labels != -100).sum(1).float()).clamp(min=1)
+    return counts[owners].reciprocal()
+
+
+def member_losses(pieces: Tensor, owners: Tensor, shares: Tensor, size: int) -> Tensor:
     """Each member's mean cross-entropy over its own label pieces, `[P]`.
 
     Args:
         pieces: the losses of label pieces, `[B, S]` (`Backbone.losses`).
-        labels: `[B, S]`, −100 for padding.
-        rows: B numbers, whose row each is.
+        owners: whose row each is, `[B]`.
+        shares: `[B]` (`shares_of`).
         size: P.
     """
-    owners = torch.tensor(rows)
-    counts = torch.zeros(size).index_add(0, owners, (labels != -100).sum(1).float()).clamp(min=1)
-    shares = counts[owners].reciprocal()[:, None]  # [B, 1]
-    each = pieces * shares.to(pieces.device, non_blocking=True)
-    return pieces.new_zeros(size).index_add(0, owners.to(pieces.device, non_blocking=True), each.sum(1))
+    return pieces.new_zeros(size).index_add(0, owners, pieces.sum(1) * shares)

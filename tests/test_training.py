@@ -22,7 +22,7 @@ from preface.methods import Method, PrefixTuning, PromptTuning
 from preface.population import majority, rate_summary
 from preface.recipe import Recipe, recipe_from
 from preface.run import RECORD, Run
-from preface.step import member_losses
+from preface.step import member_losses, shares_of
 
 METHOD = PrefixTuning(length=3)
 DECODER = PrefixTuning(length=3, sites=("decoder", "cross"))
@@ -247,7 +247,8 @@ def test_member_losses_are_transformers_own(tiny: Backbone) -> None:
     labels = torch.randint(0, 11, (4, 3))
     labels[0, 2] = -100
     pieces = torch.nn.functional.cross_entropy(logits.flatten(0, 1), labels.flatten(), reduction="none")
-    losses = member_losses(pieces.view_as(labels), labels, [0, 2, 2, 0], 3)
+    owners = torch.tensor([0, 2, 2, 0])
+    losses = member_losses(pieces.view_as(labels), owners, shares_of(labels, owners, 3), 3)
     for member, rows in ((0, [0, 3]), (2, [1, 2])):
         expected = torch.nn.CrossEntropyLoss(ignore_index=-100)(logits[rows].flatten(0, 1), labels[rows].flatten())
         torch.testing.assert_close(losses[member], expected)

@@ -13,7 +13,7 @@ from preface.backbone import Backbone, Shape
 from preface.checkpoint import load_prompt, save_prompt, tensors_of
 from preface.methods import METHODS, Method, PrefixTuning, PromptTuning
 from preface.methods.init import Initializer
-from preface.step import member_losses
+from preface.step import member_losses, shares_of
 
 EXAMPLES = [(f"text number {i} is here", ("yes", "no")[i % 2]) for i in range(9)]
 VARIANTS = [
@@ -37,16 +37,18 @@ def forward(backbone: Backbone, bank, rows: list[int]):
     return backbone.forward(ids, mask, labels, bank.injection().on(torch.tensor(rows))), labels
 
 
-def losses_of(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """Transformers' own loss, of every label piece."""
-    return cross_entropy(logits.flatten(0, 1), labels.flatten(), reduction="none").view_as(labels)
+def losses_by_member(logits: torch.Tensor, labels: torch.Tensor, rows: list[int], size: int) -> torch.Tensor:
+    """From Transformers' own loss of every label piece."""
+    pieces = cross_entropy(logits.flatten(0, 1), labels.flatten(), reduction="none").view_as(labels)
+    owners = torch.tensor(rows)
+    return member_losses(pieces, owners, shares_of(labels, owners, size), size)
 
 
 def test_every_trained_element_gets_a_gradient(method: Method, tiny: Backbone) -> None:
     bank = build(method, tiny, [0, 1])
     with tiny.training():
         logits, labels = forward(tiny, bank, [0, 1, 1])
-        member_losses(losses_of(logits, labels), labels, [0, 1, 1], 2).sum().backward()
+        losses_by_member(logits, labels, [0, 1, 1], 2).sum().backward()
     for name, parameter in bank.named_parameters():
         assert (parameter.grad != 0).all(), name
     assert all(parameter.grad is None for parameter in tiny.model.parameters())
@@ -55,7 +57,7 @@ def test_every_trained_element_gets_a_gradient(method: Method, tiny: Backbone) -
 def test_members_do_not_touch_each_other(method: Method, tiny: Backbone) -> None:
     bank = build(method, tiny, [0, 1, 2])
     logits, labels = forward(tiny, bank, [0, 1, 1])
-    member_losses(losses_of(logits, labels), labels, [0, 1, 1], 3)[1].backward()
+    losses_by_member(logits, labels, [0, 1, 1], 3)[1].backward()
     for parameter in bank.parameters():
         assert not parameter.grad[0].any()
         assert parameter.grad[1].any()

@@ -1,0 +1,118 @@
+"""A step as a GPU takes it (few shapes, recorded) against a step as a CPU takes it."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from preface.backbone import Backbone
+from preface.captured import Captured
+from preface.encoded import Inputs
+from preface.methods import Method, PrefixTuning, PromptTuning
+from preface.methods.init import Initializer
+from preface.step import Step
+from tests.test_captured import Repeating
+
+METHODS = [
+    PrefixTuning(length=3, sites=("decoder",), init="random"),
+    PrefixTuning(length=3, sites=("decoder", "cross"), positions="none", reparametrize=4, init="random"),
+    PrefixTuning(length=3, init="random"),
+    PromptTuning(length=3, init="random"),
+]
+IDS = [[5 + place] * (1 + 7 * place % 40) + [1] for place in range(24)]
+TARGETS = [[[300, 1], [301, 302, 1]][place % 2] for place in range(24)]
+RATES = [0.1, 0.2, 0.05]
+
+
+def step_of(backbone: Backbone, method: Method, members: int = 3) -> Step:
+    bank = method.build(backbone, Initializer.parse("random"), range(members))
+    keep = bank.injection().leaves_encoder
+    return Step(backbone, bank, Inputs(backbone, IDS, keep=keep), TARGETS)
+
+
+def as_on_a_gpu(step: Step) -> Repeating:
+    """Few shapes, recorded."""
+    step.few_shapes, recorder = True, Repeating()
+    step.work = Captured(step._work, recorder)
+    return recorder
+
+
+@pytest.mark.parametrize("method", METHODS, ids=lambda method: f"{method.name} {getattr(method, 'sites', '')}")
+def test_recorded_steps_train_as_others_do(method: Method, tiny: Backbone) -> None:
+    plain, recorded = step_of(tiny, method), step_of(tiny, method)
+    recorder = as_on_a_gpu(recorded)
+    orders = [
+        ([[0, 2], [1, 3], [4, 5]], [0, 1, 2]),
+        ([[0, 2], [0, 2], [0, 2]], [0, 1, 2]),  # one label alone, another length
+        ([[7, 8], [9, 10, 11], [12]], [0, 1, 2]),  # unlike many rows
+        ([[20, 21], [22, 23]], [2, 0]),  # one has stopped
+    ]
+    for batches, members in orders * 3:
+        wanted, got = (step(batches, members, RATES) for step in (plain, recorded))
+        torch.testing.assert_close(got, wanted, atol=1e-5, rtol=1e-5)
+    for name, parameter in plain.parameters.items():
+        torch.testing.assert_close(recorded.parameters[name], parameter, atol=2e-4, rtol=1e-3)
+    assert 0 < recorder.recorded < 12
+    assert recorder.repeated > recorder.recorded
+
+
+class OnTheCpu(TorchDispatchMode):
+    """The operations that touch a tensor of the CPU."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[str] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        output = func(*args, **(kwargs or {}))
+        tensors = [item for item in tree_leaves((args, kwargs, output)) if isinstance(item, torch.Tensor)]
+        self.found += [str(func)] if any(item.device.type == "cpu" for item in tensors) else []
+        return output
+
+
+def elsewhere(step: Step) -> None:
+    """Move a step to a device that has shapes and no numbers: to ask it for one is an error."""
+    step.backbone = copy.copy(step.backbone)
+    step.backbone.model = copy.deepcopy(step.backbone.model).to("meta")
+    for module in step.backbone.model.modules():
+        module.__dict__.pop("turned", None)  # a copy that other steps have made
+        if isinstance(getattr(module, "preceding_bias", None), torch.Tensor):
+            module.preceding_bias = module.preceding_bias.to("meta")
+    step.bank.to("meta")
+    step.parameters = dict(step.bank.named_parameters())
+
+
+BATCHES = [([[0, 1], [2, 3], [4, 5]], [0, 1, 2]), ([[0, 1], [2]], [0, 2])]
+
+
+@pytest.mark.parametrize(("batches", "members"), BATCHES)
+@pytest.mark.parametrize("method", METHODS, ids=lambda method: f"{method.name} {getattr(method, 'sites', '')}")
+def test_a_recorded_step_neither_waits_nor_leaves_its_device(
+    method: Method, batches: list[list[int]], members: list[int], tiny: Backbone
+) -> None:
+    step = step_of(tiny, method)
+    step.few_shapes = True
+    arguments = [None if item is None else item.to("meta") for item in step._arguments(batches, members)]
+    elsewhere(step)
+    with OnTheCpu() as on_the_cpu:
+        losses, *gradients = step._work(*arguments)  # type: ignore[arg-type]
+    assert losses is not None
+    assert losses.shape == (len(members),)
+    assert [gradient.shape for gradient in gradients if gradient is not None] == [
+        p.shape for p in step.bank.parameters()
+    ]
+    assert on_the_cpu.found == []
+
+
+def test_that_test_can_fail(tiny: Backbone) -> None:
+    step = step_of(tiny, METHODS[0])  # whose label pieces are counted
+    arguments = step._arguments(*BATCHES[0])
+    elsewhere(step)
+    sent = [None if item is None else item.to("meta") for item in arguments]
+    with pytest.raises((RuntimeError, NotImplementedError)):
+        step._work(*sent)  # type: ignore[arg-type]
