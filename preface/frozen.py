@@ -96,18 +96,19 @@ class FrozenNorm(nn.Module):
 class _Norm(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, epsilon: float) -> Tensor:
-        inverse = torch.rsqrt(x.float().square().mean(-1, keepdim=True) + epsilon)  # [..., 1], in float32
+        size = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=torch.float32)
+        inverse = size.square_().div_(x.shape[-1]).add_(epsilon).rsqrt_()  # [..., 1]
         ctx.save_for_backward(x, weight, inverse)
-        return weight * (x * inverse).to(weight.dtype)
+        return (x * inverse).to(weight.dtype).mul_(weight)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
         x, weight, inverse = ctx.saved_tensors
-        scaled = gradient * weight
+        scaled = (gradient * weight).float()
         # d(x / rms)/dx = 1/rms - x xᵀ / (d rms³)
-        along = (scaled * x).mean(-1, keepdim=True, dtype=torch.float32) * inverse.square()  # [..., 1]
-        return ((scaled - x * along) * inverse).to(x.dtype), None, None
+        along = (scaled * x).sum(-1, keepdim=True).mul_(inverse.square()).div_(-x.shape[-1])  # [..., 1]
+        return scaled.addcmul_(x, along).mul_(inverse).to(x.dtype), None, None
 
 
 @torch.no_grad()
