@@ -289,16 +289,21 @@ def number(name: str, value: float, unit: str, target: float, beyond: float) -> 
     return Measure(name, value, None, unit, value, target, beyond, reached, {"ours": [value]}, *here())
 
 
+def told(value: float) -> str:
+    """Three digits, and those before the point."""
+    return f"{value:.3g}" if value < 1000 else f"{value:,.0f}"
+
+
 def lines(measures: list[Measure]) -> list[list[str]]:
     """The cells of the table."""
     output = []
     for item in measures:
-        peer = "" if item.peer is None else f"{item.peer:.3g}"
+        peer = "" if item.peer is None else told(item.peer)
         wanted = f"{item.target:g} / {item.beyond:g}"
         output.append(
             [
                 item.measure,
-                f"{item.ours:.3g}",
+                told(item.ours),
                 peer,
                 item.unit,
                 f"{item.ratio:.2f}",
@@ -337,8 +342,8 @@ def draw(measures: list[Measure], path: Path) -> None:
     shares = [item.ours / (item.peer or 1) for item in both]
     axes.barh([place - 0.2 for place in places], shares, 0.36, color="#2f6f9f", label="Preface")
     for place, share, item in zip(places, shares, both, strict=True):
-        told = f"{item.ratio:.2f} of the memory" if item.unit == "MB" else f"{item.ratio:.1f} × faster"
-        axes.text(share + 0.01, place - 0.2, told, va="center", fontsize=9)
+        times = f"{item.ratio:.2f} of the memory" if item.unit == "MB" else f"{item.ratio:.1f} × faster"
+        axes.text(share + 0.01, place - 0.2, times, va="center", fontsize=9)
     axes.set_yticks(list(places), [item.measure for item in both], fontsize=9)
     axes.set_xlabel("time or memory, PEFT = 1")
     axes.set_xlim(0, 1.35)
@@ -370,7 +375,7 @@ def main() -> None:
         table.add_column(head, justify="right" if place else "left")
     for row in lines(measures):
         table.add_row(*row)
-    Console().print(table)
+    Console(width=None if sys.stdout.isatty() else 160).print(table)  # in a file, one line each
     print(f"written to {options.out}/")
 
 
