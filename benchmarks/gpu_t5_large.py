@@ -277,21 +277,22 @@ class Job:
         frozen.kept.clear()  # or the last side's states would count in this peak
         forget(self.device)
         side = Ours(frozen, method, self.inputs, prompts)
-        # the first time through is the warmup, in which each shape of a batch is seen, and recorded on a GPU
-        batches = list(side.epochs(self.warmup + self.steps, 2))  # [steps][prompts][rows]
+        # three times through is the warmup, in which a GPU's step of each shape is seen, recorded and checked
+        batches = list(side.epochs(self.warmup + self.steps, 4))  # [steps][prompts][rows]
         encoding = None
         if side.inputs.kept is not None:
             side.inputs.states(range(len(side.inputs)))  # warm, and all that the steps will read
             encoding = INPUTS * encoding_seconds(side.inputs, self.device)
         following = iter(batches)
-        injection, kept = side.train.bank.injection(), side.inputs.kept is not None
+        with torch.no_grad():
+            injection, kept = side.train.bank.injection(), side.inputs.kept is not None
         return Measured(
             what=what,
             side="Preface",
             kind=kind,
             dtype=f"{name_of(frozen.dtype)} weights",
             prompts=prompts,
-            step_seconds=step_seconds(lambda: side(next(following)), self.steps, len(batches) // 2, self.device),
+            step_seconds=step_seconds(lambda: side(next(following)), self.steps, len(batches) * 3 // 4, self.device),
             encoding_seconds=encoding,
             peak_bytes=peak_bytes(self.device),
             operations=step_operations(self.shape, injection, prompts, self.length, kept),

@@ -263,9 +263,14 @@ class Backbone:
 
     def send(self, tensor: Tensor) -> Tensor:
         """A tensor of the CPU on the model's device, without waiting for it."""
-        if self.device.type != "cuda" or tensor.is_cuda:
-            return tensor.to(self.device)
-        return tensor.pin_memory().to(self.device, non_blocking=True)
+        return send(tensor, self.device)
+
+
+def send(tensor: Tensor, device: torch.device) -> Tensor:
+    """A tensor on a device; from the CPU to a GPU without waiting for it."""
+    if device.type != "cuda" or tensor.is_cuda:
+        return tensor.to(device)
+    return tensor.pin_memory().to(device, non_blocking=True)
 
 
 def weights_hash(model: PreTrainedModel, dtype: torch.dtype) -> str:

@@ -10,58 +10,56 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from preface.progress import warn
 
-Arguments = tuple[Tensor | None, ...]
 Outputs = tuple[Tensor | None, ...]
 Work = Callable[..., Outputs]
+Recorder = Callable[[Callable[[], None]], Callable[[], None]]
+"""Does work that writes into tensors once, records it, and returns what repeats it."""
+Shapes = tuple[object, ...]
 
 MOST = 32
 """Graphs that are held. Other shapes are launched kernel by kernel."""
-AGREE = 0.02
-"""How far, relative to the largest, what a graph computes may be from what the kernels do one by one: order of summing
-in bfloat16, and no more."""
+AGREE = 0.05
+"""How far, of a member's largest number, what a graph computes may be from what the kernels do one by one: in bfloat16
+sums depend on their order, while numbers of another batch are far off."""
 
 
-class Recorder(Protocol):
-    """Records a function without arguments; returns what repeats it, and the outputs that each repetition fills."""
-
-    def __call__(self, work: Callable[[], Outputs]) -> tuple[Callable[[], None], Outputs]: ...
-
-
-def cuda_graph() -> Recorder:
+def cuda_graphs(device: torch.device) -> Recorder:
     """Recording into CUDA graphs, which share their memory: what one holds is free for the next once it has run."""
+    # of its own: cuBLAS's workspace belongs to a stream, and goes with the first of its graphs
+    stream = torch.cuda.Stream(device)
     pool = torch.cuda.graph_pool_handle()
 
-    def record(work: Callable[[], Outputs]) -> tuple[Callable[[], None], Outputs]:
-        side = torch.cuda.Stream()
-        side.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(side):  # libraries that set themselves up at first use must not do so in a graph
-            for _ in range(2):
+    def record(work: Callable[[], None]) -> Callable[[], None]:
+        current = torch.cuda.current_stream(device)
+        stream.wait_stream(current)
+        # a capture that fails leaves its stream the current one; the outer `with` does not
+        with torch.cuda.device(device), torch.cuda.stream(stream):
+            work()  # libraries that set themselves up at first use must not do so in a graph
+            graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(graph, pool=pool, stream=stream):
                 work()
-        torch.cuda.current_stream().wait_stream(side)
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=pool):
-            outputs = work()
-        return graph.replay, outputs
+        current.wait_stream(stream)
+        return graph.replay
 
     return record
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Graph:
-    arguments: Arguments
-    """Where the graph reads; each call is copied there."""
-    repeat: Callable[[], None]
+    arguments: tuple[Tensor | None, ...]
+    """Where it reads; each call is copied there."""
     outputs: Outputs
-    """Where it writes."""
+    """Where it writes; graphs write into the same tensors."""
+    repeat: Callable[[], None]
+    checked: bool = False
 
-    def __call__(self, arguments: Arguments) -> Outputs:
+    def __call__(self, arguments: tuple[Tensor | None, ...]) -> Outputs:
         for place, given in zip(self.arguments, arguments, strict=True):
             if place is not None and given is not None:
                 place.copy_(given, non_blocking=True)
@@ -70,56 +68,99 @@ class _Graph:
 
 
 class Captured:
-    """`work` of tensors, recorded at the second call of a shape. What a call returns, the next call overwrites.
+    """Work of tensors, whose outputs are one row a member: recorded when a shape of arguments comes a second time.
 
-    The first repetition of each graph is held against the same work done kernel by kernel. Should a graph not be
-    recorded, or not agree, that is said, and nothing is recorded from then on.
+    At the third time the graph is held against the same work done kernel by kernel, on numbers that it was not recorded
+    with. Should a graph not be recorded, or not agree, that is said, and nothing is recorded from then on. What a call
+    returns, the next call overwrites.
     """
 
-    def __init__(self, work: Work, record: Recorder) -> None:
-        self.work, self.record = work, record
-        self.graphs: dict[tuple[object, ...], _Graph] = {}
-        self.seen: Counter[tuple[object, ...]] = Counter()
-        self.works = True
+    def __init__(self, record: Recorder) -> None:
+        self.record: Recorder | None = record
+        self.graphs: dict[Shapes, _Graph] = {}
+        self.outputs: dict[tuple[int, torch.Size], Tensor] = {}
+        self.seen: Counter[Shapes] = Counter()
 
-    def __call__(self, *arguments: Tensor | None) -> Outputs:
+    def __call__(self, work: Work, *arguments: Tensor | None) -> Outputs:
+        """`work(*arguments)`; the work is the same at every call."""
         shapes = tuple(None if item is None else (item.shape, item.dtype) for item in arguments)
-        if shapes in self.graphs:
-            return self.graphs[shapes](arguments)
         self.seen[shapes] += 1
-        if self.works and self.seen[shapes] > 1 and len(self.graphs) < MOST:
-            return self._recorded(shapes, arguments)
-        return self.work(*arguments)
-
-    def _recorded(self, shapes: tuple[object, ...], arguments: Arguments) -> Outputs:
-        """Record a graph for these shapes; the outputs for these arguments."""
-        expected = self.work(*arguments)
-        own = tuple(None if item is None else item.clone() for item in arguments)
-        try:
-            graph = _Graph(own, *self.record(lambda: self.work(*own)))
-            agree = all(map(_alike, graph(arguments), expected))
-        except RuntimeError as error:
-            self._give_up(f"this step cannot be recorded: {str(error).splitlines()[0]}")
-        else:
-            if agree:
-                self.graphs[shapes] = graph
-            else:
+        graph = self.graphs.get(shapes)
+        if graph is None:
+            again = self.seen[shapes] > 1 and len(self.graphs) < MOST
+            return self._recorded(work, shapes, arguments) if again else self._directly(work, arguments)
+        if graph.checked:
+            return graph(arguments)
+        expected = self._directly(work, arguments)
+        if shapes in self.graphs:  # or memory was short, and they are gone
+            for place in graph.outputs:
+                if place is not None:
+                    place.fill_(torch.nan)
+            graph.checked = all(map(_alike, graph(arguments), expected))
+            if not graph.checked:
                 self._give_up("recorded, this step gives other numbers")
         return expected
 
+    def _recorded(self, work: Work, shapes: Shapes, arguments: tuple[Tensor | None, ...]) -> Outputs:
+        """Record a graph for these shapes; the outputs for these arguments."""
+        if self.record is None:
+            return self._directly(work, arguments)
+        own = tuple(None if item is None else item.clone() for item in arguments)
+        outputs: Outputs = ()
+
+        def fill() -> None:
+            nonlocal outputs
+            made = work(*own)
+            outputs = outputs or tuple(map(self._output, range(len(made)), made))
+            for place, item in zip(outputs, made, strict=True):
+                if place is not None and item is not None:
+                    place.copy_(item)
+
+        try:
+            repeat = self.record(fill)
+        except RuntimeError as error:
+            self._give_up(f"this step cannot be recorded ({_cause(error)})")
+            return self._directly(work, arguments)
+        self.graphs[shapes] = _Graph(own, outputs, repeat)
+        return outputs
+
+    def _output(self, place: int, like: Tensor | None) -> Tensor | None:
+        """Where all graphs put their output of that place and shape."""
+        if like is None:
+            return None
+        return self.outputs.setdefault((place, like.shape), torch.empty_like(like))
+
+    def _directly(self, work: Work, arguments: tuple[Tensor | None, ...]) -> Outputs:
+        try:
+            return work(*arguments)
+        except torch.OutOfMemoryError:
+            if not self.graphs:
+                raise
+            self._give_up("the memory that recorded steps hold is wanted")
+        return work(*arguments)
+
     def _give_up(self, why: str) -> None:
-        self.works = False
+        self.record = None
         self.graphs.clear()
-        warn(f"{why}; its kernels are launched one by one, which is slower and as right")
+        self.outputs.clear()
+        warn(f"{why}; kernels are launched one by one, which is slower and as right")
+
+
+def _cause(error: BaseException) -> str:
+    """The first thing that went wrong, in a line."""
+    while error.__context__ is not None:
+        error = error.__context__
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def _alike(recorded: Tensor | None, expected: Tensor | None) -> bool:
+    """Whether each member's finite numbers agree; a member that has diverged says nothing of the graph."""
     if recorded is None or expected is None:
         return recorded is expected
-    largest = expected.abs().amax()
-    if not largest.isfinite():  # a member that has diverged says nothing of the graph
-        return True
-    return bool((recorded - expected).abs().amax() <= AGREE * largest)
+    known = expected.isfinite()
+    apart = torch.where(known, recorded - expected, 0.0).abs().reshape(len(expected), -1).amax(1)
+    largest = torch.where(known, expected, 0.0).abs().reshape(len(expected), -1).amax(1)
+    return bool((apart <= AGREE * largest).all())  # NaN is no agreement
 
 
 def padded(length: int) -> int:

@@ -22,7 +22,7 @@ import torch
 from filelock import FileLock
 from torch import Tensor
 
-from preface.backbone import Backbone, EncoderStates
+from preface.backbone import Backbone, EncoderStates, send
 from preface.batching import by_length
 from preface.injection import Injection
 from preface.progress import say
@@ -116,8 +116,8 @@ class KeptStates:
         mask = places < lengths[:, None]
         # padding reads the input's own last state: masked, but a number
         rows = self.starts[chosen][:, None] + places.minimum(lengths[:, None] - 1)  # [B, T]
-        hidden = self.hidden[rows.to(self.hidden.device, non_blocking=True)]
-        return EncoderStates(hidden.to(self.device, non_blocking=True), mask.long().to(self.device, non_blocking=True))
+        hidden = self.hidden[send(rows, self.hidden.device)]
+        return EncoderStates(send(hidden, self.device), send(mask.long(), self.device))
 
     def write(self, indices: Sequence[int], states: EncoderStates) -> None:
         """Keep the states of some inputs."""

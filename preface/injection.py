@@ -87,13 +87,14 @@ class Injection:
         kv = self.site(site)
         if kv is None:
             return None
-        keys, values = kv.keys[layer].to(query.dtype), kv.values[layer].to(query.dtype)
+        keys, values = kv.keys[layer], kv.values[layer]
         rows = self.rows
-        if rows is None:
-            return Worn(kv, keys, values, None, len(query))
-        if len(rows) != len(query):  # beam search puts the beams of a row side by side
-            rows = rows.repeat_interleave(len(query) // len(rows))
-        return Worn(kv, keys.index_select(0, rows), values.index_select(0, rows), rows, len(query))
+        if rows is not None:
+            if len(rows) != len(query):  # beam search puts the beams of a row side by side
+                rows = rows.repeat_interleave(len(query) // len(rows))
+            # before they are rounded: the gradients of a prompt's rows are summed in its own precision
+            keys, values = keys.index_select(0, rows), values.index_select(0, rows)
+        return Worn(kv, keys.to(query.dtype), values.to(query.dtype), rows, len(query))
 
     def members(self, indices: Sequence[int] | Tensor) -> Injection:
         """Some of the prompts, in that order."""

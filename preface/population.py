@@ -175,8 +175,7 @@ class Population:
         share = self.share(self.state.step)
         losses = self.step([batches[member] for member in members], members, [rate * share for rate in self.rates])
         every = losses.new_zeros(len(self.recipe.members))
-        every[members] = losses
-        return every
+        return every.index_copy(0, self.backbone.send(torch.tensor(members)), losses)
 
     def _look(self) -> None:
         """Score every active member on the development split; remember its best; stop those that stand still."""

@@ -10,7 +10,7 @@ from torch.nn.functional import pad
 from torch.nn.utils.rnn import pad_sequence
 
 from preface.backbone import Backbone, EncoderStates
-from preface.captured import Captured, Outputs, Work, cuda_graph, padded
+from preface.captured import Captured, Outputs, cuda_graphs, padded
 from preface.encoded import Inputs
 from preface.methods.base import Bank
 from preface.optimizers import OptimizerName, clip_gradients, optimizer
@@ -21,7 +21,8 @@ class Step:
 
     A call does not wait for a GPU: what is counted is counted on the CPU, and the losses are read when they are wanted.
     On a GPU, batches are padded to a few shapes, and the way through the model and back is launched as a whole
-    (`preface.captured`), but for dropout and checkpointing, which draw and compute anew.
+    (`preface.captured`), but for dropout and checkpointing, which draw and compute anew. Nobody may then hold an
+    injection of the bank's with its gradients: autograd would go on on the stream where that was made.
     """
 
     def __init__(
@@ -43,9 +44,11 @@ class Step:
             injection = bank.injection()
         self.prompts, self.leaves_encoder = injection.size, injection.leaves_encoder
         self.clip, self.dropout, self.gradient_checkpointing = clip, dropout, gradient_checkpointing
-        self.longest = max(map(len, targets))
+        self.longest = max(map(len, targets), default=0)
         self.few_shapes = backbone.device.type == "cuda" and not dropout and not gradient_checkpointing
-        self.work: Work = Captured(self._work, cuda_graph()) if self.few_shapes else self._work
+        self.new_capture = lambda: Captured(cuda_graphs(backbone.device))
+        self.captured: Captured | None = None
+        self.members: list[int] = []
 
     def __call__(self, batches: Sequence[Sequence[int]], members: Sequence[int], rates: Sequence[float]) -> Tensor:
         """Update each of `members` on its own batch of inputs, at its own learning rate.
@@ -59,7 +62,7 @@ class Step:
             Each member's mean loss before the update, in the order of `members`.
         """
         with self.backbone.training(self.dropout, self.gradient_checkpointing):
-            losses, *gradients = self.work(*self._arguments(batches, members))
+            losses, *gradients = self._outputs(members, self._arguments(batches, members))
         for parameter, gradient in zip(self.parameters.values(), gradients, strict=True):
             parameter.grad = gradient
         clip_gradients(self.parameters, self.clip)
@@ -71,6 +74,14 @@ class Step:
             parameter.grad = None
         assert losses is not None
         return losses.clone()
+
+    def _outputs(self, members: Sequence[int], arguments: tuple[Tensor | None, ...]) -> Outputs:
+        """What `_work` makes of its arguments."""
+        if not self.few_shapes:
+            return self._work(*arguments)  # type: ignore[arg-type]
+        if self.captured is None or self.members != list(members):  # who has stopped never comes back
+            self.captured, self.members = self.new_capture(), list(members)
+        return self.captured(self._work, *arguments)
 
     def _arguments(self, batches: Sequence[Sequence[int]], members: Sequence[int]) -> tuple[Tensor | None, ...]:
         """What `_work` reads of a batch, on the model's device."""

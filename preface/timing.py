@@ -160,10 +160,13 @@ class _Subject:
         batches = [[[at[index] for index in order[place]] for order in orders] for place in range(count)]
         ids, targets = [ids[index] for index in rows], [targets[index] for index in rows]
         bank = method.build(model, Initializer.parse("random"), range(members))
-        keep = bank.injection().leaves_encoder
+        with torch.no_grad():
+            keep = bank.injection().leaves_encoder
         step = Step(model, bank, Inputs(model, ids, keep), targets)
         with _threads(threads):
             self._seconds(step, batches[:1])  # the first step of a process pays for much that no other does
+            for _ in range(3 if step.few_shapes else 0):  # nor is a shape recorded and checked but once
+                self._seconds(step, batches)
             model.kept.clear()
             step.inputs = Inputs(model, ids, keep)
             first = self._seconds(step, batches)

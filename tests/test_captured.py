@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 
 import pytest
@@ -15,22 +16,20 @@ from preface.captured import Captured, Outputs, padded
 
 
 class Repeating:
-    """What a CUDA graph does, as far as a CPU can: each repetition fills the same outputs from the same arguments."""
+    """What CUDA graphs do, as far as a CPU can: each repetition does the work on what then lies in its arguments."""
 
     def __init__(self) -> None:
         self.recorded, self.repeated = 0, 0
 
-    def __call__(self, work: Callable[[], Outputs]) -> tuple[Callable[[], None], Outputs]:
+    def __call__(self, work: Callable[[], None]) -> Callable[[], None]:
         self.recorded += 1
-        outputs = tuple(None if item is None else torch.full_like(item, torch.nan) for item in work())
+        work()
 
         def repeat() -> None:
             self.repeated += 1
-            for place, made in zip(outputs, work(), strict=True):
-                if place is not None and made is not None:
-                    place.copy_(made)
+            work()
 
-        return repeat, outputs
+        return repeat
 
 
 def add(left: Tensor, right: Tensor | None) -> Outputs:
@@ -43,61 +42,138 @@ CALLS = st.lists(st.tuples(st.integers(1, 3), st.booleans(), st.floats(-9, 9, wi
 @given(CALLS)
 def test_every_call_gives_what_the_work_gives(calls: list[tuple[int, bool, float]]) -> None:
     recorder = Repeating()
-    work = Captured(add, recorder)
+    step = Captured(recorder)
     for size, both, number in calls:
         arguments = (torch.full((size,), number), torch.arange(float(size)) if both else None)
-        for got, wanted in zip(work(*arguments), add(*arguments), strict=True):
+        for got, wanted in zip(step(add, *arguments), add(*arguments), strict=True):
             assert (got is None) == (wanted is None)
             if got is not None and wanted is not None:
                 assert torch.equal(got, wanted)
-    often = [
-        calls_of for shape in {call[:2] for call in calls} if (calls_of := [c[:2] for c in calls].count(shape)) > 1
-    ]
-    assert recorder.recorded == len(often)
-    assert recorder.repeated == sum(often) - len(often)  # from the second call of a shape on
+    often = Counter(call[:2] for call in calls).values()
+    assert recorder.recorded == sum(times > 1 for times in often)  # at the second call of a shape
+    assert recorder.repeated == sum(max(0, times - 2) for times in often)  # from the third on
 
 
 def test_no_more_graphs_than_there_may_be(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(captured, "MOST", 2)
     recorder = Repeating()
-    work = Captured(add, recorder)
-    for _ in range(3):
+    step = Captured(recorder)
+    for _ in range(4):
         for size in (1, 2, 3):
-            assert torch.equal(work(torch.ones(size), None)[0], torch.full((size,), 2.0))  # type: ignore[arg-type]
+            assert first(step(add, torch.ones(size), None)).tolist() == [2.0] * size
     assert recorder.recorded == 2
 
 
-def failing(work: Callable[[], Outputs]) -> tuple[Callable[[], None], Outputs]:
-    raise RuntimeError("operation not permitted when stream is capturing\nand a long trace")
+def first(outputs: Outputs) -> Tensor:
+    assert outputs[0] is not None
+    return outputs[0]
 
 
-def wrong(work: Callable[[], Outputs]) -> tuple[Callable[[], None], Outputs]:
-    repeat, outputs = Repeating()(work)
-
-    def other() -> None:
-        repeat()
-        assert outputs[0] is not None
-        outputs[0].mul_(1.1)
-
-    return other, outputs
+def failing(work: Callable[[], None]) -> Callable[[], None]:
+    try:
+        raise RuntimeError("operation not permitted when stream is capturing\nand a long trace")
+    except RuntimeError:
+        raise RuntimeError("a previous error")  # noqa: B904 - as torch raises the one that follows
 
 
-@pytest.mark.parametrize(("recorder", "why"), [(failing, "when stream is capturing"), (wrong, "gives other numbers")])
-def test_what_cannot_be_recorded_is_done_directly(recorder: object, why: str, capsys: pytest.CaptureFixture) -> None:
-    work = Captured(add, recorder)  # type: ignore[arg-type]
-    for number in range(4):
-        assert float(work(torch.ones(1) * number, None)[0]) == 2 * number  # type: ignore[arg-type]
-    told = capsys.readouterr().err.replace("\n", " ")
+def without_words(work: Callable[[], None]) -> Callable[[], None]:
+    raise RuntimeError
+
+
+def doing_nothing(work: Callable[[], None]) -> Callable[[], None]:
+    work()
+    return lambda: None
+
+
+def always_the_same(work: Callable[[], None]) -> Callable[[], None]:
+    """The numbers of the recording are baked in."""
+    cells = dict(zip(work.__code__.co_freevars, (cell for cell in work.__closure__ or ()), strict=True))
+    work()
+    outputs: Outputs = cells["outputs"].cell_contents
+    frozen = [None if item is None else item.clone() for item in outputs]
+
+    def repeat() -> None:
+        for place, item in zip(outputs, frozen, strict=True):
+            if place is not None and item is not None:
+                place.copy_(item)
+
+    return repeat
+
+
+@pytest.mark.parametrize(
+    ("recorder", "why"),
+    [
+        (failing, "(operation not permitted when stream is capturing)"),
+        (without_words, "(RuntimeError)"),
+        (doing_nothing, "gives other numbers"),
+        (always_the_same, "gives other numbers"),
+    ],
+)
+def test_what_cannot_be_recorded_is_done_directly(
+    recorder: Callable[[Callable[[], None]], Callable[[], None]], why: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    step = Captured(recorder)
+    for number in range(1, 6):
+        assert float(first(step(add, torch.ones(1) * number, None))) == 2 * number
+    told = " ".join(capsys.readouterr().err.split())
     assert told.count("launched one by one") == 1
     assert why in told
+    assert not step.graphs
+
+
+@pytest.mark.parametrize("wrong", [[True, False, False], [False, True, False]])
+def test_each_member_is_checked_by_itself(wrong: list[bool], capsys: pytest.CaptureFixture[str]) -> None:
+    """One has diverged, one has small numbers, one has large ones."""
+    members, recording = torch.tensor(wrong), [True]
+
+    def work(numbers: Tensor) -> Outputs:
+        made = torch.stack([numbers * 1e-6, numbers, numbers * torch.nan])  # [3, 4]
+        return (torch.where(members[:, None] & (not recording[0]), made * 1.2, made),)
+
+    def record(fill: Callable[[], None]) -> Callable[[], None]:
+        fill()
+
+        def repeat() -> None:
+            recording[0] = False
+            fill()
+            recording[0] = True
+
+        return repeat
+
+    step = Captured(record)
+    for number in range(1, 4):
+        step(work, torch.arange(4.0) + number)
+    assert "gives other numbers" in " ".join(capsys.readouterr().err.split())
 
 
 def test_a_member_that_diverged_is_no_fault_of_the_graph() -> None:
     recorder = Repeating()
-    work = Captured(add, recorder)
-    for _ in range(3):
-        assert work(torch.tensor([torch.nan, 1.0]), None)[0].isnan().tolist() == [True, False]  # type: ignore[union-attr]
+    step = Captured(recorder)
+    for _ in range(4):
+        assert first(step(add, torch.tensor([torch.nan, 1.0]), None)).isnan().tolist() == [True, False]
     assert recorder.repeated == 2
+
+
+def test_memory_that_graphs_hold_is_given_back(capsys: pytest.CaptureFixture[str]) -> None:
+    step = Captured(Repeating())
+
+    def hungry(left: Tensor) -> Outputs:
+        if step.graphs and len(left) == 2:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return (left * 2,)
+
+    for _ in range(3):
+        step(hungry, torch.ones(1))
+    assert step.graphs
+    assert first(step(hungry, torch.ones(2))).tolist() == [2.0, 2.0]
+    assert "memory" in capsys.readouterr().err
+    assert not step.graphs
+
+    def insatiable(left: Tensor) -> Outputs:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    with pytest.raises(torch.OutOfMemoryError):
+        step(insatiable, torch.ones(2))
 
 
 @given(st.integers(1, 512))

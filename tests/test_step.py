@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import gc
+import weakref
 from typing import Any
 
 import pytest
@@ -38,7 +40,7 @@ def step_of(backbone: Backbone, method: Method, members: int = 3) -> Step:
 def as_on_a_gpu(step: Step) -> Repeating:
     """Few shapes, recorded."""
     step.few_shapes, recorder = True, Repeating()
-    step.work = Captured(step._work, recorder)
+    step.new_capture = lambda: Captured(recorder)
     return recorder
 
 
@@ -48,17 +50,31 @@ def test_recorded_steps_train_as_others_do(method: Method, tiny: Backbone) -> No
     recorder = as_on_a_gpu(recorded)
     orders = [
         ([[0, 2], [1, 3], [4, 5]], [0, 1, 2]),
-        ([[0, 2], [0, 2], [0, 2]], [0, 1, 2]),  # one label alone, another length
+        ([[0, 16], [2, 4], [4, 2]], [0, 1, 2]),  # other lengths, and one label alone: the same shape
         ([[7, 8], [9, 10, 11], [12]], [0, 1, 2]),  # unlike many rows
         ([[20, 21], [22, 23]], [2, 0]),  # one has stopped
     ]
-    for batches, members in orders * 3:
+    for batches, members in [item for item in orders for _ in range(4)]:
         wanted, got = (step(batches, members, RATES) for step in (plain, recorded))
         torch.testing.assert_close(got, wanted, atol=1e-5, rtol=1e-5)
     for name, parameter in plain.parameters.items():
         torch.testing.assert_close(recorded.parameters[name], parameter, atol=2e-4, rtol=1e-3)
-    assert 0 < recorder.recorded < 12
-    assert recorder.repeated > recorder.recorded
+    assert recorder.recorded == 3  # the first two are of one shape
+    assert recorder.repeated == 4 + 2 + 2 + 2
+
+
+def test_a_step_is_freed_when_nobody_has_it(tiny: Backbone) -> None:
+    """Not at some later moment, which may be in the midst of another's recording."""
+    step = step_of(tiny, METHODS[0])
+    as_on_a_gpu(step)
+    step([[0], [1], [2]], [0, 1, 2], RATES)
+    there = weakref.ref(step)
+    gc.disable()
+    try:
+        del step
+        assert there() is None
+    finally:
+        gc.enable()
 
 
 class OnTheCpu(TorchDispatchMode):
