@@ -21,7 +21,7 @@ format: $(READY)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(READY)  ## time what Preface promises, here, beside PEFT (about ten minutes)
+bench: $(READY)  ## time what Preface promises, here, beside PEFT (about twelve minutes)
 	$(BIN)/python benchmarks/bench.py --out results
 
 growth: $(READY)  ## time how a step grows, and pre-training beside Trainer
