@@ -163,7 +163,13 @@ def encoding_seconds(inputs: Inputs, device: str) -> float:
     """Seconds to encode one input, all of them encoded anew in the blocks that a training encodes."""
     inputs.backbone.kept.clear()
     fresh = Inputs(inputs.backbone, inputs.ids, keep=True)
-    return seconds(lambda: fresh.states(range(len(fresh))), device) / len(fresh)
+    return seconds(lambda: encode(fresh), device) / len(fresh)
+
+
+def encode(inputs: Inputs) -> None:
+    """All of them, in the blocks in which they are kept."""
+    for block in inputs.kept.blocks if inputs.kept is not None else []:
+        inputs.states(block)
 
 
 def forget(device: str) -> None:
@@ -177,7 +183,7 @@ def forget(device: str) -> None:
 def peak_bytes(device: str) -> int:
     """Since `forget` on a GPU; of the whole process on a CPU."""
     if device == "cuda":
-        return torch.cuda.max_memory_allocated()
+        return torch.cuda.max_memory_reserved()  # what recorded steps keep for themselves is in no tensor
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
@@ -281,8 +287,10 @@ class Job:
         batches = list(side.epochs(self.warmup + self.steps, 4))  # [steps][prompts][rows]
         encoding = None
         if side.inputs.kept is not None:
-            side.inputs.states(range(len(side.inputs)))  # warm, and all that the steps will read
+            encode(side.inputs)  # warm, and all that the steps will read
             encoding = INPUTS * encoding_seconds(side.inputs, self.device)
+            frozen.kept.clear()
+            forget(self.device)  # the peak is that of the steps
         following = iter(batches)
         with torch.no_grad():
             injection, kept = side.train.bank.injection(), side.inputs.kept is not None

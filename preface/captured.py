@@ -7,6 +7,7 @@ there is one graph for each shape of a batch, and the batches are padded to a fe
 
 from __future__ import annotations
 
+import gc
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -29,22 +30,26 @@ AGREE = 0.05
 sums depend on their order, while numbers of another batch are far off."""
 
 
-def cuda_graphs(device: torch.device) -> Recorder:
-    """Recording into CUDA graphs, which share their memory: what one holds is free for the next once it has run."""
-    # of its own: cuBLAS's workspace belongs to a stream, and goes with the first of its graphs
-    stream = torch.cuda.Stream(device)
+def cuda_graphs(stream: torch.cuda.Stream) -> Recorder:
+    """Recording into CUDA graphs, which share their memory: what one holds is free for the next once it has run.
+
+    The stream belongs to these graphs alone: cuBLAS's workspace is the stream's, and goes with the first of its graphs.
+    """
     pool = torch.cuda.graph_pool_handle()
 
     def record(work: Callable[[], None]) -> Callable[[], None]:
-        current = torch.cuda.current_stream(device)
+        current = torch.cuda.current_stream(stream.device)
         stream.wait_stream(current)
-        # a capture that fails leaves its stream the current one; the outer `with` does not
-        with torch.cuda.device(device), torch.cuda.stream(stream):
-            work()  # libraries that set themselves up at first use must not do so in a graph
-            graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(graph, pool=pool, stream=stream):
-                work()
-        current.wait_stream(stream)
+        gc.collect()  # not in the midst of a recording, where another's graphs might be what is collected
+        try:
+            # a capture that fails leaves its stream the current one; the outer `with` does not
+            with torch.cuda.device(stream.device), torch.cuda.stream(stream):
+                work()  # libraries that set themselves up at first use must not do so in a graph
+                graph = torch.cuda.CUDAGraph()
+                with torch.cuda.graph(graph, pool=pool, stream=stream):
+                    work()
+        finally:
+            current.wait_stream(stream)
         return graph.replay
 
     return record
@@ -78,33 +83,36 @@ class Captured:
     def __init__(self, record: Recorder) -> None:
         self.record: Recorder | None = record
         self.graphs: dict[Shapes, _Graph] = {}
-        self.outputs: dict[tuple[int, torch.Size], Tensor] = {}
+        self.outputs: dict[tuple[int, torch.Size, torch.dtype], Tensor] = {}
         self.seen: Counter[Shapes] = Counter()
 
     def __call__(self, work: Work, *arguments: Tensor | None) -> Outputs:
         """`work(*arguments)`; the work is the same at every call."""
         shapes = tuple(None if item is None else (item.shape, item.dtype) for item in arguments)
         self.seen[shapes] += 1
-        graph = self.graphs.get(shapes)
-        if graph is None:
-            again = self.seen[shapes] > 1 and len(self.graphs) < MOST
+        if shapes not in self.graphs:
+            again = self.record is not None and self.seen[shapes] > 1 and len(self.graphs) < MOST
             return self._recorded(work, shapes, arguments) if again else self._directly(work, arguments)
-        if graph.checked:
-            return graph(arguments)
+        if self.graphs[shapes].checked:
+            return self.graphs[shapes](arguments)
         expected = self._directly(work, arguments)
         if shapes in self.graphs:  # or memory was short, and they are gone
-            for place in graph.outputs:
-                if place is not None:
-                    place.fill_(torch.nan)
-            graph.checked = all(map(_alike, graph(arguments), expected))
-            if not graph.checked:
-                self._give_up("recorded, this step gives other numbers")
+            self._check(self.graphs[shapes], arguments, expected)
         return expected
+
+    def _check(self, graph: _Graph, arguments: tuple[Tensor | None, ...], expected: Outputs) -> None:
+        """Hold a graph against the same work done directly."""
+        for place in graph.outputs:
+            if place is not None:
+                place.fill_(torch.nan)
+        if not all(map(_alike, graph(arguments), expected)):
+            self._give_up("recorded, this step gives other numbers")
+        else:  # where every member has diverged, there was nothing to see
+            graph.checked = all(item is None or bool(item.isfinite().any()) for item in expected)
 
     def _recorded(self, work: Work, shapes: Shapes, arguments: tuple[Tensor | None, ...]) -> Outputs:
         """Record a graph for these shapes; the outputs for these arguments."""
-        if self.record is None:
-            return self._directly(work, arguments)
+        assert self.record is not None
         own = tuple(None if item is None else item.clone() for item in arguments)
         outputs: Outputs = ()
 
@@ -119,16 +127,22 @@ class Captured:
         try:
             repeat = self.record(fill)
         except RuntimeError as error:
-            self._give_up(f"this step cannot be recorded ({_cause(error)})")
-            return self._directly(work, arguments)
-        self.graphs[shapes] = _Graph(own, outputs, repeat)
-        return outputs
+            why = f"this step cannot be recorded ({_cause(error)})"
+        else:
+            self.graphs[shapes] = _Graph(own, outputs, repeat)
+            return outputs
+        # not while the error is at hand, which holds what was computed until then
+        self._give_up(why)
+        return self._directly(work, arguments)
 
     def _output(self, place: int, like: Tensor | None) -> Tensor | None:
         """Where all graphs put their output of that place and shape."""
         if like is None:
             return None
-        return self.outputs.setdefault((place, like.shape), torch.empty_like(like))
+        key = (place, like.shape, like.dtype)
+        if key not in self.outputs:
+            self.outputs[key] = torch.empty_like(like)
+        return self.outputs[key]
 
     def _directly(self, work: Work, arguments: tuple[Tensor | None, ...]) -> Outputs:
         try:
@@ -136,7 +150,7 @@ class Captured:
         except torch.OutOfMemoryError:
             if not self.graphs:
                 raise
-            self._give_up("the memory that recorded steps hold is wanted")
+        self._give_up("the memory that recorded steps hold is wanted")
         return work(*arguments)
 
     def _give_up(self, why: str) -> None:

@@ -8,6 +8,7 @@ import statistics
 import time
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from torch.nn.functional import cross_entropy
 from preface import batching, checkpoint
 from preface.backbone import Backbone
 from preface.encoded import Inputs
+from preface.injection import Injection
 from preface.interrupt import Interrupted, stop_requested
 from preface.methods import Bank, Method
 from preface.methods.init import Initializer
@@ -185,9 +187,7 @@ class Population:
             return
         with torch.no_grad():
             injection = self.bank.injection()
-        log_probabilities = score_each(
-            self.backbone, self.dev_inputs, self.labels, injection.members(members)
-        )  # [active, N, C]
+        log_probabilities = self._scores(injection.members(members))  # [active, N, C]
         for member, scores in zip(members, log_probabilities, strict=True):
             value, loss = self._score_and_loss(scores)
             shown = loss if math.isfinite(loss) else None  # JSON knows no NaN
@@ -204,6 +204,13 @@ class Population:
                 state.stale[member] += 1
                 if self.recipe.patience is not None and state.stale[member] >= self.recipe.patience:
                     state.active[member] = False
+
+    def _scores(self, injection: Injection) -> Tensor:
+        """Log-probabilities of the development rows under each prompt, `[P, N, C]`."""
+        with suppress(torch.OutOfMemoryError):
+            return score_each(self.backbone, self.dev_inputs, self.labels, injection)
+        self.step.forget()
+        return score_each(self.backbone, self.dev_inputs, self.labels, injection)
 
     def _score_and_loss(self, log_probabilities: Tensor) -> tuple[float, float]:
         """The task's metric, and the mean −log of the gold label's probability among the labels, of `[N, C]`."""
@@ -235,7 +242,7 @@ class Population:
             checkpoint.save_prompt(self.folder / "prompts" / f"{member.index:02d}", injection, card, member.index)
             if member.index == best:
                 checkpoint.save_prompt(self.folder / "prompt", injection, card, member.index)
-        predictions = score_each(self.backbone, self.dev_inputs, self.labels, injection.members([best]))[0]
+        predictions = self._scores(injection.members([best]))[0]
         self._warn(predictions)
         with (self.folder / "predictions.jsonl").open("w", encoding="utf-8") as file:
             for gold, row in zip(self.dev_gold.tolist(), predictions.softmax(-1).tolist(), strict=True):

@@ -46,7 +46,8 @@ class Step:
         self.clip, self.dropout, self.gradient_checkpointing = clip, dropout, gradient_checkpointing
         self.longest = max(map(len, targets), default=0)
         self.few_shapes = backbone.device.type == "cuda" and not dropout and not gradient_checkpointing
-        self.new_capture = lambda: Captured(cuda_graphs(backbone.device))
+        stream = torch.cuda.Stream(backbone.device) if self.few_shapes else None
+        self.record = lambda: cuda_graphs(stream)  # type: ignore[arg-type]
         self.captured: Captured | None = None
         self.members: list[int] = []
 
@@ -79,9 +80,16 @@ class Step:
         """What `_work` makes of its arguments."""
         if not self.few_shapes:
             return self._work(*arguments)  # type: ignore[arg-type]
-        if self.captured is None or self.members != list(members):  # who has stopped never comes back
-            self.captured, self.members = self.new_capture(), list(members)
+        if self.captured is not None and self.members != list(members) and self.captured.record is not None:
+            self.captured = None  # who has stopped never comes back, so no shape of theirs does
+        if self.captured is None:
+            self.captured = Captured(self.record())
+        self.members = list(members)
         return self.captured(self._work, *arguments)
+
+    def forget(self) -> None:
+        """Free the memory that recorded work holds; it is recorded anew."""
+        self.captured = None
 
     def _arguments(self, batches: Sequence[Sequence[int]], members: Sequence[int]) -> tuple[Tensor | None, ...]:
         """What `_work` reads of a batch, on the model's device."""

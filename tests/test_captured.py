@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections import Counter
 from collections.abc import Callable
 
@@ -154,26 +155,59 @@ def test_a_member_that_diverged_is_no_fault_of_the_graph() -> None:
     assert recorder.repeated == 2
 
 
-def test_memory_that_graphs_hold_is_given_back(capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("checked", [True, False])
+def test_memory_that_graphs_hold_is_given_back(checked: bool, capsys: pytest.CaptureFixture[str]) -> None:
     step = Captured(Repeating())
+    graphs: list[weakref.ref[object]] = []
+    wanted = 1 if checked else 3  # rows: at another shape, or at the check of a shape's own graph
 
     def hungry(left: Tensor) -> Outputs:
-        if step.graphs and len(left) == 2:
+        if len(left) == wanted and any(graph() is not None for graph in graphs):
             raise torch.OutOfMemoryError("CUDA out of memory")
         return (left * 2,)
 
-    for _ in range(3):
-        step(hungry, torch.ones(1))
-    assert step.graphs
-    assert first(step(hungry, torch.ones(2))).tolist() == [2.0, 2.0]
+    for call in range(3 if checked else 2):
+        assert first(step(hungry, torch.ones(3) * call)).tolist() == [2.0 * call] * 3
+    graphs += [weakref.ref(graph) for graph in step.graphs.values()]
+    assert len(graphs) == 1
+    assert first(step(hungry, torch.ones(wanted))).tolist() == [2.0] * wanted
     assert "memory" in capsys.readouterr().err
     assert not step.graphs
 
+
+def test_memory_that_there_is_not() -> None:
     def insatiable(left: Tensor) -> Outputs:
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     with pytest.raises(torch.OutOfMemoryError):
-        step(insatiable, torch.ones(2))
+        Captured(Repeating())(insatiable, torch.ones(2))
+
+
+def test_memory_short_while_recording_is_free_before_the_work_is_done_directly() -> None:
+    held: list[weakref.ref[Tensor]] = []
+
+    def record(work: Callable[[], None]) -> Callable[[], None]:
+        activations = torch.ones(5)
+        held.append(weakref.ref(activations))
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    def work(left: Tensor) -> Outputs:
+        assert all(tensor() is None for tensor in held)
+        return (left * 2,)
+
+    step = Captured(record)
+    for _ in range(3):
+        assert first(step(work, torch.ones(1))).tolist() == [2.0]
+    assert len(held) == 1
+
+
+def test_where_all_have_diverged_nothing_is_checked() -> None:
+    step = Captured(Repeating())
+    for number in (1.0, 1.0, torch.nan):
+        step(add, torch.tensor([number]), None)
+    assert not next(iter(step.graphs.values())).checked
+    step(add, torch.tensor([3.0]), None)
+    assert next(iter(step.graphs.values())).checked
 
 
 @given(st.integers(1, 512))

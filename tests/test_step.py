@@ -13,7 +13,6 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from preface.backbone import Backbone
-from preface.captured import Captured
 from preface.encoded import Inputs
 from preface.methods import Method, PrefixTuning, PromptTuning
 from preface.methods.init import Initializer
@@ -40,7 +39,7 @@ def step_of(backbone: Backbone, method: Method, members: int = 3) -> Step:
 def as_on_a_gpu(step: Step) -> Repeating:
     """Few shapes, recorded."""
     step.few_shapes, recorder = True, Repeating()
-    step.new_capture = lambda: Captured(recorder)
+    step.record = lambda: recorder
     return recorder
 
 
@@ -61,6 +60,29 @@ def test_recorded_steps_train_as_others_do(method: Method, tiny: Backbone) -> No
         torch.testing.assert_close(recorded.parameters[name], parameter, atol=2e-4, rtol=1e-3)
     assert recorder.recorded == 3  # the first two are of one shape
     assert recorder.repeated == 4 + 2 + 2 + 2
+
+
+def test_what_cannot_be_recorded_is_not_tried_again_for_others(tiny: Backbone, capsys: pytest.CaptureFixture) -> None:
+    def failing(work: object) -> Any:
+        raise RuntimeError("no graphs here")
+
+    step = step_of(tiny, METHODS[0])
+    as_on_a_gpu(step)
+    step.record = lambda: failing
+    for members in ([0, 1, 2], [0, 2]):
+        for _ in range(3):
+            step([[0]] * len(members), members, RATES)
+    assert capsys.readouterr().err.count("no graphs here") == 1
+
+
+def test_forgotten_work_is_recorded_anew(tiny: Backbone) -> None:
+    step = step_of(tiny, METHODS[0])
+    recorder = as_on_a_gpu(step)
+    for _ in range(2):
+        for _ in range(3):
+            step([[0], [1], [2]], [0, 1, 2], RATES)
+        step.forget()
+    assert recorder.recorded == 2
 
 
 def test_a_step_is_freed_when_nobody_has_it(tiny: Backbone) -> None:

@@ -242,6 +242,26 @@ def test_train_rows_and_token_budget(tiny: Backbone, data_file: Path, tmp_path: 
     assert run.record["splits"]["train"]["rows"] == 20
 
 
+def test_a_look_that_finds_no_memory_is_taken_again(
+    tiny: Backbone, data_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Once what recorded steps hold is free."""
+    freed, calls = [], []
+    score_each = population.score_each
+
+    def short(*arguments: Any) -> Any:
+        calls.append(len(freed))
+        if len(calls) == 1:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return score_each(*arguments)
+
+    monkeypatch.setattr(population, "score_each", short)
+    monkeypatch.setattr(population.Step, "forget", lambda step: freed.append(step))
+    train(tiny, data_file, tmp_path / "run", steps=1)
+    assert len(freed) == 1
+    assert calls[:2] == [0, 1]
+
+
 def test_member_losses_are_transformers_own(tiny: Backbone) -> None:
     logits = torch.randn(4, 3, 11)
     labels = torch.randint(0, 11, (4, 3))
