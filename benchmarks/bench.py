@@ -19,6 +19,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import cache
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -27,7 +28,7 @@ import torch
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
-from sides import BATCH, SMALL, Ours, Peft, backbone, rows, seconds
+from sides import BATCH, SMALL, Ours, Peft, backbone, hardware, rows, seconds, show
 from torch.profiler import ProfilerActivity, profile
 
 from preface.backbone import bfloat16_is_fast
@@ -254,15 +255,12 @@ def first_step() -> float:
     return float(output.splitlines()[-1])
 
 
+@cache
 def here() -> tuple[dict[str, str], str]:
     """Versions, and the machine."""
     import peft
 
-    model = next(
-        (line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line),
-        "unknown",
-    ) if Path("/proc/cpuinfo").exists() else "unknown"  # fmt: skip
-    return installed_versions() | {"peft": peft.__version__}, f"{model}, {torch.get_num_threads()} threads"
+    return installed_versions() | {"peft": peft.__version__}, hardware()
 
 
 def ratio(name: str, runs: dict[str, list[float]], unit: str, target: float, beyond: float, note: str = "") -> Measure:
@@ -375,7 +373,7 @@ def main() -> None:
         table.add_column(head, justify="right" if place else "left")
     for row in lines(measures):
         table.add_row(*row)
-    Console(width=None if sys.stdout.isatty() else 160).print(table)  # in a file, one line each
+    show(table)
     print(f"written to {options.out}/")
 
 

@@ -21,7 +21,6 @@ from __future__ import annotations
 import argparse
 import gc
 import json
-import platform
 import resource
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -33,9 +32,8 @@ from typing import Any, Literal
 
 import peft
 import torch
-from rich.console import Console
 from rich.table import Table
-from sides import BATCH, SHAPES, TARGET, Ours, Peft, backbone, rows, seconds
+from sides import BATCH, SHAPES, TARGET, Ours, Peft, backbone, hardware, rows, seconds, show
 from torch import Tensor
 
 from preface.backbone import Backbone, dtype_named
@@ -337,16 +335,6 @@ def records(measures: Sequence[Measured], about: dict[str, Any]) -> list[dict[st
     ]
 
 
-def hardware(device: str) -> str:
-    """The GPU's name, or the processor's."""
-    if device == "cuda":
-        return torch.cuda.get_device_name()
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return f"{names[0] if names else platform.machine()}, {torch.get_num_threads()} threads"
-
-
 def clock(duration: float) -> str:
     """Seconds as mm:ss."""
     minutes, rest = divmod(round(duration), 60)
@@ -417,8 +405,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         if options.out:  # nothing measured is lost
             options.out.write_text(json.dumps(records(measures, about), indent=1) + "\n")
     title = f"{options.shape}, batch {BATCH}, {STEPS:,} steps projected from {options.steps}; {about['hardware']}"
-    wide = None if sys.stdout.isatty() else 160  # in a file, one line each
-    Console(width=wide).print(table(measures, title))
+    show(table(measures, title))
 
 
 if __name__ == "__main__":

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import platform
 import random
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
 from typing import Any
 
 import torch
+from rich.console import Console
+from rich.table import Table
 from transformers import AutoTokenizer, T5Config, T5ForConditionalGeneration
 
 from preface import attention, batching
@@ -71,8 +76,7 @@ class Ours:
     ) -> None:
         frozen.kept.clear()
         bank = method.build(frozen, Initializer.parse("random"), range(members))
-        keep = bank.injection().leaves_encoder
-        self.inputs = Inputs(frozen, inputs, keep=keep)
+        self.inputs = Inputs(frozen, inputs, keep=bank.leaves_encoder)
         self.train = Step(frozen, bank, self.inputs, [TARGET] * len(inputs))
         self.batch, self.members = batch, list(range(members))
 
@@ -150,6 +154,21 @@ class Peft:
         self.optimizer.step()
         self.optimizer.zero_grad()
         return loss.detach()
+
+
+def hardware(device: str = "cpu") -> str:
+    """The GPU's name, or the processor's."""
+    if device == "cuda":
+        return torch.cuda.get_device_name()
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return f"{names[0] if names else platform.machine()}, {torch.get_num_threads()} threads"
+
+
+def show(table: Table) -> None:
+    """In a terminal as wide as that; in a file, one line each."""
+    Console(width=None if sys.stdout.isatty() else 160).print(table)
 
 
 def seconds(work: Callable[[], Any], device: str = "cpu") -> float:

@@ -55,7 +55,7 @@ def attention(
         if site == "decoder" and query_positions is not None:  # a tree of words: places are no positions
             distance = query_positions[:, None] - query_positions[None, :]
             position_bias = _at_distance(table, distance)[None].to(query.dtype)  # [1, H, q, q]
-        if query_positions is None:
+        if worn is not None and query_positions is None:
             # with a cache, the queries are the last q of k tokens
             query_positions = torch.arange(key.shape[2] - query.shape[2], key.shape[2], device=query.device)
         before = None if worn is None else _prefix_bias(worn, table, query_positions, query.dtype)

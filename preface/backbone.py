@@ -29,7 +29,7 @@ from transformers.modeling_outputs import BaseModelOutput
 from transformers.utils import logging as transformers_logging
 
 from preface import attention
-from preface.errors import UserError
+from preface.errors import UserError, first_line
 from preface.frozen import cross_entropy, make_frozen
 from preface.injection import Injection, Site, spread
 
@@ -190,9 +190,9 @@ class Backbone:
         hidden = self.decoder_states(states, decoder_input, injection).flatten(0, 1)  # [B * S, d]
         head, flat = self.model.lm_head, labels.flatten()
         if every_position:
-            padding = self.send(flat) == -100
-            pieces = cross_entropy(hidden, head, self.send(flat).clamp(min=0))
-            return pieces.masked_fill(padding, 0.0).view_as(labels)
+            flat = self.send(flat)
+            pieces = cross_entropy(hidden, head, flat.clamp(min=0))
+            return pieces.masked_fill(flat == -100, 0.0).view_as(labels)
         real = (flat != -100).nonzero().squeeze(1)  # [M]
         if len(real) < len(flat):
             places = self.send(real)
@@ -347,7 +347,7 @@ def load_checkpoint(
         tokenizer = AutoTokenizer.from_pretrained(path)
         model = AutoModelForSeq2SeqLM.from_pretrained(path, dtype=dtype, **options)
     except (OSError, ValueError, SafetensorError) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        reason = first_line(error)
         raise UserError(
             f"backbone {name_or_path}: cannot be loaded ({reason}); give a folder with config.json, weights and a "
             f"tokenizer, a name on the Hugging Face hub, or `{DEFAULT}`, which ships with Preface"

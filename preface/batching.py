@@ -12,25 +12,32 @@ PADDING = 0.1
 
 
 def cut(
-    order: Sequence[int], lengths: Sequence[int], batch_size: int | None, token_budget: int | None
+    order: Sequence[int],
+    lengths: Sequence[int],
+    batch_size: int | None,
+    token_budget: int | None,
+    least: float | None = None,
 ) -> list[list[int]]:
     """Cut `order` into batches of at most `batch_size` rows whose padded size is at most `token_budget` tokens.
 
-    A row longer than the budget stands alone.
+    A row longer than the budget stands alone. A batch of `least` tokens ends where the next row would make too much of
+    it `PADDING`; None: it never does.
     """
     batches: list[list[int]] = []
-    longest = 0
+    longest, real = 0, 0
     for index in order:
-        grown = max(longest, lengths[index])
-        full = bool(batches) and (
-            (batch_size is not None and len(batches[-1]) >= batch_size)
-            or (token_budget is not None and grown * (len(batches[-1]) + 1) > token_budget)
+        rows = len(batches[-1]) + 1 if batches else 1
+        padded, tokens = max(longest, lengths[index]) * rows, real + lengths[index]
+        full = (
+            (batch_size is not None and rows > batch_size)
+            or (token_budget is not None and padded > token_budget)
+            or (least is not None and real >= least and tokens < (1 - PADDING) * padded)
         )
         if not batches or full:
             batches.append([])
-            grown = lengths[index]
+            longest, real = 0, 0
         batches[-1].append(index)
-        longest = grown
+        longest, real = max(longest, lengths[index]), real + lengths[index]
     return batches
 
 
@@ -84,13 +91,5 @@ def by_length(lengths: Sequence[int], token_budget: int) -> list[list[int]]:
     In a small set neighbours differ much, so a batch of a quarter of the budget ends where the next row would make a
     tenth of it padding.
     """
-    batches: list[list[int]] = []
-    longest, real = 0, 0
-    for index in sorted(range(len(lengths)), key=lambda index: -lengths[index]):
-        padded, grown = longest * (len(batches[-1]) + 1 if batches else 0), real + lengths[index]
-        if not batches or padded > token_budget or (real >= token_budget / 4 and grown < (1 - PADDING) * padded):
-            batches.append([])
-            longest, grown = lengths[index], lengths[index]
-        batches[-1].append(index)
-        real = grown
-    return batches
+    order = sorted(range(len(lengths)), key=lambda index: -lengths[index])
+    return cut(order, lengths, None, token_budget, least=token_budget / 4)

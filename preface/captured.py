@@ -2,7 +2,7 @@
 
 A training step of a large model is thousands of small kernels, and with few rows it takes Python longer to launch them
 than the GPU to run them. A CUDA graph remembers the launches: it runs the same kernels on the same memory again. So
-there is one graph for each shape of a batch, and the batches are padded to a few shapes (`padded`).
+there is one graph for each shape of a batch, and the batches are padded to a few shapes (`padded_length`).
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from preface.errors import first_line
 from preface.progress import warn
 
 Outputs = tuple[Tensor | None, ...]
@@ -164,7 +165,7 @@ def _cause(error: BaseException) -> str:
     """The first thing that went wrong, in a line."""
     while error.__context__ is not None:
         error = error.__context__
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
+    return first_line(error)
 
 
 def _alike(recorded: Tensor | None, expected: Tensor | None) -> bool:
@@ -177,7 +178,7 @@ def _alike(recorded: Tensor | None, expected: Tensor | None) -> bool:
     return bool((apart <= AGREE * largest).all())  # NaN is no agreement
 
 
-def padded(length: int) -> int:
+def padded_length(length: int) -> int:
     """The next of few lengths: multiples of 16 up to 128, of 64 beyond, so that inputs of up to 512 need 14 graphs."""
     step = 16 if length <= 128 else 64
     return -(-length // step) * step

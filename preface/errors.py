@@ -5,3 +5,8 @@ from __future__ import annotations
 
 class UserError(Exception):
     """A mistake in a file, an option or a name; its text says what is wrong, where, and what would do."""
+
+
+def first_line(error: BaseException) -> str:
+    """Of what another library's error says; its name where it says nothing."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -93,8 +93,7 @@ class Population:
         initializer = Initializer.parse(method.init, labels.words, examples)
         size = len(recipe.members)
         self.bank: Bank = method.build(backbone, initializer, [seed for _, seed in recipe.members])
-        with torch.no_grad():
-            constant = self.bank.injection().leaves_encoder
+        constant = self.bank.leaves_encoder
         if constant and recipe.dropout > 0:
             say("with dropout the encoder's states differ from step to step: they are not kept")
         assert recipe.steps is not None

@@ -10,7 +10,7 @@ from torch.nn.functional import pad
 from torch.nn.utils.rnn import pad_sequence
 
 from preface.backbone import Backbone, EncoderStates
-from preface.captured import Captured, Outputs, cuda_graphs, padded
+from preface.captured import Captured, Outputs, cuda_graphs, padded_length
 from preface.encoded import Inputs
 from preface.methods.base import Bank
 from preface.optimizers import OptimizerName, clip_gradients, optimizer
@@ -40,9 +40,7 @@ class Step:
         self.backbone, self.bank, self.inputs, self.targets = backbone, bank, inputs, targets
         self.parameters: dict[str, Tensor] = dict(bank.named_parameters())
         self.optimizer = optimizer(optimizer_name, self.parameters, weight_decay)
-        with torch.no_grad():
-            injection = bank.injection()
-        self.prompts, self.leaves_encoder = injection.size, injection.leaves_encoder
+        self.leaves_encoder = bank.leaves_encoder
         self.clip, self.dropout, self.gradient_checkpointing = clip, dropout, gradient_checkpointing
         self.longest = max(map(len, targets), default=0)
         self.few_shapes = backbone.device.type == "cuda" and not dropout and not gradient_checkpointing
@@ -80,9 +78,8 @@ class Step:
         """What `_work` makes of its arguments."""
         if not self.few_shapes:
             return self._work(*arguments)  # type: ignore[arg-type]
-        if self.captured is not None and self.members != list(members) and self.captured.record is not None:
-            self.captured = None  # who has stopped never comes back, so no shape of theirs does
-        if self.captured is None:
+        # who has stopped never comes back, so no shape of theirs does
+        if self.captured is None or (self.members != list(members) and self.captured.record is not None):
             self.captured = Captured(self.record())
         self.members = list(members)
         return self.captured(self._work, *arguments)
@@ -105,13 +102,13 @@ class Step:
             else:  # with dropout the encoder's states are drawn anew for each row of each step
                 inputs, mask = self.inputs.padded(chosen)
         if self.few_shapes:
-            more = padded(mask.shape[1]) - mask.shape[1]
+            more = padded_length(mask.shape[1]) - mask.shape[1]
             inputs = pad(inputs, (0, 0, 0, more) if inputs.dim() == 3 else (0, more))  # masked, whatever it is
             mask = pad(mask, (0, more))
             labels = send(pad(labels, (0, self.longest - labels.shape[1]), value=-100))
         owners = send(rows)
         all_alike = len({len(batch) for batch in batches}) == 1  # then each prompt's rows lie side by side
-        every = list(members) == list(range(self.prompts))
+        every = list(members) == list(range(self.bank.size))
         return (
             inputs,
             mask,

@@ -160,8 +160,7 @@ class _Subject:
         batches = [[[at[index] for index in order[place]] for order in orders] for place in range(count)]
         ids, targets = [ids[index] for index in rows], [targets[index] for index in rows]
         bank = method.build(model, Initializer.parse("random"), range(members))
-        with torch.no_grad():
-            keep = bank.injection().leaves_encoder
+        keep = bank.leaves_encoder
         step = Step(model, bank, Inputs(model, ids, keep), targets)
         with _threads(threads):
             self._seconds(step, batches[:1])  # the first step of a process pays for much that no other does

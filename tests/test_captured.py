@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from preface import captured
-from preface.captured import Captured, Outputs, padded
+from preface.captured import Captured, Outputs, padded_length
 
 
 class Repeating:
@@ -212,8 +212,8 @@ def test_where_all_have_diverged_nothing_is_checked() -> None:
 
 @given(st.integers(1, 512))
 def test_few_lengths(length: int) -> None:
-    assert length <= padded(length) < length + (16 if length <= 128 else 64)
+    assert length <= padded_length(length) < length + (16 if length <= 128 else 64)
 
 
 def test_fourteen_lengths_up_to_512() -> None:
-    assert len({padded(length) for length in range(1, 513)}) == 14
+    assert len({padded_length(length) for length in range(1, 513)}) == 14

@@ -25,6 +25,9 @@ METHODS = [
     PrefixTuning(length=3, init="random"),
     PromptTuning(length=3, init="random"),
 ]
+each_method = pytest.mark.parametrize(
+    "method", METHODS, ids=lambda method: f"{method.name} {getattr(method, 'sites', '')}"
+)
 IDS = [[5 + place] * (1 + 7 * place % 40) + [1] for place in range(24)]
 TARGETS = [[[300, 1], [301, 302, 1]][place % 2] for place in range(24)]
 RATES = [0.1, 0.2, 0.05]
@@ -32,8 +35,7 @@ RATES = [0.1, 0.2, 0.05]
 
 def step_of(backbone: Backbone, method: Method, members: int = 3) -> Step:
     bank = method.build(backbone, Initializer.parse("random"), range(members))
-    keep = bank.injection().leaves_encoder
-    return Step(backbone, bank, Inputs(backbone, IDS, keep=keep), TARGETS)
+    return Step(backbone, bank, Inputs(backbone, IDS, keep=bank.leaves_encoder), TARGETS)
 
 
 def as_on_a_gpu(step: Step) -> Repeating:
@@ -43,7 +45,7 @@ def as_on_a_gpu(step: Step) -> Repeating:
     return recorder
 
 
-@pytest.mark.parametrize("method", METHODS, ids=lambda method: f"{method.name} {getattr(method, 'sites', '')}")
+@each_method
 def test_recorded_steps_train_as_others_do(method: Method, tiny: Backbone) -> None:
     plain, recorded = step_of(tiny, method), step_of(tiny, method)
     recorder = as_on_a_gpu(recorded)
@@ -129,7 +131,7 @@ BATCHES = [([[0, 1], [2, 3], [4, 5]], [0, 1, 2]), ([[0, 1], [2]], [0, 2])]
 
 
 @pytest.mark.parametrize(("batches", "members"), BATCHES)
-@pytest.mark.parametrize("method", METHODS, ids=lambda method: f"{method.name} {getattr(method, 'sites', '')}")
+@each_method
 def test_a_recorded_step_neither_waits_nor_leaves_its_device(
     method: Method, batches: list[list[int]], members: list[int], tiny: Backbone
 ) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
+import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import nn
 
@@ -31,6 +32,17 @@ class Bank(nn.Module, ABC):
     @abstractmethod
     def injection(self) -> Injection:
         """What the P prompts put into the backbone, differentiable in the bank's parameters."""
+
+    @property
+    def size(self) -> int:
+        """P."""
+        return len(next(self.parameters()))
+
+    @property
+    def leaves_encoder(self) -> bool:
+        """True where what the encoder says of an input is the same under every prompt."""
+        with torch.no_grad():
+            return self.injection().leaves_encoder
 
 
 class Method(BaseModel, ABC):

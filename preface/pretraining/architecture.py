@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import nn
 from transformers import PreTrainedTokenizerBase, T5Config, T5ForConditionalGeneration
 
-from preface.errors import UserError
+from preface.errors import UserError, first_line
 from preface.recipe import validated
 
 SHAPES = Path(__file__).parent / "shapes"
@@ -89,7 +89,7 @@ def load_architecture(name: str | Path | None, **numbers: Any) -> Architecture:
             known = ", ".join(sorted((path.stem for path in SHAPES.glob("*.yaml")), key=lambda stem: int(stem[:-1])))
             raise UserError(f"architecture {name}: no such file; the shapes that ship are {known}") from error
         except (yaml.YAMLError, ValueError) as error:
-            raise UserError(f"architecture {name}: is not YAML ({str(error).splitlines()[0]})") from error
+            raise UserError(f"architecture {name}: is not YAML ({first_line(error)})") from error
         if not isinstance(fields, dict):
             raise UserError(f"architecture {name}: is no list of sizes, as in `d_model: 256`")
     return validated(Architecture, fields | numbers)

@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from preface.errors import UserError
+from preface.errors import UserError, first_line
 from preface.tasks.read import SUFFIXES
 from preface.tasks.task import Option, Task
 from preface.tasks.wording import brief
@@ -111,7 +111,7 @@ def _read_yaml(path: Path) -> dict[str, Any]:
         raise UserError(f"{path}: cannot be read ({error.strerror}); check the path") from error
     except (yaml.YAMLError, ValueError) as error:  # ValueError: a date that does not exist
         mark = getattr(error, "problem_mark", None)
-        problem = getattr(error, "problem", None) or str(error).splitlines()[0]
+        problem = getattr(error, "problem", None) or first_line(error)
         line = f" line {mark.line + 1}" if mark else ""
         raise UserError(f"{path}{line}: is not YAML ({problem}); check indentation and quotes there") from error
     if not isinstance(definition, dict):
