@@ -24,18 +24,18 @@ from rich.console import Console
 from torch.nn.functional import cross_entropy
 
 import preface
-from preface import batching
-from preface.backbone import Backbone
-from preface.evaluation import predictions_on
+from preface.backbones import batching
+from preface.backbones.t5 import Backbone
 from preface.experiments.report import pivot, rich_table
-from preface.metrics import read_metrics
+from preface.labelling.evaluate import predictions_on
+from preface.labelling.score import LabelWords, metric
 from preface.pretraining.card import series
 from preface.pretraining.optimizer import ScaledAdamW, rate_share
-from preface.results import Cell, read_cells, write_cells
-from preface.run import Run
-from preface.score import LabelWords, metric
+from preface.records.metrics import read_metrics
+from preface.records.results import Cell, read_cells, write_cells
+from preface.records.run import Run
 from preface.tasks import Split, load_split, load_task
-from preface.training import load_training
+from preface.tuning.train import load_training
 
 SEEDS = 3
 SEARCH, STEPS = 60, 150

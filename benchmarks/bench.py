@@ -31,11 +31,11 @@ from rich.table import Table
 from sides import BATCH, SMALL, Ours, Peft, backbone, hardware, rows, seconds, show
 from torch.profiler import ProfilerActivity, profile
 
-from preface.backbone import bfloat16_is_fast
-from preface.injection import Injection
+from preface.backbones.t5 import bfloat16_is_fast
+from preface.labelling.score import LabelWords, score
 from preface.methods import PrefixTuning, PromptTuning
-from preface.results import installed_versions
-from preface.score import LabelWords, score
+from preface.prompts import Injection
+from preface.records.results import installed_versions
 
 HERE = Path(__file__).parent
 EPOCHS = 5
@@ -242,10 +242,10 @@ def first_step() -> float:
     code = (
         "import os, sys, time; began = float(sys.argv.pop(1))\n"
         "from preface.cli import main\n"
-        "import preface.step\n"
+        "import preface.tuning.step\n"
         "def stop(*_):\n"
         "    print(time.time() - began, flush=True); os._exit(0)\n"
-        "preface.step.Step.__call__ = stop\n"
+        "preface.tuning.step.Step.__call__ = stop\n"
         "main()\n"
     )
     with tempfile.TemporaryDirectory() as folder:

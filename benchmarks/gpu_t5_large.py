@@ -36,12 +36,12 @@ from rich.table import Table
 from sides import BATCH, SHAPES, TARGET, Ours, Peft, backbone, hardware, rows, seconds, show
 from torch import Tensor
 
-from preface.backbone import Backbone, dtype_named
-from preface.encoded import Inputs
-from preface.injection import Injection, KeyValues
+from preface.backbones.contexts import Inputs
+from preface.backbones.t5 import Backbone, dtype_named
 from preface.methods import Method, PrefixTuning, PromptTuning
-from preface.results import installed_versions
-from preface.step import labels_of
+from preface.prompts import Injection, KeyValues
+from preface.records.results import installed_versions
+from preface.tuning.step import labels_of
 
 Kind = Literal["prefix", "prompt"]
 TINY = {"vocab_size": 2048, "d_model": 64, "d_kv": 16, "num_heads": 4, "num_layers": 2, "d_ff": 64}
@@ -107,7 +107,7 @@ def operations(shape: dict[str, int], positions: int, tokens: float, passes: Lit
 
     Each parameter costs two operations for each position that goes through it, and two more where the gradient goes
     back; the weights' own gradients are not wanted. Softmax, norms, the products of queries with keys, padding, and the
-    encoder's states through the cross-attention's keys and values (`preface.products.cross_attention`) are left out,
+    encoder's states through the cross-attention's keys and values (`products.cross_attention`) are left out,
     so this is a floor: of the arithmetic alone, not of reading the weights from memory, which small batches wait for.
 
     Args:

@@ -20,9 +20,9 @@ from rich.console import Console
 from rich.progress import track
 from sides import BASE, BATCH, SMALL, Ours, backbone, rows, seconds
 
-from preface.backbone import Backbone
+from preface.backbones.t5 import Backbone
 from preface.methods import Method, PrefixTuning, PromptTuning
-from preface.results import installed_versions
+from preface.records.results import installed_versions
 
 TINY = {"vocab_size": 32128, "d_model": 256, "d_kv": 64, "num_heads": 4, "num_layers": 4, "d_ff": 1024}
 BACKBONES = {"16M": TINY, "small, 61M": SMALL, "base, 223M": BASE}

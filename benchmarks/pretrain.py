@@ -27,15 +27,15 @@ from rich.console import Console
 from rich.table import Table
 from transformers import AutoTokenizer, T5ForConditionalGeneration, Trainer, TrainingArguments
 
-from preface.backbone import EMBEDDED, device_named, dtype_named
-from preface.frozen import fuse_gelu
+from preface.backbones.frozen import fuse_gelu
+from preface.backbones.t5 import EMBEDDED, device_named, dtype_named
 from preface.pretraining.architecture import load_architecture
 from preface.pretraining.loop import Pretraining
 from preface.pretraining.making import plain_pieces
 from preface.pretraining.mixture import Mixture, SpanCorruption, sentinels
 from preface.pretraining.objectives import noise_mask, span_corruption, span_lengths
 from preface.pretraining.settings import Settings
-from preface.results import installed_versions
+from preface.records.results import installed_versions
 
 LENGTH = 128
 TOKENIZER = AutoTokenizer.from_pretrained(EMBEDDED / "nano")

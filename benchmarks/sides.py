@@ -16,12 +16,12 @@ from rich.console import Console
 from rich.table import Table
 from transformers import AutoTokenizer, T5Config, T5ForConditionalGeneration
 
-from preface import attention, batching
-from preface.backbone import EMBEDDED, Backbone, keep_freed_memory
-from preface.encoded import Inputs
+from preface.backbones import attention, batching
+from preface.backbones.contexts import Inputs
+from preface.backbones.t5 import EMBEDDED, Backbone, keep_freed_memory
 from preface.methods import Method
 from preface.methods.init import Initializer
-from preface.step import Step
+from preface.tuning.step import Step
 
 BATCH = 16
 TARGET = [1465, 1]

@@ -10,38 +10,38 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from preface.backbone import DEFAULT, Backbone, load_backbone
+    from preface.backbones.t5 import DEFAULT, Backbone, load_backbone
+    from preface.cli.show import list_methods
     from preface.errors import UserError
-    from preface.evaluation import evaluate
     from preface.experiments.cross_domain import compare_cross_domain
+    from preface.labelling.evaluate import evaluate
+    from preface.labelling.predict import predict
     from preface.methods import PrefixTuning, PromptTuning
-    from preface.prediction import predict
     from preface.pretraining.making import adapt, pretrain
     from preface.pretraining.tokens import tokenize
-    from preface.run import Run
-    from preface.show import list_methods
+    from preface.records.run import Run
     from preface.tasks import list_tasks
-    from preface.timing import bench
-    from preface.training import train
+    from preface.tuning.bench import bench
+    from preface.tuning.train import train
 
 _HOMES = {
-    "DEFAULT": "backbone",
-    "Backbone": "backbone",
+    "DEFAULT": "backbones.t5",
+    "Backbone": "backbones.t5",
     "PrefixTuning": "methods",
     "PromptTuning": "methods",
-    "Run": "run",
+    "Run": "records.run",
     "UserError": "errors",
     "adapt": "pretraining.making",
-    "bench": "timing",
+    "bench": "tuning.bench",
     "compare_cross_domain": "experiments.cross_domain",
-    "evaluate": "evaluation",
-    "list_methods": "show",
+    "evaluate": "labelling.evaluate",
+    "list_methods": "cli.show",
     "list_tasks": "tasks",
-    "load_backbone": "backbone",
-    "predict": "prediction",
+    "load_backbone": "backbones.t5",
+    "predict": "labelling.predict",
     "pretrain": "pretraining.making",
     "tokenize": "pretraining.tokens",
-    "train": "training",
+    "train": "tuning.train",
 }
 """Where each public name lives: imported when first used, for torch takes seconds to import."""
 

@@ -16,7 +16,7 @@ import pytest
 import torch
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer, MT5Config, T5Config
 
-from preface.backbone import EMBEDDED, Backbone, load_backbone
+from preface.backbones.t5 import EMBEDDED, Backbone, load_backbone
 
 SHAPE = {
     "vocab_size": 16384,

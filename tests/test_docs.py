@@ -14,8 +14,8 @@ from typer.main import get_command
 from preface import cli
 from preface.cli import app, expand
 from preface.pretraining.settings import Settings
-from preface.recipe import Recipe
 from preface.tasks import load_split
+from preface.tuning.recipe import Recipe
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]

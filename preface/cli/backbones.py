@@ -300,7 +300,7 @@ def _resume(folder: Path, options: dict[str, Any]) -> None:
 
 def _made(folder: Path) -> None:
     """What a finished backbone is worth, and what to do with it."""
-    from preface.show import backbone_table
+    from preface.cli.show import backbone_table
 
     show(backbone_table(folder))
     typer.echo(f"\ncard        {folder / 'README.md'}")

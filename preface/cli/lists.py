@@ -31,7 +31,7 @@ from preface.cli.app import (
 def tasks(data: Data = None, as_json: Json = False) -> None:
     """List the shipped tasks, and where their data are found."""
     import preface
-    from preface.show import tasks_table
+    from preface.cli.show import tasks_table
 
     found = preface.list_tasks(data)
     if as_json:
@@ -51,7 +51,7 @@ def methods(
 ) -> None:
     """List the methods with their trained, stored and gradient-receiving parameters on a backbone."""
     import preface
-    from preface.show import methods_table
+    from preface.cli.show import methods_table
 
     model = preface.load_backbone(backbone or preface.DEFAULT, dtype, device)
     rows = preface.list_methods(model, length=length, sites=sites)
@@ -85,8 +85,8 @@ def bench(
 ) -> None:
     """Time training steps of your backbone on your data, and tell which setting is fastest here."""
     import preface
-    from preface.show import timings_table
-    from preface.timing import fastest
+    from preface.cli.show import timings_table
+    from preface.tuning.bench import fastest
 
     timings = preface.bench(
         backbone or preface.DEFAULT,

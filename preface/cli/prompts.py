@@ -132,8 +132,8 @@ def train(
     """Train soft prompts on a task and keep the best by development score."""
     import preface
     from preface.methods import method_named
-    from preface.recipe import validated
-    from preface.training import unfinished
+    from preface.tuning.recipe import validated
+    from preface.tuning.train import unfinished
 
     if seed is not None and seeds is not None:
         raise UserError("seed: give either --seed or --seeds")
@@ -185,7 +185,7 @@ def train(
         resume=resume,
         **given(recipe),
     )
-    from preface.show import run_cells, run_table
+    from preface.cli.show import run_cells, run_table
 
     if as_json:
         show_json([asdict(cell) for cell in run_cells(run)])
@@ -231,9 +231,9 @@ def evaluate(
 ) -> None:
     """Evaluate a run's prompts, or the bare backbone, on any tasks."""
     import preface
-    from preface.checkpoint import load_prompt
-    from preface.evaluation import INSTRUCTION
     from preface.experiments.report import pivot, rich_table
+    from preface.labelling.evaluate import INSTRUCTION
+    from preface.records.checkpoint import load_prompt
 
     opened: Any = None
     if run is not None:
@@ -286,8 +286,8 @@ def predict(
 ) -> None:
     """Label rows: JSON Lines with label and probabilities, in order, as they come."""
     import preface
-    from preface.checkpoint import load_prompt
-    from preface.progress import warn
+    from preface.records.checkpoint import load_prompt
+    from preface.terminal.progress import warn
 
     name = backbone or load_prompt(run).card["backbone"]
     model = preface.load_backbone(name, dtype, device)

@@ -13,18 +13,18 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from preface.backbone import DEFAULT, Backbone, load_backbone
+from preface.backbones.t5 import DEFAULT, Backbone, load_backbone
 from preface.baselines.tfidf import fit_tfidf, trained_parameters
 from preface.errors import UserError
-from preface.evaluation import INSTRUCTION, ZERO_SHOT, evaluate, metric
 from preface.experiments.report import write_report
+from preface.labelling.evaluate import INSTRUCTION, ZERO_SHOT, evaluate, metric
 from preface.methods import Method, method_named
-from preface.progress import say
-from preface.recipe import recipe_from, validated
-from preface.results import Cell, read_cells, write_atomically, write_cells
-from preface.run import RECORD, Run
+from preface.records.results import Cell, read_cells, write_atomically, write_cells
+from preface.records.run import RECORD, Run
 from preface.tasks import Task, load_split, load_task
-from preface.training import load_training, train
+from preface.terminal.progress import say
+from preface.tuning.recipe import recipe_from, validated
+from preface.tuning.train import load_training, train
 
 RECIPES = Path(__file__).parent / "recipes"
 TFIDF = "tf-idf"
@@ -56,7 +56,7 @@ class Column(BaseModel):
     learning_rates: tuple[float, ...] | None = None
     """Default: those the method names."""
     recipe: dict[str, Any] = {}
-    """Fields of `preface.recipe.Recipe` for this method alone."""
+    """Fields of `preface.tuning.recipe.Recipe` for this method alone."""
 
     @property
     def label(self) -> str:
@@ -86,7 +86,7 @@ class Experiment(BaseModel):
     columns: tuple[Column, ...]
     seeds: int = Field(3, ge=1)
     recipe: dict[str, Any] = {}
-    """Fields of `preface.recipe.Recipe` for all methods."""
+    """Fields of `preface.tuning.recipe.Recipe` for all methods."""
     search: Search | None = None
     """None: every rate is trained in full with every seed."""
     zero_shot: ZeroShot | None = ZeroShot()

@@ -11,7 +11,7 @@ from statistics import mean, stdev
 from typing import TYPE_CHECKING, Any
 
 from preface.errors import UserError
-from preface.results import Cell, write_atomically, write_cells
+from preface.records.results import Cell, write_atomically, write_cells
 
 if TYPE_CHECKING:  # drawing libraries are imported where they draw: they would slow every other command down
     from matplotlib.figure import Figure

@@ -11,9 +11,9 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import nn
 
-from preface.backbone import Backbone, Shape
-from preface.injection import Injection
+from preface.backbones.t5 import Backbone, Shape
 from preface.methods.init import Initializer
+from preface.prompts import Injection
 
 
 @dataclass(frozen=True)

@@ -15,10 +15,10 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from preface import checkpoint
-from preface.backbone import Backbone, EncoderStates, Shape
+from preface.backbones.t5 import Backbone, EncoderStates, Shape
 from preface.errors import UserError
-from preface.injection import Injection, Site
+from preface.prompts import Injection, Site
+from preface.records import checkpoint
 
 COMMON = 5_000
 """Lester et al. 2021, section 3.2: sample among the 5,000 commonest pieces."""

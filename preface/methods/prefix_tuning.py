@@ -9,10 +9,10 @@ import torch
 from pydantic import Field, field_validator
 from torch import Tensor, nn
 
-from preface.backbone import Backbone, Shape
-from preface.injection import SITES, Injection, KeyValues, Site
+from preface.backbones.t5 import Backbone, Shape
 from preface.methods.base import Bank, Counts, Method
 from preface.methods.init import Initializer, hash_seed, key_values, uniform
+from preface.prompts import SITES, Injection, KeyValues, Site
 
 PARTS = ("keys", "values")
 

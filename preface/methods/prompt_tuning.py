@@ -8,10 +8,10 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from preface.backbone import Backbone, Shape
-from preface.injection import Injection
+from preface.backbones.t5 import Backbone, Shape
 from preface.methods.base import Bank, Counts, Method
 from preface.methods.init import Initializer
+from preface.prompts import Injection
 
 
 class PromptTuning(Method):

@@ -17,15 +17,15 @@ from torch.nn.functional import cross_entropy
 from transformers import PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
-from preface import checkpoint
-from preface.backbone import set_dropout
+from preface.backbones.t5 import set_dropout
 from preface.errors import UserError
-from preface.interrupt import Interrupted, stop_requested
-from preface.metrics import METRICS, append_metrics, cut_metrics
 from preface.pretraining.mixture import IGNORED, Batch, Mixture, ObjectiveName
 from preface.pretraining.optimizer import build_optimizer, rate_share, restore, state_tensors
 from preface.pretraining.settings import Settings
-from preface.progress import progress, say, warn
+from preface.records import checkpoint
+from preface.records.metrics import METRICS, append_metrics, cut_metrics
+from preface.terminal.interrupt import Interrupted, stop_requested
+from preface.terminal.progress import progress, say, warn
 
 LOG_EVERY = 10
 """Steps between lines in `metrics.jsonl`."""

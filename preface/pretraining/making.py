@@ -15,9 +15,9 @@ import torch
 from accelerate import Accelerator
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from preface.backbone import SEEN, device_named, dtype_named, load_checkpoint
+from preface.backbones.frozen import fuse_gelu
+from preface.backbones.t5 import SEEN, device_named, dtype_named, load_checkpoint
 from preface.errors import UserError
-from preface.frozen import fuse_gelu
 from preface.pretraining.architecture import load_architecture
 from preface.pretraining.card import write_card
 from preface.pretraining.keep_out import KeepOut
@@ -36,12 +36,12 @@ from preface.pretraining.objectives import span_lengths
 from preface.pretraining.probe import probe
 from preface.pretraining.settings import Settings
 from preface.pretraining.tokens import Tokens
-from preface.progress import warn
-from preface.recipe import validated
-from preface.results import installed_versions, write_atomically
+from preface.records.results import installed_versions, write_atomically
 from preface.tasks import Example, load_split, load_task
 from preface.tasks.instructions import filled, read_rows, worded
 from preface.tasks.task import SplitName
+from preface.terminal.progress import warn
+from preface.tuning.recipe import validated
 
 RECORD = "backbone.json"
 VALIDATION_BATCHES = 4

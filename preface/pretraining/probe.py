@@ -10,10 +10,10 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from preface import attention
-from preface.backbone import Backbone
+from preface.backbones import attention
+from preface.backbones.t5 import Backbone
 from preface.methods import PrefixTuning
-from preface.training import train
+from preface.tuning.train import train
 
 LENGTH = 8
 RATES = (1e-2, 1e-1)

@@ -19,15 +19,15 @@ from typing import Any, BinaryIO
 import numpy as np
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from preface.backbone import checkpoint_path
+from preface.backbones.t5 import checkpoint_path
 from preface.errors import UserError
 from preface.pretraining.corpus import Document, identity, iter_documents
 from preface.pretraining.keep_out import KeepOut
 from preface.pretraining.tokenizer import train_tokenizer
-from preface.progress import progress
-from preface.results import installed_versions, write_atomically
+from preface.records.results import installed_versions, write_atomically
 from preface.tasks.draw import folded
 from preface.tasks.wording import brief
+from preface.terminal.progress import progress
 
 PIECE = re.compile(r"\S+(?:\s+\S+){0,999}")
 """Longer documents are cut into pieces of 1,000 words, each a document of its own from then on."""

@@ -9,7 +9,7 @@ from types import ModuleType
 
 import pytest
 
-from preface.injection import Injection
+from preface.prompts import Injection
 
 ARGUMENTS = ["--shape", "tiny", "--device", "cpu", "--steps", "1", "--warmup", "1", "--rows", "32"]
 NUMBERS = ["step_seconds", "job_seconds", "ratio_to_peft_best", "peak_bytes", "operations", "rate", "floor_share"]

@@ -10,14 +10,14 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 
 import preface
-from preface import population
-from preface.backbone import Backbone
+from preface.backbones.t5 import Backbone
 from preface.errors import UserError
 from preface.experiments.cross_domain import RECIPES, load_experiment, seen
-from preface.interrupt import Interrupted
 from preface.methods import PrefixTuning
-from preface.results import Cell
+from preface.records.results import Cell
 from preface.tasks import load_split
+from preface.terminal.interrupt import Interrupted
+from preface.tuning import population
 
 SMALL = {
     "title": "small",
@@ -161,7 +161,7 @@ def test_paper_a_is_the_source_s_recipe() -> None:
     assert experiment.recipe["batch_size"] == 16
     assert experiment.recipe["epochs"] == 5
     assert experiment.columns[0].learning_rates == (1e-4,)
-    shape = preface.backbone.Shape(1024, 64, 16, 24, 24, 32128)
+    shape = preface.backbones.t5.Shape(1024, 64, 16, 24, 24, 32128)
     assert experiment.columns[0].build().counts(shape).trained == 11_943_936
     assert experiment.zero_shot is not None
     assert experiment.zero_shot.backbone == "google/flan-t5-large"

@@ -15,7 +15,7 @@ from rich.console import Console
 
 from preface.errors import UserError
 from preface.experiments.report import html, markdown, pivot, plot, rich_table, write_report
-from preface.results import Cell, read_cells
+from preface.records.results import Cell, read_cells
 
 TASKS = {"sst2": 872, "imdb": 25_000, "financial_phrasebank": 1_967, "tweets": 6_347}
 SIZES = {"tf-idf": 74_056, "prefix-tuning": 122_880, "prompt-tuning": 10_240, "zero-shot": 0}

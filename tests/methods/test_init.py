@@ -5,12 +5,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from preface.backbone import Backbone
-from preface.checkpoint import save_prompt
+from preface.backbones.t5 import Backbone
 from preface.errors import UserError
-from preface.injection import Injection
 from preface.methods import PrefixTuning, PromptTuning
 from preface.methods.init import COMMON, Initializer, common_pieces, key_values, label_embeddings, text_ids
+from preface.prompts import Injection
+from preface.records.checkpoint import save_prompt
 
 EXAMPLES = [(f"text number {i} is here", ("yes", "no")[i % 2]) for i in range(30)]
 

@@ -9,11 +9,11 @@ import torch
 from torch.nn.functional import cross_entropy
 from transformers import T5Config
 
-from preface.backbone import Backbone, Shape
-from preface.checkpoint import load_prompt, save_prompt, tensors_of
+from preface.backbones.t5 import Backbone, Shape
 from preface.methods import METHODS, Method, PrefixTuning, PromptTuning
 from preface.methods.init import Initializer
-from preface.step import member_losses, shares_of
+from preface.records.checkpoint import load_prompt, save_prompt, tensors_of
+from preface.tuning.step import member_losses, shares_of
 
 EXAMPLES = [(f"text number {i} is here", ("yes", "no")[i % 2]) for i in range(9)]
 VARIANTS = [

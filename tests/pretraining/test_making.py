@@ -18,11 +18,11 @@ from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 
 import preface
 from preface.errors import UserError
-from preface.interrupt import Interrupted
-from preface.metrics import read_metrics
 from preface.pretraining import making
 from preface.pretraining.loop import Pretraining
+from preface.records.metrics import read_metrics
 from preface.tasks import load_split
+from preface.terminal.interrupt import Interrupted
 
 SMALL: dict[str, Any] = {
     "numbers": {"d_model": 16, "layers": 1, "d_kv": 8, "d_ff": 16, "tie_embeddings": True},

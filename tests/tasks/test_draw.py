@@ -7,10 +7,10 @@ from typing import Any
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from making import task
 
 from preface.tasks import Example
 from preface.tasks.draw import draw, folded
+from tests.tasks.making import task
 
 EXAMPLES = st.lists(
     st.builds(Example, st.text("aAb ", min_size=1, max_size=3), st.sampled_from(["bad", "good"])), max_size=60

@@ -13,10 +13,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import yaml
-from making import fails, jsonl, rows, task, texts
-from test_task import SHIPPED
 
 from preface.tasks import Example, Task, find, list_tasks, load_split
+from tests.tasks.making import fails, jsonl, rows, task, texts
+from tests.tasks.test_task import SHIPPED
 
 # Where rows come from
 

@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from making import fails, jsonl, rows, task, texts
-from test_task import SENTIMENT, SHIPPED
 
 from preface.tasks import Example, Task, load_split, load_task
 from preface.tasks.instructions import answers_of, crop, load_instructions, mixing_rates
+from tests.tasks.making import fails, jsonl, rows, task, texts
+from tests.tasks.test_task import SENTIMENT, SHIPPED
 
 REVIEWS = {"imdb", "cr", "sst2", "film", "reviews"}
 

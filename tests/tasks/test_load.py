@@ -11,10 +11,10 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from making import Rows, fails, jsonl, rows, task, texts
 
 from preface.tasks import Example, iter_examples, load_split, load_task
 from preface.tasks.draw import folded
+from tests.tasks.making import Rows, fails, jsonl, rows, task, texts
 
 # Splits
 

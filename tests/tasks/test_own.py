@@ -9,9 +9,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from making import fails, jsonl, rows, task, texts
 
 from preface.tasks import Example, Task, load_split, load_task
+from tests.tasks.making import fails, jsonl, rows, task, texts
 
 # A data file of one's own
 

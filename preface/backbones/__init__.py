@@ -1,0 +1,1 @@
+"""A frozen model that reads and answers."""

@@ -1,0 +1,202 @@
+"""Attention that reads an injection: one function for T5's self-attention, one module for its cross-attention.
+
+Transformers lets a program register an attention function by name and hands unknown keyword arguments of `forward`
+down to it. Reading the injection's keys and values here gives every T5-family model prefix tuning at every site:
+no fork of the model's code, no key-value cache, gradient checkpointing and `torch.compile` intact.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from transformers import AttentionInterface
+from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
+from transformers.models.t5.modeling_t5 import T5Attention
+
+from preface.backbones import products
+from preface.prompts import Injection, Site, Worn
+
+NAME = "preface"
+"""The name under which the function is registered: `attn_implementation="preface"`."""
+SHORT = 256
+"""Keys up to which plain products beat torch's fused kernel on a CPU (docs/performance.md)."""
+
+Biases = dict[Site, Tensor | None]
+"""What is added to the scores at each site: built by a stack's first layer, read by the others."""
+
+
+def attention(
+    module: Any,
+    query: Tensor,  # [B, H, q, d_kv]
+    key: Tensor,  # [B, H, k, d_kv]
+    value: Tensor,  # [B, H, k, d_kv]
+    attention_mask: Tensor | None,  # [B, 1, 1 or q, k], True where a key may be seen
+    dropout: float = 0.0,
+    scaling: float | None = None,
+    position_bias: Tensor | None = None,  # [1, H, q, k]
+    injection: Injection | None = None,
+    query_positions: Tensor | None = None,  # [q] or [B, q]
+    biases: Biases | None = None,
+    **_: Any,
+) -> tuple[Tensor, None]:
+    """Self-attention of T5 with the keys and values of `injection` before its own; returns `[B, q, H, d_kv]`.
+
+    `query_positions` is the position of each query in its sequence, needed only where several sequences are packed
+    into one (`labelling.score`), or where a sequence begins with padding. Without `biases` each layer builds its own.
+    """
+    site: Site = "decoder" if module.is_decoder else "encoder"
+    worn = injection.worn(site, module.layer_idx, query) if injection is not None else None
+    biases = {} if biases is None else biases
+    if site not in biases:
+        table = module.preceding_bias
+        if site == "decoder" and query_positions is not None:  # a tree of words: places are no positions
+            distance = query_positions[:, None] - query_positions[None, :]
+            position_bias = _at_distance(table, distance)[None].to(query.dtype)  # [1, H, q, q]
+        if worn is not None and query_positions is None:
+            # with a cache, the queries are the last q of k tokens
+            query_positions = torch.arange(key.shape[2] - query.shape[2], key.shape[2], device=query.device)
+        before = None if worn is None else _prefix_bias(worn, table, query_positions, query.dtype)
+        biases[site] = _bias(before, worn, _own_bias(attention_mask, position_bias, query.dtype), key)
+    keys, values = (worn.keys, worn.values) if worn is not None else (None, None)
+    if query.device.type == "cpu" and key.shape[2] <= SHORT and dropout == 0:
+        query = query if scaling in (None, 1.0) else query * scaling
+        output = products.self_attention(query, key, value, keys, values, biases[site])  # [B, H, q, d_kv]
+    else:
+        output = _fused(query, key, value, worn, biases[site], dropout, scaling)
+    return output.transpose(1, 2), None
+
+
+def _fused(
+    query: Tensor, key: Tensor, value: Tensor, worn: Worn | None, bias: Tensor | None, dropout: float, scaling: Any
+) -> Tensor:
+    """Attention by torch's own kernel; `[B, H, q, d_kv]`."""
+    if worn is not None:
+        keys, values = worn.by_row()
+        key, value = torch.cat([keys, key], dim=2), torch.cat([values, value], dim=2)
+    return functional.scaled_dot_product_attention(
+        query, key, value, attn_mask=bias, dropout_p=dropout, scale=1.0 if scaling is None else scaling
+    )
+
+
+class CrossAttention(nn.Module):
+    """T5's cross-attention, in the place of Transformers' own module and with its weights.
+
+    A decoder that says a word of two pieces after an input of a hundred tokens projects two vectors a layer here
+    instead of a hundred, and holds no keys and values of the input (`products.cross_attention`).
+    """
+
+    def __init__(self, original: Any) -> None:
+        super().__init__()
+        self.q, self.k, self.v, self.o = original.q, original.k, original.v, original.o
+        self.heads, self.d_kv = original.n_heads, original.key_value_proj_dim
+        self.layer_idx, self.dropout = original.layer_idx, original.dropout
+        self.train(original.training)
+
+    def forward(
+        self,
+        hidden_states: Tensor,  # [B, S, d]
+        mask: Tensor | None = None,  # [B, 1, 1, m]
+        key_value_states: Tensor | None = None,  # [B, m, d]
+        injection: Injection | None = None,
+        biases: Biases | None = None,
+        **_: Any,
+    ) -> tuple[Tensor, None, None]:
+        """`[B, S, d]`, and two things that Transformers expects and nobody needs."""
+        assert key_value_states is not None
+        states = key_value_states
+        query = self.q(hidden_states).unflatten(-1, (self.heads, self.d_kv)).transpose(1, 2)  # [B, H, S, d_kv]
+        worn = injection.worn("cross", self.layer_idx, query) if injection is not None else None
+        biases = {} if biases is None else biases
+        if "cross" not in biases:  # T5's cross-attention knows no positions
+            before = None if worn is None else _prefix_bias(worn, None, None, query.dtype)
+            biases["cross"] = _bias(before, worn, _own_bias(mask, None, query.dtype), states[:, None])
+        dropout = self.dropout if self.training else 0.0
+        few, many = query.shape[2], states.shape[1]
+        # operations: few · d · H (e + m) against m · d · H · e
+        if few * (1 + many / self.d_kv) < many and dropout == 0:
+            keys, values = (worn.keys, worn.values) if worn is not None else (None, None)
+            output = products.cross_attention(
+                query, states, self.k.weight, self.v.weight, keys, values, biases["cross"]
+            )
+        else:
+            key, value = (
+                project(states).unflatten(-1, (self.heads, self.d_kv)).transpose(1, 2) for project in (self.k, self.v)
+            )  # [B, H, m, d_kv]
+            output = _fused(query, key, value, worn, biases["cross"], dropout, 1.0)
+        return self.o(output.transpose(1, 2).flatten(2)), None, None
+
+
+def _own_bias(mask: Tensor | None, position_bias: Tensor | None, dtype: torch.dtype) -> Tensor | None:
+    """Position bias where a key may be seen, the lowest number of the type where not."""
+    if position_bias is not None:
+        position_bias = position_bias.detach()  # frozen; checkpointing marks it otherwise, and slows the kernel
+    if mask is None:
+        return position_bias
+    seen = 0.0 if position_bias is None else position_bias
+    return torch.where(mask, seen, torch.finfo(dtype).min).to(dtype)
+
+
+def _bias(before: Tensor | None, worn: Worn | None, own: Tensor | None, key: Tensor) -> Tensor | None:
+    """The biases of n prefix keys and of the k others, `key` `[B, ·, k, ·]`, in one tensor, where there are any."""
+    if worn is None or (before is None and own is None):
+        return own
+    n, k = worn.keys.shape[2], key.shape[2]
+    before = key.new_zeros(1, 1, 1, n) if before is None else before
+    own = key.new_zeros(1, 1, 1, k) if own is None else own
+    shape = torch.broadcast_shapes(before.shape[:3], own.shape[:3])
+    return torch.cat([before.expand(*shape, n), own.expand(*shape, k)], dim=-1)
+
+
+def _at_distance(table: Tensor, distance: Tensor) -> Tensor:
+    """T5's bias of keys so many tokens before their queries: `[H, distances]` and `[...]` to `[H, ...]`."""
+    return table[:, distance.clamp(0, table.shape[1] - 1)]
+
+
+def _prefix_bias(worn: Worn, table: Tensor | None, query_positions: Tensor | None, dtype: torch.dtype) -> Tensor | None:
+    """The bias of the prefix's keys, `[B or 1, H or 1, q or 1, n]`; None where it is nothing but zeros."""
+    prefix = worn.prefix
+    bias = None
+    if table is not None and query_positions is not None:  # [H, distances]
+        places = torch.arange(prefix.length, 0, -1, device=table.device)  # the last key stands 1 before token 0
+        distance = query_positions[..., None] + places  # [q, n] or [B, q, n]
+        bias = _at_distance(table, distance).to(dtype)  # [H, q, n] or [H, B, q, n]
+        bias = bias[None] if query_positions.dim() == 1 else bias.transpose(0, 1)  # [1 or B, H, q, n]
+        if prefix.relative is not None:
+            bias = bias * worn.spread(prefix.relative)[:, None, None, None].to(dtype)
+    if prefix.mask is not None:
+        seen = worn.spread(prefix.mask)[:, None, None, :]  # [B, 1, 1, n]
+        bias = torch.where(seen, 0.0 if bias is None else bias, torch.finfo(dtype).min).to(dtype)
+    return bias
+
+
+def preceding_bias(attention: T5Attention) -> Tensor:
+    """T5's learned bias for a key that stands `distance` tokens before the query, `[H, max_distance + 1]`.
+
+    Beyond `relative_attention_max_distance` all distances share one bucket, so the last column serves them all.
+    """
+    weight = attention.relative_attention_bias.weight  # [buckets, H]
+    distances = torch.arange(attention.relative_attention_max_distance + 1, device=weight.device)
+    buckets = attention._relative_position_bucket(
+        -distances,
+        bidirectional=not attention.is_decoder,
+        num_buckets=attention.relative_attention_num_buckets,
+        max_distance=attention.relative_attention_max_distance,
+    )
+    return weight.detach()[buckets].T.contiguous()
+
+
+def _mask(*args: Any, **kwargs: Any) -> Tensor | None:
+    """Transformers' boolean mask; a causal one is never left to `is_causal`, which would hide the prefix."""
+    kwargs["allow_is_causal_skip"] = False
+    if torch.device(kwargs.get("device", "cpu")).type != "cpu":
+        kwargs["allow_is_bidirectional_skip"] = False  # to ask a GPU whether all is seen is to wait for it
+    return sdpa_mask(*args, **kwargs)
+
+
+def register() -> None:
+    """Make `attn_implementation="preface"` known to Transformers."""
+    AttentionInterface.register(NAME, attention)
+    AttentionMaskInterface.register(NAME, _mask)

@@ -1,0 +1,87 @@
+"""A result is a list of cells: one number each, with everything that is needed to know what it is."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import subprocess
+from collections.abc import Iterable
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from preface.errors import UserError
+
+
+@cache
+def installed_versions() -> dict[str, str]:
+    """Versions of Python and of the libraries that decide a number, and the git revision if there is one."""
+    found = {"python": platform.python_version()}
+    for name in ("preface", "torch", "transformers", "scikit-learn"):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:  # run from a source tree that was never installed
+            found[name] = "not installed"
+    source = Path(__file__).parents[2]
+    if (source / ".git").exists():  # installed elsewhere, a repository around it would be somebody else's
+        command = ["git", "describe", "--always", "--dirty", "--exclude=*"]
+        with suppress(OSError, subprocess.CalledProcessError):
+            found["git"] = subprocess.run(
+                command, cwd=source, capture_output=True, text=True, check=True
+            ).stdout.strip()
+    return found
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One measured number: a method, trained on one task with one seed, evaluated on another."""
+
+    backbone: str
+    method: str
+    """`prefix-tuning`, `prompt-tuning`, `zero-shot`, `tf-idf` … as shown in a table's head."""
+    train_task: str | None
+    eval_task: str
+    metric: str
+    value: float
+    """In [0, 1]."""
+    n: int
+    """Rows evaluated."""
+    seed: int | None
+    trained_parameters: int
+    seconds: float
+    """Seconds spent evaluating; training time stands in `details`."""
+    split: str = "test"
+    details: dict[str, Any] = field(default_factory=dict)
+    versions: dict[str, str] = field(default_factory=lambda: dict(installed_versions()))
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Write `text` so that a reader, or a kill at any moment, sees the old file or the new one, never half."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    with temporary.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+
+
+def write_cells(path: Path, cells: Iterable[Cell]) -> None:
+    """Write `results.json`: a list of objects, one a cell."""
+    write_atomically(path, json.dumps([asdict(cell) for cell in cells], indent=1) + "\n")
+
+
+def read_cells(path: Path) -> list[Cell]:
+    """Read what `write_cells` wrote; an absent file is an empty list. Raises UserError if it is something else."""
+    if not path.exists():
+        return []
+    try:
+        return [Cell(**item) for item in json.loads(path.read_text(encoding="utf-8"))]
+    except (ValueError, TypeError) as error:
+        raise UserError(
+            f"{path}: not a list of Preface's cells ({error}); move it away, or give another --out"
+        ) from error

@@ -1,0 +1,206 @@
+"""Which setting trains fastest on this machine: a user's own backbone and data, a few steps of each."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import torch
+
+from preface.backbones import batching
+from preface.backbones.contexts import Inputs
+from preface.backbones.t5 import DEFAULT, Backbone, bfloat16_is_fast, device_named, load_backbone
+from preface.errors import UserError
+from preface.labelling.score import LabelWords
+from preface.methods import Method, PrefixTuning, PromptTuning
+from preface.methods.init import Initializer
+from preface.tasks import Example, Task, load_task
+from preface.terminal.progress import progress
+from preface.tuning.step import Step
+from preface.tuning.train import load_training
+
+POPULATIONS = (1, 4, 8)
+
+
+@dataclass(frozen=True)
+class Timing:
+    """How long one setting takes."""
+
+    method: str
+    options: str
+    """The same as options of `preface train`."""
+    members: int
+    """Prompts trained side by side."""
+    batch_size: int
+    """Rows of each."""
+    dtype: str
+    threads: int
+    """Of the CPU."""
+    device: str
+    step_seconds: float
+    """Median; inputs that may be encoded once have been."""
+    first_seconds: float
+    """Median of steps whose inputs were new; the same as `step_seconds` where each step encodes its own."""
+    rows_a_second: float
+    """Of all members together."""
+    epoch_seconds: float
+    """Of the whole training split, all members side by side, inputs encoded."""
+
+
+def bench(
+    backbone: str | Path = DEFAULT,
+    task: Task | str | Path = "film",
+    *,
+    input: str | None = None,
+    label: str | None = None,
+    label_words: Mapping[str, str] | None = None,
+    encoding: str | None = None,
+    data: str | Path | None = None,
+    batch_size: int = 32,
+    steps: int = 8,
+    device: str = "auto",
+) -> list[Timing]:
+    """Time training steps of a backbone on a task's own inputs, under every setting worth trying here.
+
+    First the precision and, on a CPU, the number of threads are tried with a prefix at all sites; then, with the
+    fastest of them, the methods and the sizes of population.
+
+    Args:
+        backbone: name or folder, as for `load_backbone`.
+        task, input, label, label_words, encoding, data: as for `train`.
+        batch_size: rows a step and prompt.
+        steps: steps timed of each setting.
+        device: as for `load_backbone`.
+
+    Returns:
+        A timing for each setting.
+
+    Raises:
+        UserError: what the user can put right.
+    """
+    if steps < 2 or batch_size < 1:
+        raise UserError("bench: at least 2 steps and a batch of 1")
+    the_task = load_task(task, input=input, label=label, label_words=label_words, encoding=encoding)
+    examples = load_training(the_task, data).examples
+    target = device_named(device)
+    dtypes = ["float32", "bfloat16"] if bfloat16_is_fast(target) else ["float32"]
+    most = torch.get_num_threads()
+    threads = sorted({1, max(1, most // 2), most}) if target.type == "cpu" else [most]
+    everywhere = PrefixTuning()
+    others: list[tuple[Method, int]] = [(PromptTuning(length=100), 1)]
+    others += [(everywhere, members) for members in POPULATIONS[1:]]
+    others += [(PrefixTuning(sites=("decoder",)), members) for members in POPULATIONS]
+    subject = _Subject(backbone, the_task, examples, device, batch_size, steps)
+    with progress("timing", len(dtypes) * len(threads) + len(others), "settings") as advance:
+        timings = []
+        for dtype in dtypes:
+            for count in threads:
+                timings.append(subject.time(dtype, count, everywhere, 1))
+                advance(1)
+        best = fastest(timings)
+        for method, members in others:
+            timings.append(subject.time(best.dtype, best.threads, method, members))
+            advance(1)
+    return timings
+
+
+def fastest(timings: Sequence[Timing]) -> Timing:
+    """The setting that trains most rows a second among those of one prompt."""
+    return max((timing for timing in timings if timing.members == 1), key=lambda timing: timing.rows_a_second)
+
+
+def describe(method: Method) -> str:
+    """As in the table: a method, its length and its sites."""
+    sites = f" at {' '.join(method.sites)}" if isinstance(method, PrefixTuning) and len(method.sites) < 3 else ""
+    return f"{method.name.removesuffix('-tuning')} of {method.length}{sites}"
+
+
+def _options(method: Method) -> str:
+    sites = f" --sites {' '.join(method.sites)}" if isinstance(method, PrefixTuning) else ""
+    return f"--method {method.name} --length {method.length}{sites}"
+
+
+class _Subject:
+    """What is timed: a backbone, loaded in each precision once, and a task's training inputs."""
+
+    def __init__(
+        self,
+        backbone: str | Path,
+        task: Task,
+        examples: Sequence[Example],
+        device: str,
+        batch_size: int,
+        steps: int,
+    ) -> None:
+        self.backbone, self.device = backbone, device
+        self.task, self.examples = task, examples
+        self.batch_size, self.steps = batch_size, steps
+        self.loaded = cache(self._load)
+
+    def _load(self, dtype: str) -> tuple[Backbone, list[list[int]], list[list[int]]]:
+        """The backbone, and the task's inputs and targets in its pieces."""
+        model = load_backbone(self.backbone, dtype, self.device)
+        ids, _ = model.tokenize([example.text for example in self.examples], 512)
+        labels = LabelWords.of(model, self.task.label_words)
+        return model, ids, labels.targets(str(example.label) for example in self.examples)
+
+    def time(self, dtype: str, threads: int, method: Method, members: int) -> Timing:
+        model, ids, targets = self.loaded(dtype)
+        lengths = [len(item) for item in ids]
+        orders = [batching.epoch(lengths, seed, 0, self.batch_size) for seed in range(members)]
+        count = min(self.steps, len(orders[0]))
+        # the inputs of the steps timed, and no others: what is encoded is what they ask for
+        rows = sorted({index for order in orders for batch in order[:count] for index in batch})
+        at = {index: place for place, index in enumerate(rows)}
+        batches = [[[at[index] for index in order[place]] for order in orders] for place in range(count)]
+        ids, targets = [ids[index] for index in rows], [targets[index] for index in rows]
+        bank = method.build(model, Initializer.parse("random"), range(members))
+        keep = bank.leaves_encoder
+        step = Step(model, bank, Inputs(model, ids, keep), targets)
+        with _threads(threads):
+            self._seconds(step, batches[:1])  # the first step of a process pays for much that no other does
+            for _ in range(3 if step.few_shapes else 0):  # nor is a shape recorded and checked but once
+                self._seconds(step, batches)
+            model.kept.clear()
+            step.inputs = Inputs(model, ids, keep)
+            first = self._seconds(step, batches)
+            again = self._seconds(step, batches) if step.inputs.kept is not None else first
+        rows_a_step = statistics.fmean(len(batch) for step_batches in batches for batch in step_batches) * members
+        return Timing(
+            describe(method),
+            _options(method),
+            members,
+            self.batch_size,
+            dtype,
+            threads,
+            str(model.device),
+            statistics.median(again),
+            statistics.median(first),
+            rows_a_step / statistics.fmean(again),
+            statistics.fmean(again) * len(orders[0]),
+        )
+
+    @staticmethod
+    def _seconds(step: Step, batches: Sequence[list[list[int]]]) -> list[float]:
+        members = list(range(len(batches[0])))
+        times = []
+        for batch in batches:
+            began = time.perf_counter()
+            float(step(batch, members, [1e-3] * len(members)).sum())  # the number is there when a device is done
+            times.append(time.perf_counter() - began)
+        return times
+
+
+@contextmanager
+def _threads(count: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

@@ -1,0 +1,104 @@
+"""How prompts are trained: every number that is not the method's, the task's or the backbone's own."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from preface.errors import UserError
+from preface.tuning.optimizers import OptimizerName, ScheduleName
+
+Model = TypeVar("Model", bound=BaseModel)
+
+
+class Recipe(BaseModel):
+    """A population is trained: every learning rate with every seed, side by side through one frozen forward."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    learning_rates: tuple[float, ...] = Field(min_length=1)
+    seeds: tuple[int, ...] = Field((0,), min_length=1)
+    """Each decides a member's initialisation and the order of its rows."""
+    optimizer: OptimizerName = "adamw"
+    schedule: ScheduleName = "linear"
+    warmup: int = Field(20, ge=0)
+    """Steps."""
+    weight_decay: float = Field(0.0, ge=0)
+    clip: float | None = Field(1.0, gt=0)
+    """Largest gradient norm of a member; None: no clipping."""
+    batch_size: int | None = Field(32, ge=1)
+    """Rows a member and step."""
+    token_budget: int | None = Field(None, ge=1)
+    """Input tokens a member and step, padding included; with it, `batch_size` may be None."""
+    epochs: float | None = Field(None, gt=0, allow_inf_nan=False)
+    steps: int | None = Field(None, ge=1)
+    """Wins over `epochs`. Neither given: 15 epochs, but at least 300 and at most 2,000 steps."""
+    evaluate_every: int | None = Field(None, ge=1)
+    """Steps between looks at the development split; None: twenty looks in all."""
+    patience: int | None = Field(6, ge=1)
+    """A member stops after so many looks without a better score; None: never."""
+    dropout: float = Field(0.0, ge=0, lt=1)
+    """In the frozen backbone; off unless asked for."""
+    gradient_checkpointing: bool = False
+    max_input_tokens: int = Field(512, ge=2)
+    """Longer inputs are cut, and counted."""
+
+    @field_validator("learning_rates")
+    @classmethod
+    def _rates(cls, rates: tuple[float, ...]) -> tuple[float, ...]:
+        if any(not math.isfinite(rate) or rate <= 0 for rate in rates):
+            raise ValueError("learning rates are positive numbers")
+        return tuple(dict.fromkeys(rates))
+
+    @field_validator("seeds", mode="before")
+    @classmethod
+    def _seeds(cls, seeds: int | Sequence[int]) -> Sequence[int]:
+        """A number of seeds means 0, 1, 2, …"""
+        return tuple(range(seeds)) if isinstance(seeds, int) else tuple(dict.fromkeys(seeds))
+
+    @model_validator(mode="after")
+    def _some_limit(self) -> Recipe:
+        if self.batch_size is None and self.token_budget is None:
+            raise ValueError("batch-size or token-budget is needed")
+        return self
+
+    @property
+    def members(self) -> list[tuple[float, int]]:
+        """Learning rate and seed of each member of the population."""
+        return [(rate, seed) for rate in self.learning_rates for seed in self.seeds]
+
+    def resolve(self, an_epoch: int) -> Recipe:
+        """The same recipe with steps and looks as numbers, where an epoch is so many batches."""
+        if self.steps is not None:
+            steps = self.steps
+        elif self.epochs is not None:
+            steps = math.ceil(self.epochs * an_epoch)
+        else:
+            steps = min(max(math.ceil(15 * an_epoch), 300), 2000)
+        every = self.evaluate_every or max(1, math.ceil(steps / 20))
+        warmup = min(self.warmup, steps // 5)
+        return self.model_copy(update={"steps": steps, "evaluate_every": every, "warmup": warmup})
+
+
+def recipe_from(fields: dict[str, Any], rates: Sequence[float]) -> Recipe:
+    """A recipe from a user's words, the method's own rates where none are given. Raises UserError."""
+    if fields.get("optimizer") == "adafactor":  # Lester et al. 2021, section 3.1
+        rates = (0.3,)
+        fields = {"schedule": "constant", "weight_decay": 1e-5, **fields}
+    if fields.get("token_budget") is not None:
+        fields = {"batch_size": None, **fields}
+    return validated(Recipe, {"learning_rates": tuple(rates), **fields})
+
+
+def validated(model: type[Model], fields: dict[str, Any]) -> Model:
+    """`model(**fields)`, a pydantic complaint told as one line."""
+    try:
+        return model(**fields)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"])) or model.__name__
+        message = first["msg"].removeprefix("Value error, ")
+        raise UserError(f"{where.replace('_', '-')}: {message} (got {first.get('input')!r})") from error

@@ -1,0 +1,362 @@
+"""Encoder states computed once, in memory or in a file, against the encoder's own."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from transformers import T5Config
+
+from preface.backbones import contexts
+from preface.backbones.contexts import Inputs
+from preface.backbones.t5 import Backbone, EncoderStates, load_backbone
+from preface.prompts import Injection
+from tests.backbones.test_t5 import random_injection
+
+IDS = [[7, 8, 9, 1], [300, 1], [11, 12, 13, 14, 15, 16, 1], [1], [300, 301, 1]]
+BYTES = sum(map(len, IDS)) * 24 * 4
+
+
+@pytest.fixture(autouse=True)
+def alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each input is encoded by itself."""
+    monkeypatch.setattr(contexts, "BLOCK", 1)
+
+
+@pytest.fixture
+def load(checkpoint_folder: Path) -> Callable[[], Backbone]:
+    """As another run would: nothing is kept in memory."""
+    return lambda: load_backbone(checkpoint_folder, dtype="float32", device="cpu")
+
+
+@pytest.fixture
+def fresh(load: Callable[[], Backbone]) -> Backbone:
+    return load()
+
+
+@pytest.fixture
+def in_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Nothing is small enough for memory; the folder of the files."""
+    monkeypatch.setattr(contexts, "IN_MEMORY", 0)
+    monkeypatch.setenv("PREFACE_CACHE", str(tmp_path))
+    return tmp_path / "encoded"
+
+
+def count_encoded(backbone: Backbone, monkeypatch: pytest.MonkeyPatch) -> list[list[int]]:
+    """The ids of every input that the backbone encodes from now on."""
+    seen: list[list[int]] = []
+    encode = backbone.encode
+
+    def counted(ids: Tensor, mask: Tensor, injection: Injection | None = None) -> EncoderStates:
+        seen.extend(row[real.bool()].tolist() for row, real in zip(ids, mask, strict=True))
+        return encode(ids, mask, injection)
+
+    monkeypatch.setattr(backbone, "encode", counted)
+    return seen
+
+
+def assert_encoded(states: EncoderStates, backbone: Backbone, ids: Sequence[Sequence[int]]) -> None:
+    """States and mask are the encoder's own, of each input alone."""
+    assert states.mask.sum(1).tolist() == [len(item) for item in ids]
+    for row, item in enumerate(ids):
+        with torch.no_grad():
+            alone = backbone.encode(*backbone.pad([item]))
+        assert states.mask[row, : len(item)].all()
+        torch.testing.assert_close(states.hidden[row, : len(item)], alone.hidden[0], atol=1e-3, rtol=1e-4)
+
+
+def files(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_states_read_are_states_encoded(fresh: Backbone) -> None:
+    inputs = Inputs(fresh, IDS, keep=True)
+    for places in ([2, 0], [0, 1, 3], [4], [3, 3, 2, 1, 0, 4]):
+        states = inputs.states(places)
+        assert states.hidden.shape[1] == max(len(IDS[place]) for place in places)
+        assert_encoded(states, fresh, [IDS[place] for place in places])
+
+
+def test_padding_is_finite(fresh: Backbone) -> None:
+    assert Inputs(fresh, IDS, keep=True).states([2, 3]).hidden.isfinite().all()
+
+
+def test_kept_or_not_the_losses_are_the_same(fresh: Backbone) -> None:
+    labels = torch.tensor([[40, 1], [50, 1], [60, 1]])
+    plain, kept = (Inputs(fresh, IDS, keep=keep).states([0, 2, 3]) for keep in (False, True))
+    torch.testing.assert_close(fresh.losses(kept, labels), fresh.losses(plain, labels), atol=1e-3, rtol=1e-4)
+
+
+def test_each_input_is_encoded_once(fresh: Backbone, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = count_encoded(fresh, monkeypatch)
+    inputs = Inputs(fresh, IDS, keep=True)
+    for places in ([0, 1, 0], [1, 2], [2, 1, 0]):
+        inputs.states(places)
+    assert sorted(seen) == sorted(IDS[:3])
+    Inputs(fresh, [list(item) for item in IDS], keep=True).states([4, 3, 2, 1, 0])
+    assert sorted(seen) == sorted(IDS)
+
+
+def test_each_input_is_encoded_at_each_call_unless_kept(fresh: Backbone, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = count_encoded(fresh, monkeypatch)
+    inputs = Inputs(fresh, IDS)
+    inputs.states([0, 0])
+    inputs.states([0])
+    assert seen == [IDS[0]] * 2  # once a call, however many rows want it
+    assert not fresh.kept
+
+
+@pytest.mark.parametrize(
+    "others",
+    [IDS[::-1], [*IDS[:-1], [300, 302, 1]], IDS[:-1], [[7, 8], [9, 1], *IDS[1:]]],
+    ids=["another order", "another id", "fewer", "cut elsewhere"],
+)
+def test_other_inputs_are_another_entry(
+    others: list[list[int]], fresh: Backbone, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Inputs(fresh, IDS, keep=True).states(range(len(IDS)))
+    seen = count_encoded(fresh, monkeypatch)
+    states = Inputs(fresh, others, keep=True).states(range(len(others)))
+    assert len(seen) == len(others)
+    assert len(fresh.kept) == 2
+    assert_encoded(states, fresh, others)
+
+
+@pytest.mark.parametrize("sites", [("embeddings",), ("encoder",), ("embeddings", "encoder", "decoder", "cross")])
+def test_prompts_that_touch_the_encoder_read_nothing_kept(
+    sites: tuple[str, ...], fresh: Backbone, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = random_injection(fresh, size=1)
+    injection = Injection(**{site: getattr(whole, site) for site in sites})
+    inputs = Inputs(fresh, IDS, keep=True)
+    inputs.states([0, 2])
+    seen = count_encoded(fresh, monkeypatch)
+    states = inputs.states([0, 2], injection)
+    assert seen == [IDS[0], IDS[2]]
+    expected = fresh.encode(*fresh.pad([IDS[0], IDS[2]]), injection)
+    torch.testing.assert_close(states.hidden, expected.hidden)
+    assert torch.equal(states.mask, expected.mask)
+    assert_encoded(inputs.states([0, 2]), fresh, [IDS[0], IDS[2]])
+
+
+def test_prompts_of_the_decoder_read_what_is_kept(fresh: Backbone, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = random_injection(fresh, size=1)
+    inputs = Inputs(fresh, IDS, keep=True)
+    inputs.states([0, 2])
+    seen = count_encoded(fresh, monkeypatch)
+    inputs.states([0, 2], Injection(decoder=whole.decoder, cross=whole.cross))
+    assert not seen
+
+
+@pytest.mark.parametrize("keep", [True, False])
+def test_repeated_inputs_stand_there_again(keep: bool, fresh: Backbone, monkeypatch: pytest.MonkeyPatch) -> None:
+    inputs, count = Inputs(fresh, IDS, keep=keep), len(IDS)
+    thrice = inputs.repeated(3)
+    assert (len(thrice), len(inputs)) == (3 * count, count)
+    assert thrice.lengths == [len(item) for item in IDS * 3]
+    ids, mask = thrice.padded([0, count + 1, 2 * count + 2])
+    assert [row[real.bool()].tolist() for row, real in zip(ids, mask, strict=True)] == IDS[:3]
+    seen = count_encoded(fresh, monkeypatch)
+    states = thrice.states([0, count, 2 * count, 2 * count + 1])
+    assert len(seen) == 2
+    assert_encoded(states, fresh, [IDS[0], IDS[0], IDS[0], IDS[1]])
+
+
+@pytest.mark.parametrize("storage", ["memory", "file"])
+def test_states_made_in_inference_mode_can_be_trained_with(
+    storage: str, fresh: Backbone, request: pytest.FixtureRequest
+) -> None:
+    if storage == "file":
+        request.getfixturevalue("in_file")
+    with torch.inference_mode():
+        inputs = Inputs(fresh, IDS, keep=True)
+        inputs.states([0, 1])
+    decoder = random_injection(fresh, size=1).decoder
+    for key in decoder.keys:
+        key.requires_grad_(True)
+    injection = Injection(decoder=decoder)
+    states = inputs.states([0, 2], injection)
+    fresh.losses(states, torch.tensor([[40, 1], [50, 1]]), injection).sum().backward()
+    assert all(key.grad.any() for key in decoder.keys)
+
+
+def test_small_inputs_leave_no_file(fresh: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PREFACE_CACHE", str(tmp_path))
+    Inputs(fresh, IDS, keep=True).states([0])
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_oldest_leave_memory_when_it_is_full(fresh: Backbone, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(contexts, "IN_MEMORY", BYTES)  # times four for all
+    several = [[[number, *item] for item in IDS] for number in range(2, 6)]
+    inputs = Inputs(fresh, IDS, keep=True)
+    inputs.states([0])
+    for ids in several:
+        Inputs(fresh, ids, keep=True)
+    assert len(fresh.kept) < 5
+    assert sum(kept.bytes for kept in fresh.kept.values()) <= 4 * BYTES
+    seen = count_encoded(fresh, monkeypatch)
+    assert_encoded(inputs.states([0]), fresh, [IDS[0]])  # who still has them may use them
+    assert len(seen) == 1  # by the comparison
+    Inputs(fresh, IDS, keep=True).states([0])
+    assert len(seen) == 2
+
+
+def test_a_later_run_finds_the_file(
+    in_file: Path, load: Callable[[], Backbone], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = load()
+    Inputs(first, IDS, keep=True).states([0, 1, 2])
+    assert [Path(name).suffix for name in files(in_file)] == [".known", ".states"]
+    assert sum(path.stat().st_size for path in in_file.glob("*.states")) == BYTES
+    second = load()
+    seen = count_encoded(second, monkeypatch)
+    states = Inputs(second, IDS, keep=True).states([0, 1, 2])
+    assert not seen
+    assert_encoded(states, first, IDS[:3])
+    Inputs(second, IDS, keep=True).states([0, 3, 4])
+    assert sorted(seen) == sorted(IDS[3:])
+    assert len(files(in_file)) == 2
+
+
+def test_other_weights_do_not_find_the_file(
+    in_file: Path, load: Callable[[], Backbone], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Inputs(load(), IDS, keep=True).states([0])
+    other = load()
+    other.model.shared.weight.data[7, 0] *= 1.0001  # less than bfloat16 can tell
+    seen = count_encoded(other, monkeypatch)
+    states = Inputs(other, IDS, keep=True).states([0])
+    assert seen == [IDS[0]]
+    assert_encoded(states, other, [IDS[0]])
+    assert len(files(in_file)) == 4
+
+
+def test_another_precision_does_not_find_the_file(
+    in_file: Path, checkpoint_folder: Path, load: Callable[[], Backbone], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Inputs(load(), IDS, keep=True).states([0])
+    halved = load_backbone(checkpoint_folder, dtype="bfloat16", device="cpu")
+    seen = count_encoded(halved, monkeypatch)
+    states = Inputs(halved, IDS, keep=True).states([0])
+    assert seen == [IDS[0]]
+    assert states.hidden.dtype == torch.bfloat16
+
+
+def test_the_longest_unused_files_make_room(
+    in_file: Path, load: Callable[[], Backbone], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(contexts, "ON_DISK", 2 * BYTES)
+    several = [[*IDS[:-1], [300, number, 1]] for number in (301, 302, 303)]
+    for age, ids in zip((300, 200), several[:2], strict=True):
+        Inputs(load(), ids, keep=True).states([4])
+        for path in in_file.iterdir():
+            stamp = path.stat().st_mtime - age
+            os.utime(path, (stamp, stamp))
+    Inputs(load(), several[0], keep=True)  # the older of both is used again
+    Inputs(load(), several[2], keep=True).states([4])
+    assert len(files(in_file)) == 4
+    for ids, again in zip(several, ([], [several[1][4]], []), strict=True):
+        backbone = load()
+        seen = count_encoded(backbone, monkeypatch)
+        monkeypatch.setattr(contexts, "ON_DISK", 3 * BYTES)
+        Inputs(backbone, ids, keep=True).states([4])
+        assert seen == again
+
+
+def test_the_same_inputs_under_many_weights_take_no_more_than_is_allowed(
+    in_file: Path, load: Callable[[], Backbone], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(contexts, "ON_DISK", 2 * BYTES)
+    for number in range(3):
+        other = load()
+        other.model.shared.weight.data[7, 0] += number
+        Inputs(other, IDS, keep=True)
+    assert sum(path.stat().st_size for path in in_file.glob("*.states")) <= 2 * BYTES
+
+
+@pytest.mark.parametrize(
+    "change", [{"layer_norm_epsilon": 0.1}, {"feed_forward_proj": "gated-silu", "dense_act_fn": "silu"}], ids=str
+)
+def test_another_function_of_the_same_weights_does_not_find_the_file(
+    change: dict[str, Any], in_file: Path, checkpoint_folder: Path, load: Callable[[], Backbone], tmp_path: Path
+) -> None:
+    Inputs(load(), IDS, keep=True).states([0])
+    copied = tmp_path / "other"
+    shutil.copytree(checkpoint_folder, copied)
+    T5Config.from_pretrained(copied, **change).save_pretrained(copied)
+    other = load_backbone(copied, dtype="float32", device="cpu")
+    assert_encoded(Inputs(other, IDS, keep=True).states([0]), other, [IDS[0]])
+
+
+@pytest.mark.parametrize("kept", [0, BYTES // 2], ids=["removed", "cut"])
+def test_states_that_were_lost_are_encoded_again(kept: int, in_file: Path, load: Callable[[], Backbone]) -> None:
+    Inputs(load(), IDS, keep=True).states([0, 4])
+    (path,) = in_file.glob("*.states")
+    if kept:
+        os.truncate(path, kept)
+    else:
+        path.unlink()
+    backbone = load()
+    assert_encoded(Inputs(backbone, IDS, keep=True).states([4]), backbone, [IDS[4]])
+
+
+@pytest.mark.parametrize("lost", [".known", ".states"])
+def test_half_of_a_pair_of_files_is_in_nobodys_way(
+    lost: str, in_file: Path, load: Callable[[], Backbone], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(contexts, "ON_DISK", BYTES)
+    Inputs(load(), IDS, keep=True)
+    next(in_file.glob(f"*{lost}")).unlink()
+    Inputs(load(), IDS[::-1], keep=True)
+    assert [path.stat().st_size for path in in_file.glob("*.states")] == [BYTES]
+
+
+def test_more_than_the_disk_may_take_stays_in_memory(
+    in_file: Path, fresh: Backbone, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(contexts, "ON_DISK", BYTES - 1)
+    assert_encoded(Inputs(fresh, IDS, keep=True).states([2, 1]), fresh, [IDS[2], IDS[1]])
+    assert files(in_file) == []
+
+
+def test_a_full_disk_leaves_them_in_memory(in_file: Path, fresh: Backbone, monkeypatch: pytest.MonkeyPatch) -> None:
+    usage = shutil.disk_usage(in_file.parent)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=BYTES))
+    assert_encoded(Inputs(fresh, IDS, keep=True).states([2, 1]), fresh, [IDS[2], IDS[1]])
+    assert files(in_file) == []
+
+
+def test_a_cache_that_cannot_be_a_folder_leaves_them_in_memory(in_file: Path, fresh: Backbone) -> None:
+    in_file.write_text("a file of that name")
+    assert_encoded(Inputs(fresh, IDS, keep=True).states([2, 1]), fresh, [IDS[2], IDS[1]])
+
+
+def test_a_folder_that_takes_no_files_leaves_them_in_memory(
+    in_file: Path, fresh: Backbone, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Permissions do not stop root, who may run this."""
+    in_file.mkdir()
+
+    def refused(*_: object, **__: object) -> Tensor:
+        raise RuntimeError("unable to open file </read/only> in read-write mode: Permission denied (13)")
+
+    monkeypatch.setattr(torch, "from_file", refused)
+    assert_encoded(Inputs(fresh, IDS, keep=True).states([2, 1]), fresh, [IDS[2], IDS[1]])
+
+
+def test_the_cache_lies_where_asked(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PREFACE_CACHE", str(tmp_path))
+    assert contexts.cache_folder() == tmp_path
+    monkeypatch.delenv("PREFACE_CACHE")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert contexts.cache_folder() == tmp_path / "preface"
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert contexts.cache_folder() == tmp_path / ".cache" / "preface"

@@ -1,0 +1,40 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from preface.errors import UserError
+from preface.records.results import Cell, installed_versions, read_cells, write_atomically, write_cells
+
+
+def cell() -> Cell:
+    return Cell("nano", "prefix-tuning", "film", "posts", "accuracy", 0.5, 150, 0, 10, 1.5)
+
+
+def test_cells_come_back_as_they_were(tmp_path: Path) -> None:
+    assert read_cells(tmp_path / "results.json") == []
+    write_cells(tmp_path / "results.json", [cell()])
+    assert read_cells(tmp_path / "results.json") == [cell()]
+    assert [path.name for path in tmp_path.iterdir()] == ["results.json"]
+
+
+def test_what_is_not_ours_is_refused(tmp_path: Path) -> None:
+    for content in ("{", '[{"colour": "red"}]', "[1]"):
+        (tmp_path / "results.json").write_text(content)
+        with pytest.raises(UserError, match=r"results\.json"):
+            read_cells(tmp_path / "results.json")
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "f"
+    write_atomically(file, "old")
+    monkeypatch.setattr("os.fsync", lambda number: (_ for _ in ()).throw(OSError("disk full")))
+    with pytest.raises(OSError, match="disk full"):
+        write_atomically(file, "new")
+    assert file.read_text() == "old"
+
+
+def test_versions_without_git(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "")
+    assert {"python", "torch", "transformers", "preface"} <= set(installed_versions.__wrapped__())

@@ -1,0 +1,158 @@
+"""A step as a GPU takes it (few shapes, recorded) against a step as a CPU takes it."""
+
+from __future__ import annotations
+
+import copy
+import gc
+import weakref
+from typing import Any
+
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from preface.backbones.contexts import Inputs
+from preface.backbones.t5 import Backbone
+from preface.methods import Method, PrefixTuning, PromptTuning
+from preface.methods.init import Initializer
+from preface.tuning.step import Step
+from tests.backbones.test_captured import Repeating
+
+METHODS = [
+    PrefixTuning(length=3, sites=("decoder",), init="random"),
+    PrefixTuning(length=3, sites=("decoder", "cross"), positions="none", reparametrize=4, init="random"),
+    PrefixTuning(length=3, init="random"),
+    PromptTuning(length=3, init="random"),
+]
+each_method = pytest.mark.parametrize(
+    "method", METHODS, ids=lambda method: f"{method.name} {getattr(method, 'sites', '')}"
+)
+IDS = [[5 + place] * (1 + 7 * place % 40) + [1] for place in range(24)]
+TARGETS = [[[300, 1], [301, 302, 1]][place % 2] for place in range(24)]
+RATES = [0.1, 0.2, 0.05]
+
+
+def step_of(backbone: Backbone, method: Method, members: int = 3) -> Step:
+    bank = method.build(backbone, Initializer.parse("random"), range(members))
+    return Step(backbone, bank, Inputs(backbone, IDS, keep=bank.leaves_encoder), TARGETS)
+
+
+def as_on_a_gpu(step: Step) -> Repeating:
+    """Few shapes, recorded."""
+    step.few_shapes, recorder = True, Repeating()
+    step.record = lambda: recorder
+    return recorder
+
+
+@each_method
+def test_recorded_steps_train_as_others_do(method: Method, tiny: Backbone) -> None:
+    plain, recorded = step_of(tiny, method), step_of(tiny, method)
+    recorder = as_on_a_gpu(recorded)
+    orders = [
+        ([[0, 2], [1, 3], [4, 5]], [0, 1, 2]),
+        ([[0, 16], [2, 4], [4, 2]], [0, 1, 2]),  # other lengths, and one label alone: the same shape
+        ([[7, 8], [9, 10, 11], [12]], [0, 1, 2]),  # unlike many rows
+        ([[20, 21], [22, 23]], [2, 0]),  # one has stopped
+    ]
+    for batches, members in [item for item in orders for _ in range(4)]:
+        wanted, got = (step(batches, members, RATES) for step in (plain, recorded))
+        torch.testing.assert_close(got, wanted, atol=1e-5, rtol=1e-5)
+    for name, parameter in plain.parameters.items():
+        torch.testing.assert_close(recorded.parameters[name], parameter, atol=2e-4, rtol=1e-3)
+    assert recorder.recorded == 3  # the first two are of one shape
+    assert recorder.repeated == 4 + 2 + 2 + 2
+
+
+def test_what_cannot_be_recorded_is_not_tried_again_for_others(tiny: Backbone, capsys: pytest.CaptureFixture) -> None:
+    def failing(work: object) -> Any:
+        raise RuntimeError("no graphs here")
+
+    step = step_of(tiny, METHODS[0])
+    as_on_a_gpu(step)
+    step.record = lambda: failing
+    for members in ([0, 1, 2], [0, 2]):
+        for _ in range(3):
+            step([[0]] * len(members), members, RATES)
+    assert capsys.readouterr().err.count("no graphs here") == 1
+
+
+def test_forgotten_work_is_recorded_anew(tiny: Backbone) -> None:
+    step = step_of(tiny, METHODS[0])
+    recorder = as_on_a_gpu(step)
+    for _ in range(2):
+        for _ in range(3):
+            step([[0], [1], [2]], [0, 1, 2], RATES)
+        step.forget()
+    assert recorder.recorded == 2
+
+
+def test_a_step_is_freed_when_nobody_has_it(tiny: Backbone) -> None:
+    """Not at some later moment, which may be in the midst of another's recording."""
+    step = step_of(tiny, METHODS[0])
+    as_on_a_gpu(step)
+    step([[0], [1], [2]], [0, 1, 2], RATES)
+    there = weakref.ref(step)
+    gc.disable()
+    try:
+        del step
+        assert there() is None
+    finally:
+        gc.enable()
+
+
+class OnTheCpu(TorchDispatchMode):
+    """The operations that touch a tensor of the CPU."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[str] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        output = func(*args, **(kwargs or {}))
+        tensors = [item for item in tree_leaves((args, kwargs, output)) if isinstance(item, torch.Tensor)]
+        self.found += [str(func)] if any(item.device.type == "cpu" for item in tensors) else []
+        return output
+
+
+def elsewhere(step: Step) -> None:
+    """Move a step to a device that has shapes and no numbers: to ask it for one is an error."""
+    step.backbone = copy.copy(step.backbone)
+    step.backbone.model = copy.deepcopy(step.backbone.model).to("meta")
+    for module in step.backbone.model.modules():
+        module.__dict__.pop("turned", None)  # a copy that other steps have made
+        if isinstance(getattr(module, "preceding_bias", None), torch.Tensor):
+            module.preceding_bias = module.preceding_bias.to("meta")
+    step.bank.to("meta")
+    step.parameters = dict(step.bank.named_parameters())
+
+
+BATCHES = [([[0, 1], [2, 3], [4, 5]], [0, 1, 2]), ([[0, 1], [2]], [0, 2])]
+
+
+@pytest.mark.parametrize(("batches", "members"), BATCHES)
+@each_method
+def test_a_recorded_step_neither_waits_nor_leaves_its_device(
+    method: Method, batches: list[list[int]], members: list[int], tiny: Backbone
+) -> None:
+    step = step_of(tiny, method)
+    step.few_shapes = True
+    arguments = [None if item is None else item.to("meta") for item in step._arguments(batches, members)]
+    elsewhere(step)
+    with OnTheCpu() as on_the_cpu:
+        losses, *gradients = step._work(*arguments)  # type: ignore[arg-type]
+    assert losses is not None
+    assert losses.shape == (len(members),)
+    assert [gradient.shape for gradient in gradients if gradient is not None] == [
+        p.shape for p in step.bank.parameters()
+    ]
+    assert on_the_cpu.found == []
+
+
+def test_that_test_can_fail(tiny: Backbone) -> None:
+    step = step_of(tiny, METHODS[0])  # whose label pieces are counted
+    arguments = step._arguments(*BATCHES[0])
+    elsewhere(step)
+    sent = [None if item is None else item.to("meta") for item in arguments]
+    with pytest.raises((RuntimeError, NotImplementedError)):
+        step._work(*sent)  # type: ignore[arg-type]

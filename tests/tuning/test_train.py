@@ -1,0 +1,315 @@
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+import preface
+from preface.backbones.t5 import Backbone, weights_hash
+from preface.errors import UserError
+from preface.methods import Method, PrefixTuning, PromptTuning
+from preface.records.checkpoint import tensors_of
+from preface.records.run import RECORD, Run
+from preface.terminal.interrupt import Interrupted
+from preface.tuning import population
+from preface.tuning.population import majority, rate_summary
+from preface.tuning.recipe import Recipe, recipe_from
+from preface.tuning.step import member_losses, shares_of
+
+METHOD = PrefixTuning(length=3)
+DECODER = PrefixTuning(length=3, sites=("decoder", "cross"))
+RECIPE: dict[str, Any] = {
+    "learning_rates": [0.02, 0.2],
+    "seeds": 2,
+    "steps": 12,
+    "evaluate_every": 4,
+    "batch_size": 8,
+}
+
+
+def train(backbone: Backbone, task: Path | None, out: Path | None = None, **changes: Any) -> Run:
+    fields = {
+        "method": METHOD,
+        "label_words": {"yes": "positive", "no": "negative"},
+        "out": out,
+        **RECIPE,
+        **changes,
+    }
+    return preface.train(backbone, task, fields.pop("method"), **fields)
+
+
+def prompts(run: Run) -> list[dict[str, torch.Tensor]]:
+    return [tensors_of(run.prompt(member.index).injection) for member in run.members]
+
+
+def losses(run: Run) -> list[list[float]]:
+    lines = map(json.loads, (run.folder / "metrics.jsonl").read_text().splitlines())
+    return [line["losses"] for line in lines if "losses" in line]
+
+
+def assert_same(one: Run, two: Run) -> None:
+    for mine, theirs in zip(prompts(one), prompts(two), strict=True):
+        assert all(torch.equal(mine[name], theirs[name]) for name in mine)
+    assert one.members == two.members
+    assert losses(one) == losses(two)
+    assert (one.folder / "predictions.jsonl").read_text() == (two.folder / "predictions.jsonl").read_text()
+
+
+@pytest.fixture(autouse=True)
+def a_line_each_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(population, "LOG_EVERY", 1)
+
+
+@pytest.fixture
+def finished(tiny: Backbone, data_file: Path, tmp_path: Path) -> Run:
+    return train(tiny, data_file, tmp_path / "run")
+
+
+def test_a_population_learns_and_leaves_its_record(tiny: Backbone, finished: Run) -> None:
+    record = finished.record
+    assert [(member.learning_rate, member.seed) for member in finished.members] == [
+        (0.02, 0),
+        (0.02, 1),
+        (0.2, 0),
+        (0.2, 1),
+    ]
+    assert finished.best.score == max(member.score for member in finished.members)
+    assert record["fingerprint"] == tiny.fingerprint
+    assert record["label_words"] == ["positive", "negative"]
+    assert record["splits"]["train"]["sources"][0]["sha256"]
+    assert record["splits"]["train"]["rows"] + record["splits"]["validation"]["rows"] == 60
+    assert record["recipe"]["steps"] == 12
+    assert record["versions"]["torch"] == torch.__version__.split("+")[0] or record["versions"]["torch"]
+    assert record["result"]["trained_parameters"] == METHOD.counts(tiny.shape).trained
+    assert (
+        len((finished.folder / "predictions.jsonl").read_text().splitlines()) == record["splits"]["validation"]["rows"]
+    )
+    assert tensors_of(finished.prompt().injection).keys() == prompts(finished)[finished.best.index].keys()
+    first, last = losses(finished)[0], losses(finished)[-1]
+    assert min(last) < min(first)
+
+
+def test_the_backbone_is_the_same_before_and_after(tiny: Backbone, data_file: Path, tmp_path: Path) -> None:
+    before = weights_hash(tiny.model, torch.float32)
+    train(tiny, data_file, tmp_path / "run", steps=3)
+    train(
+        tiny,
+        data_file,
+        tmp_path / "other",
+        steps=3,
+        method=PromptTuning(length=2),
+        optimizer="adafactor",
+        dropout=0.1,
+    )
+    assert weights_hash(tiny.model, torch.float32) == before
+
+
+def test_a_member_trains_as_it_would_alone(tiny: Backbone, data_file: Path, finished: Run, tmp_path: Path) -> None:
+    alone = train(tiny, data_file, tmp_path / "alone", learning_rates=[0.2], seeds=[1])
+    for mine, theirs in zip(losses(alone), losses(finished), strict=True):
+        assert mine[0] == pytest.approx(theirs[3], rel=1e-3, abs=1e-4)
+
+
+@pytest.mark.parametrize(("dropout", "method"), [(0.0, METHOD), (0.2, METHOD), (0.0, DECODER), (0.2, DECODER)], ids=str)
+def test_interrupted_and_resumed_ends_bit_for_bit_as_uninterrupted(
+    tiny: Backbone, data_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dropout: float, method: Method
+) -> None:
+    tiny.kept.clear()  # another sitting has encoded nothing
+    whole = train(tiny, data_file, tmp_path / "whole", dropout=dropout, method=method)
+    step = population.Population._step
+    for stop_at in (5, 9):  # in the middle of a stretch, and again
+
+        def press(self, batches, stop_at=stop_at):
+            if self.state.step == stop_at:
+                signal.raise_signal(signal.SIGINT)
+            return step(self, batches)
+
+        monkeypatch.setattr(population.Population, "_step", press)
+        resume = tmp_path / "part" if stop_at == 9 else None
+        tiny.kept.clear()
+        with pytest.raises(Interrupted, match="--resume"):
+            train(tiny, data_file, tmp_path / "part", dropout=dropout, method=method, resume=resume)
+        torch.rand(7)  # what happens between two sittings must not matter
+    monkeypatch.setattr(population.Population, "_step", step)
+    tiny.kept.clear()
+    assert_same(preface.train(tiny, resume=tmp_path / "part"), whole)
+
+
+@pytest.mark.parametrize("damage", [False, True])
+def test_killed_and_resumed_ends_bit_for_bit_as_uninterrupted(
+    checkpoint_folder: Path, data_file: Path, tmp_path: Path, damage: bool
+) -> None:
+    """A kill loses what came after the last checkpoint, a damaged checkpoint what came after the one before."""
+    script = (
+        "import sys, preface, preface.tuning.population as t\n"
+        "from tests.tuning.test_train import METHOD, RECIPE\n"
+        "import time; t.LOG_EVERY = 1; t.CHECKPOINT_SECONDS = 0.0\n"
+        "step = t.Population._step\n"
+        "def slow(self, batches):\n"
+        "    time.sleep(0.2 if self.state.step > 2 and sys.argv[3] == 'slow' else 0)\n"
+        "    return step(self, batches)\n"
+        "t.Population._step = slow\n"
+        "preface.train(preface.load_backbone(sys.argv[1]), sys.argv[2], METHOD, out=sys.argv[4],"
+        " label_words={'yes': 'positive', 'no': 'negative'}, **RECIPE)\n"
+    )
+    command = [sys.executable, "-c", script, str(checkpoint_folder), str(data_file)]
+    subprocess.run([*command, "fast", str(tmp_path / "whole")], check=True, capture_output=True)
+    process = subprocess.Popen([*command, "slow", str(tmp_path / "part")], stderr=subprocess.DEVNULL)
+    states = tmp_path / "part" / "checkpoints"
+    deadline = time.monotonic() + 120
+    while len(list(states.glob("step-*[4-9]"))) < 2 and time.monotonic() < deadline:
+        time.sleep(0.02)
+    process.kill()
+    assert process.wait() == -signal.SIGKILL
+    assert "result" not in Run(tmp_path / "part").record
+    if damage:
+        newest = max(states.glob("step-*")) / "state.safetensors"
+        newest.write_bytes(newest.read_bytes()[:-100])
+    resumed = preface.train(preface.load_backbone(checkpoint_folder, dtype="float32"), resume=tmp_path / "part")
+    assert_same(resumed, Run(tmp_path / "whole"))
+
+
+def test_resume_refuses_other_data_and_finished_runs(
+    tiny: Backbone, nano: Backbone, data_file: Path, finished: Run, tmp_path: Path
+) -> None:
+    with pytest.raises(UserError, match="finished already"):
+        preface.train(tiny, resume=finished.folder)
+    with pytest.raises(UserError, match="nothing to resume"):
+        preface.train(tiny, resume=tmp_path / "none")
+    with pytest.raises(UserError, match="a run is there already"):
+        train(tiny, data_file, finished.folder)
+    record = finished.record
+    record.pop("result")
+    (finished.folder / RECORD).write_text(json.dumps(record))
+    with pytest.raises(UserError, match="other weights"):
+        preface.train(nano, resume=finished.folder)
+    data_file.write_text(data_file.read_text() + '{"text": "one more", "label": "yes"}\n')
+    with pytest.raises(UserError, match="has changed since"):
+        preface.train(tiny, resume=finished.folder)
+
+
+def test_early_stopping_is_each_member_s_own(tiny: Backbone, data_file: Path, tmp_path: Path) -> None:
+    changes = {"learning_rates": [1e-12, 0.003, 0.2], "seeds": 1, "steps": 40, "evaluate_every": 2, "patience": 2}
+    run = train(tiny, data_file, tmp_path / "run", **changes)
+    lines = map(json.loads, (run.folder / "metrics.jsonl").read_text().splitlines())
+    looks = [line for line in lines if "member" in line]
+    lengths = set()
+    for member in range(3):
+        mine = [(look["dev_score"], -look["dev_loss"]) for look in looks if look["member"] == member]
+        stale, best = 0, mine[0]
+        for place, now in enumerate(mine[1:], start=1):
+            stale, best = (0, now) if now > best else (stale + 1, best)
+            assert (stale == 2) == (place == len(mine) - 1) or place == 20
+        lengths.add(len(mine))
+    assert min(lengths) < 21
+
+
+def test_warns_of_what_a_number_hides(
+    tiny: Backbone, data_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    trained = SimpleNamespace(
+        state=SimpleNamespace(scores=[2 / 3]),
+        labels=SimpleNamespace(words=("a", "b")),
+        dev_gold=torch.tensor([0, 1, 1]),
+    )
+    population.Population._warn(trained, torch.tensor([[0.1, 0.9]] * 3))
+    assert "predicts 'b' for every development row" in capsys.readouterr().err.replace("\n", " ")
+    population.Population._warn(trained, torch.tensor([[0.1, 0.9], [0.1, 0.9], [0.9, 0.1]]))
+    assert "no better than always naming the commonest" in capsys.readouterr().err.replace("\n", " ")
+    run = train(tiny, data_file, tmp_path / "wild", learning_rates=[1e38, 0.02], seeds=1, clip=None)
+    assert "not finite" in capsys.readouterr().err.replace("\n", " ")
+    assert all(torch.isfinite(tensor).all() for prompt in prompts(run) for tensor in prompt.values())
+
+
+def test_over_long_inputs_are_cut_and_counted(
+    tiny: Backbone, data_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = train(tiny, data_file, tmp_path / "run", steps=1, max_input_tokens=10)
+    assert run.record["result"]["cut_inputs"]["train"] > 0
+    assert "were cut to 10 tokens" in capsys.readouterr().err
+
+
+def test_train_rows_and_token_budget(tiny: Backbone, data_file: Path, tmp_path: Path) -> None:
+    run = train(tiny, data_file, tmp_path / "run", steps=2, train_rows=20, batch_size=None, token_budget=64)
+    assert run.record["splits"]["train"]["rows"] == 20
+
+
+def test_a_look_that_finds_no_memory_is_taken_again(
+    tiny: Backbone, data_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Once what recorded steps hold is free."""
+    freed, calls = [], []
+    score_each = population.score_each
+
+    def short(*arguments: Any) -> Any:
+        calls.append(len(freed))
+        if len(calls) == 1:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return score_each(*arguments)
+
+    monkeypatch.setattr(population, "score_each", short)
+    monkeypatch.setattr(population.Step, "forget", lambda step: freed.append(step))
+    train(tiny, data_file, tmp_path / "run", steps=1)
+    assert len(freed) == 1
+    assert calls[:2] == [0, 1]
+
+
+def test_member_losses_are_transformers_own(tiny: Backbone) -> None:
+    logits = torch.randn(4, 3, 11)
+    labels = torch.randint(0, 11, (4, 3))
+    labels[0, 2] = -100
+    pieces = torch.nn.functional.cross_entropy(logits.flatten(0, 1), labels.flatten(), reduction="none")
+    owners = torch.tensor([0, 2, 2, 0])
+    losses = member_losses(pieces.view_as(labels), owners, shares_of(labels, owners, 3), 3)
+    for member, rows in ((0, [0, 3]), (2, [1, 2])):
+        expected = torch.nn.CrossEntropyLoss(ignore_index=-100)(logits[rows].flatten(0, 1), labels[rows].flatten())
+        torch.testing.assert_close(losses[member], expected)
+    assert losses[1] == 0
+
+
+def test_recipe_defaults_and_mistakes() -> None:
+    assert recipe_from({}, (0.1,)).resolve(13).steps == 300
+    assert recipe_from({}, (0.1,)).resolve(63).steps == 945
+    assert recipe_from({"epochs": 2.5}, (0.1,)).resolve(7).steps == 18
+    assert recipe_from({"token_budget": 99}, (0.1,)).batch_size is None
+    lester = recipe_from({"optimizer": "adafactor"}, (0.1,))
+    assert (lester.learning_rates, lester.schedule, lester.weight_decay) == ((0.3,), "constant", 1e-5)
+    assert Recipe(learning_rates=(1, 2, 1), seeds=3).members == [
+        (1, 0),
+        (1, 1),
+        (1, 2),
+        (2, 0),
+        (2, 1),
+        (2, 2),
+    ]
+    for wrong in (
+        {"learning_rates": []},
+        {"learning_rates": [-1]},
+        {"steps": 0},
+        {"optimizer": "sgd"},
+        {"colour": 1},
+    ):
+        with pytest.raises(UserError):
+            recipe_from(wrong, (0.1,))
+
+
+def test_summaries() -> None:
+    from preface.records.run import Member
+
+    members = [
+        Member(i, rate, seed, score, 0.5, 1)
+        for i, (rate, seed, score) in enumerate([(1, 0, 0.5), (1, 1, 0.7), (2, 0, 0.9)])
+    ]
+    first, second = rate_summary(members)
+    assert first["mean"] == pytest.approx(0.6)
+    assert first["deviation"] == pytest.approx(0.02**0.5)
+    assert second["deviation"] is None
+    assert majority(torch.tensor([0, 1, 1, 1])) == 0.75
