@@ -124,6 +124,10 @@ class Trained(Column):
 
 def axis_value(axis: str, value: Any) -> str:
     """`length 5`, `train rows 100`, `sites encoder+decoder`."""
+    return f"{axis.replace('_', ' ')} {shown(value)}"
+
+
+def shown(value: Any) -> str:
+    """`5`, `0.01`, `encoder+decoder`."""
     values = value if isinstance(value, list | tuple) else [value]
-    shown = "+".join(f"{one:g}" if isinstance(one, float) else str(one) for one in values)
-    return f"{axis.replace('_', ' ')} {shown}"
+    return "+".join(f"{one:g}" if isinstance(one, float) else str(one) for one in values)

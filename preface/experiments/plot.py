@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Callable, Iterable
 from itertools import cycle
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,6 +22,11 @@ STYLES = tuple(zip(COLOURS, MARKERS, strict=True))
 """Colour and marker by position: unlike in both, for the colour-blind."""
 
 
+def styles_of(names: Iterable[str]) -> dict[str, tuple[str, str]]:
+    """A style for each name."""
+    return dict(zip(names, cycle(STYLES), strict=False))
+
+
 def plot(table: Table, path: Path, chance: float | None = None) -> None:
     """Draw the table as dots with error bars, single seeds as small dots, into a `.png` or a `.svg`.
 
@@ -29,11 +35,11 @@ def plot(table: Table, path: Path, chance: float | None = None) -> None:
     if path.suffix.lower() not in {".png", ".svg"}:
         raise UserError(f"cannot draw {path.name}: a plot's name ends in .png or .svg")
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(drawn(table, chance, path.suffix.lower()[1:]))
+    path.write_bytes(picture(lambda: figure_of_dots(table, chance), path.suffix.lower()[1:]))
 
 
-def drawn(table: Table, chance: float | None, kind: str, transparent: bool = False) -> bytes:
-    """The plot as a file's bytes; the same table gives the same bytes."""
+def picture(draw: Callable[[], Figure], kind: str, transparent: bool = False) -> bytes:
+    """A drawing as a file's bytes, `png` or `svg`; the same drawing gives the same bytes."""
     from matplotlib import rc_context
 
     settings: dict[Any, Any] = {
@@ -46,16 +52,15 @@ def drawn(table: Table, chance: float | None, kind: str, transparent: bool = Fal
     metadata = dict.fromkeys(("Date", "Creator", "Format", "Type")) if kind == "svg" else None
     file = io.BytesIO()
     with rc_context(settings):
-        figure = _figure(table, chance)
-        figure.savefig(file, format=kind, dpi=160, transparent=transparent, metadata=metadata)
+        draw().savefig(file, format=kind, dpi=160, transparent=transparent, metadata=metadata)
     return file.getvalue()
 
 
-def _figure(table: Table, chance: float | None) -> Figure:
+def figure_of_dots(table: Table, chance: float | None) -> Figure:
     """Rows downwards, so that a long task name has room; dots and no bars, which would have to start at 0."""
     from matplotlib.figure import Figure
 
-    styles = dict(zip(table.columns, cycle(STYLES), strict=False))
+    styles = styles_of(table.columns)
     step = 0.7 / len(table.columns)  # of a row's height, between one column and the next
     height = len(table.rows) * (0.3 + 0.17 * len(table.columns)) + 1.1
     figure = Figure(figsize=(7.2, height), layout="constrained")

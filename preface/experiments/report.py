@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from preface.experiments.plot import INK, drawn, plot
+from preface.experiments.lines import figure_of_lines, panels_of
+from preface.experiments.plot import INK, figure_of_dots, picture, plot
 from preface.experiments.table import MISSING, Table, join, latest, pivot
 from preface.records.results import Cell, write_atomically, write_cells
 
-if TYPE_CHECKING:  # imported where it draws: it would slow every other command down
+if TYPE_CHECKING:  # drawing libraries are imported where they draw: they would slow every other command down
+    from matplotlib.figure import Figure
     from rich.table import Table as RichTable
 
 
@@ -60,14 +62,14 @@ def html(
     from markupsafe import Markup
 
     table, cells = pivot(cells), latest(cells)
-    svg = drawn(table, chance, "svg", transparent=True).decode().replace(INK, "currentColor")
+    panels = panels_of(cells)
     template = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     page = template.from_string(Path(__file__).with_name("report.html").read_text(encoding="utf-8")).render(
         title=title,
         summary=_summary(table),
         table=table,
-        # matplotlib has escaped the names in it; the XML declaration before it has no place in a page
-        plot=Markup(svg[svg.index("<svg") :]),
+        plot=Markup(_inline(lambda: figure_of_dots(table, chance))),
+        varied=panels and Markup(_inline(lambda: figure_of_lines(panels))),
         notes=notes,
         cells=[(cell, _learning_rate(cell)) for cell in cells],
         versions=_versions(cells),
@@ -85,7 +87,7 @@ def write_report(
     commands: Sequence[str] = (),
     chance: float | None = None,
 ) -> None:
-    """Write `results.json`, `table.md`, `plot.png` and `report.html` into `folder`.
+    """Write `results.json`, `table.md`, `plot.png` and `report.html` into `folder`; `vary.png` where axes vary.
 
     `chance`, in [0, 1], draws a line at what guessing would score. Raises `UserError` for no cells, and then
     writes nothing.
@@ -94,7 +96,15 @@ def write_report(
     write_cells(folder / "results.json", cells)
     write_atomically(folder / "table.md", markdown(table))
     plot(table, folder / "plot.png", chance)
+    if panels := panels_of(cells):
+        (folder / "vary.png").write_bytes(picture(lambda: figure_of_lines(panels), "png"))
     html(cells, title, folder / "report.html", notes, commands, chance)
+
+
+def _inline(draw: Callable[[], Figure]) -> str:
+    """A drawing as an element of a page. matplotlib has escaped the names in it."""
+    svg = picture(draw, "svg", transparent=True).decode().replace(INK, "currentColor")
+    return svg[svg.index("<svg") :]  # the XML declaration before it has no place in a page
 
 
 def _summary(table: Table) -> str:
