@@ -13,7 +13,8 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from preface.backbones.t5 import DEFAULT, Backbone, load_backbone
+from preface.backbones.base import Backbone
+from preface.backbones.load import DEFAULT, load_backbone
 from preface.baselines.tfidf import fit_tfidf, trained_parameters
 from preface.errors import UserError
 from preface.experiments.report import write_report
