@@ -12,7 +12,7 @@ from preface.labelling.evaluate import check_fit
 from preface.labelling.score import LabelWords, score, to_prediction
 from preface.records.checkpoint import load_prompt
 from preface.records.run import Run
-from preface.tasks import Task, iter_examples, load_task
+from preface.tasks import Task, iter_examples, load_task, render
 
 CHUNK = 256
 """Rows held at a time: enough to batch by length, few enough for any length of input."""
@@ -60,7 +60,7 @@ def predict(
     rows = iter_examples(task, source, skip_bad_rows=skip_bad_rows, on_skip=on_skip, encoding=encoding)
     while chunk := _take(rows, CHUNK):
         items, error = chunk
-        inputs, cut = model.tokenize([example.text for _, example in items], limit)
+        inputs, cut = render(model.tokenize, [example for _, example in items], limit)
         probabilities = score(model, inputs, labels, saved.injection).softmax(-1).tolist()
         for (row, _), scores, was_cut in zip(items, probabilities, cut, strict=True):
             prediction = to_prediction(scores, labels.words)

@@ -7,7 +7,8 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from preface.tasks.load import Split, load_split, load_task
+from preface.tasks.load import load_task
+from preface.tasks.split import Split, load_split
 from preface.tasks.task import Task
 
 
@@ -33,7 +34,8 @@ class DataOptions(BaseModel):
 
     def task(self, spec: str | Path | Task) -> Task:
         """The task that `spec` names, with these options. Raises UserError as `load_task` does."""
-        return load_task(spec, input=self.input, label=self.label, label_words=self.label_words, encoding=self.encoding)
+        own = {"input", "label", "label_words", "encoding", "template"}
+        return load_task(spec, **{name: getattr(self, name) for name in own})
 
     def split(self, task: Task, split: str) -> Split:
         """A split of the task. Raises UserError as `load_split` does."""
