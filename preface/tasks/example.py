@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, cached_property
 from string import Formatter
 
 from preface.errors import UserError
@@ -14,7 +14,7 @@ Tokenize = Callable[[Sequence[str], int], tuple[list[list[int]], list[bool]]]
 """From texts and a number of tokens to the ids of each, cut to the number, and whether it was cut."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Template:
     """Literal text and fields in turn."""
 
@@ -44,19 +44,21 @@ class Template:
         except ValueError as error:
             raise UserError(str(error)) from error
 
-    @property
+    @cached_property
     def names(self) -> tuple[str, ...]:
         """The fields that it names, each once."""
         return tuple(dict.fromkeys(name for _, name in self.pieces if name is not None))
 
-    @property
+    @cached_property
     def is_one_field(self) -> bool:
         """Whether it is one field and nothing else."""
         return len(self.pieces) == 1 and self.pieces[0][0] == ""
 
     def render(self, fields: Mapping[str, str]) -> str:
         """The text, without white space around it."""
-        return "".join(literal + (fields[name] if name else "") for literal, name in self.pieces).strip()
+        if self.is_one_field:
+            return fields[self.names[0]].strip()
+        return "".join([literal + (fields[name] if name else "") for literal, name in self.pieces]).strip()
 
     def over(self, template: Template) -> Template:
         """This with the fields of a task's `template`, for whose whole text `{text}` stands.

@@ -253,7 +253,7 @@ def example_of(task: Task, row: Row, label: str | None) -> Example:
     inputs = task.fields.input
     fields = {}
     for name in task.wording.names:
-        text = " ".join(_text(row, each, inputs) for each in (inputs if name == "text" else (name,)))
+        text = " ".join([_text(row, each, inputs) for each in (inputs if name == "text" else (name,))])
         for old, new in task.replace.items():
             text = text.replace(old, new)
         fields[name] = text.strip()
