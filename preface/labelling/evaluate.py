@@ -19,7 +19,7 @@ from preface.records.checkpoint import SavedPrompt, load_prompt
 from preface.records.results import Cell, read_cells, write_cells
 from preface.records.run import RECORD, Run
 from preface.tasks import Split, Task, Template, load_split, load_task, render
-from preface.tasks.load import registered, split_reference
+from preface.tasks.registry import registered, split_reference
 from preface.terminal.progress import progress, warn, warn_skipped
 
 ZERO_SHOT = "zero-shot"

@@ -14,8 +14,8 @@ from preface.errors import UserError
 from preface.tasks.example import Example
 from preface.tasks.hub import NotOnHubError, hub_rows
 from preface.tasks.lines import brief
-from preface.tasks.load import read_task, registered
 from preface.tasks.read import OnBad, Row, iter_rows, raise_bad
+from preface.tasks.registry import read_task, registered
 from preface.tasks.task import FileSource, SplitName, Task, example_of, label_of
 
 EMBEDDED = Path(__file__).parent / "examples"

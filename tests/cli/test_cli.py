@@ -17,7 +17,7 @@ from typer.main import get_command
 
 from preface import cli
 from preface.cli import MANY, app, expand
-from preface.tasks.load import DEFINITIONS
+from preface.tasks.registry import DEFINITIONS
 
 
 def preface(*arguments: object, **options: Any) -> subprocess.CompletedProcess[str]:

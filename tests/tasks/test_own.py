@@ -54,6 +54,28 @@ def test_a_file_of_pairs_needs_no_yaml(tmp_path: Path) -> None:
     assert options.split(options.task(path), "test").examples[3] == example
 
 
+def test_splits_in_files_of_their_own(tmp_path: Path) -> None:
+    train = jsonl(tmp_path / "a.jsonl", [*rows(30), {"text": "DEV  1", "label": 0}])
+    dev = jsonl(tmp_path / "there" / "dev.jsonl", rows(4, "dev"))
+    test = tmp_path / "test.csv"
+    test.write_text("label,text\n0,text 3\n1,test\n")
+    options = DataOptions(validation=dev, test=test)
+    each = options.task(train)
+    found = {name: texts(options.split(each, name).examples) for name in ("train", "validation", "test")}
+    assert found["train"] == [f"text {i}" for i in range(30) if i != 3]  # no text of another split
+    assert found["validation"] == [f"dev {i}" for i in range(4)]
+    assert found["test"] == ["text 3", "test"]
+    only = load_task(train, test=test)
+    assert len(load_split(only, "validation").examples) == 4
+    assert texts(load_split(only, "test").examples) == found["test"]
+    assert (
+        fails(load_task, train, test=tmp_path / "no.csv") == f"{tmp_path}/no.csv: there is no such file; check the path"
+    )
+    test.write_text("label,review\n0,text 3\n")
+    assert fails(load_task, train, test=test) == f"{test}: has no field 'text'; its fields are 'label', 'review'"
+    assert fails(load_task, "film", test=test) == f"{test}: is for a data file; film has splits of its own"
+
+
 def test_templates_that_are_broken(tmp_path: Path) -> None:
     path = jsonl(tmp_path / "a.jsonl", rows(4))
     assert fails(load_task, path, template="{text").startswith("template '{text': ")

@@ -11,7 +11,7 @@ import yaml
 
 from preface.errors import UserError
 from preface.tasks import Row, Task, load_task
-from preface.tasks.load import registered
+from preface.tasks.registry import registered
 from preface.tasks.task import example_of, label_of
 
 SENTIMENT = {
