@@ -22,7 +22,7 @@ from preface.prompts import stack
 from preface.records.checkpoint import SavedPrompt, load_prompt
 from preface.records.results import Cell, read_cells, write_cells
 from preface.records.run import RECORD, Run
-from preface.tasks import Split, Task, load_split, load_task
+from preface.tasks import Split, Task, Template, load_split, load_task, render
 from preface.tasks.registry import registered, split_reference
 from preface.terminal.progress import progress, warn, warn_skipped
 
@@ -83,8 +83,8 @@ def evaluate(
     model = load_backbone(backbone) if isinstance(backbone, str) else backbone
     if run is not None:
         check_fit(train_record, model)
-    elif "{text}" not in instruction:
-        raise UserError(f"instruction {instruction!r}: has no {{text}}, where the input goes")
+    else:
+        Template.of(instruction)  # what is wrong with it should be known before the work
     if not on:
         if run is None:
             raise UserError("on: no task given; `--on sst2`, or a data file")
@@ -173,8 +173,7 @@ def predictions_on(
 ) -> tuple[list[list[Prediction]], int]:
     """What each prompt says of each example, all prompts in the same batches; and how many inputs were cut."""
     labels = LabelWords.of(backbone, words)
-    texts = [template.replace("{text}", example.text) for example in examples.examples]
-    inputs, cut = backbone.tokenize(texts, max_input_tokens)
+    inputs, cut = render(backbone.tokenize, examples.examples, max_input_tokens, template)
     size = len(inputs)
     tokenized = Inputs(backbone, inputs)
     labeller = Labeller(backbone, stack(prompts), labels)

@@ -15,7 +15,7 @@ from preface.labelling.label_words import LabelWords
 from preface.labelling.labeller import Labeller, predictions_of
 from preface.records.checkpoint import load_prompt
 from preface.records.run import Run
-from preface.tasks import Task, iter_examples, load_task
+from preface.tasks import Task, iter_examples, load_task, render
 
 CHUNK = 256
 """Rows held at a time: enough to batch by length, few enough for any length of input."""
@@ -64,7 +64,7 @@ def predict(
     rows = iter_examples(task, source, skip_bad_rows=skip_bad_rows, on_skip=on_skip, encoding=encoding)
     while chunk := _take(rows, CHUNK):
         items, error = chunk
-        inputs, cut = model.tokenize([example.text for _, example in items], limit)
+        inputs, cut = render(model.tokenize, [example for _, example in items], limit)
         predictions = predictions_of(labeller.label(Inputs(model, inputs)), labels)
         for (row, _), prediction, was_cut in zip(items, predictions, cut, strict=True):
             line: dict[str, Any] = {

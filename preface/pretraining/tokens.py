@@ -25,8 +25,8 @@ from preface.pretraining.corpus import Document, identity, iter_documents
 from preface.pretraining.keep_out import KeepOut
 from preface.pretraining.tokenizer import train_tokenizer
 from preface.records.results import installed_versions, write_atomically
-from preface.tasks.draw import folded
-from preface.tasks.wording import brief
+from preface.tasks.lines import brief
+from preface.tasks.split import folded
 from preface.terminal.progress import progress
 
 PIECE = re.compile(r"\S+(?:\s+\S+){0,999}")

@@ -20,7 +20,7 @@ from preface.errors import UserError
 from preface.labelling.label_words import LabelWords
 from preface.methods import Method, PrefixTuning, PromptTuning
 from preface.methods.init import Initializer
-from preface.tasks import Example, Task, load_task
+from preface.tasks import Example, Task, load_task, render
 from preface.terminal.progress import progress
 from preface.tuning.step import Step
 from preface.tuning.train import load_training
@@ -146,7 +146,7 @@ class _Subject:
     def _load(self, dtype: str) -> tuple[Backbone, list[list[int]], list[list[int]]]:
         """The backbone, and the task's inputs and targets in its pieces."""
         model = load_backbone(self.backbone, dtype, self.device)
-        ids, _ = model.tokenize([example.text for example in self.examples], 512)
+        ids, _ = render(model.tokenize, self.examples, 512)
         labels = LabelWords.of(model, self.task.label_words)
         return model, ids, labels.targets(str(example.label) for example in self.examples)
 

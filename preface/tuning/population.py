@@ -30,7 +30,7 @@ from preface.records import checkpoint
 from preface.records.metrics import METRICS, append_metrics, cut_metrics
 from preface.records.results import installed_versions
 from preface.records.run import Member, finish_record
-from preface.tasks import Split
+from preface.tasks import Split, render
 from preface.terminal.interrupt import Interrupted, stop_requested
 from preface.terminal.progress import progress, say, warn, warn_skipped
 from preface.tuning.optimizers import schedule
@@ -77,8 +77,8 @@ class Population:
         self.asked: dict[str, Any] = {}
         self.method, self.metric = method, metric
         words = {word: index for index, word in enumerate(labels.words)}
-        ids, cut = backbone.tokenize([e.text for e in training.examples], recipe.max_input_tokens)
-        dev_ids, dev_cut = backbone.tokenize([e.text for e in development.examples], recipe.max_input_tokens)
+        ids, cut = render(backbone.tokenize, training.examples, recipe.max_input_tokens)
+        dev_ids, dev_cut = render(backbone.tokenize, development.examples, recipe.max_input_tokens)
         lengths = [len(item) for item in ids]
         an_epoch = batching.epoch(lengths, recipe.seeds[0], 0, recipe.batch_size, recipe.token_budget)
         self.recipe = recipe = recipe.resolve(len(an_epoch))
