@@ -272,19 +272,5 @@ def _write_predictions(folder: Path, cell: Cell, examples: Split, given: Sequenc
 
 def _merge_cells(path: Path, cells: Sequence[Cell]) -> None:
     """Add cells to `results.json`; a cell measured anew takes the old one's place."""
-
-    def key(cell: Cell) -> tuple[Any, ...]:
-        asked = [cell.details.get(name) for name in ("learning_rate", "scoring", "instruction", "method")]
-        return (
-            cell.backbone,
-            cell.method,
-            cell.train_task,
-            cell.eval_task,
-            cell.split,
-            cell.metric,
-            cell.seed,
-            str(asked),
-        )
-
-    new = {key(cell) for cell in cells}
-    write_cells(path, [cell for cell in read_cells(path) if key(cell) not in new] + list(cells))
+    new = {cell.identity for cell in cells}
+    write_cells(path, [cell for cell in read_cells(path) if cell.identity not in new] + list(cells))

@@ -7,12 +7,12 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from preface.labelling.score import metric
 from sklearn.metrics import accuracy_score, f1_score
 
 import preface
 from preface.backbones.base import Backbone
 from preface.errors import UserError
+from preface.labelling.metric import metric
 from preface.methods import PrefixTuning, PromptTuning
 from preface.records.results import read_cells
 from preface.records.run import Run
