@@ -10,7 +10,8 @@ from typing import Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from preface.backbones.t5 import Backbone, load_backbone
+from preface.backbones.base import Backbone
+from preface.backbones.load import load_backbone
 from preface.errors import UserError
 from preface.records.results import Cell
 from preface.tasks import Split, Task

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from preface.baselines.column import Setting, Trained
 from preface.errors import UserError
-from preface.labelling.score import metric
+from preface.labelling.metric import metric
 from preface.records.results import Cell
 from preface.tasks import Split, Task
 

@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from preface.backbones.t5 import Backbone
+from preface.backbones.base import Backbone
 from preface.baselines.column import Setting
 from preface.experiments.matrix import eval_tasks, measure
 from preface.experiments.report import write_report
 from preface.experiments.spec import Experiment, load_experiment
-from preface.labelling.score import metric
+from preface.labelling.metric import metric
 from preface.records.results import Cell
 
 

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from preface.backbones.t5 import Backbone
+from preface.backbones.base import Backbone
 from preface.baselines.column import Setting, Trained
 from preface.errors import UserError
 from preface.labelling.evaluate import evaluate

@@ -13,7 +13,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from preface import baselines
-from preface.backbones.t5 import DEFAULT
+from preface.backbones.load import DEFAULT
 from preface.baselines.column import Column, Trained
 from preface.errors import UserError
 from preface.experiments.prompt import Prompt, Search

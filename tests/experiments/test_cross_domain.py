@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -10,7 +11,7 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 
 import preface
-from preface.backbones.t5 import Backbone
+from preface.backbones.base import Backbone, Site
 from preface.baselines.zero_shot import ZeroShot
 from preface.errors import UserError
 from preface.experiments.cross_domain import seen
@@ -175,8 +176,9 @@ def test_paper_a_is_the_paper_s_recipe() -> None:
     assert prefix.recipe.batch_size == 16
     assert prefix.recipe.epochs == 5
     assert prefix.recipe.learning_rates == (1e-4,)
-    shape = preface.backbones.t5.Shape(1024, 64, 16, 24, 24, 32128)
-    assert prefix.method.counts(shape).trained == 11_943_936
+    sites = {name: Site(24, 16, 64, of="text") for name in ("encoder", "decoder", "cross")}
+    large: Any = SimpleNamespace(name="t5-large", sites=sites, width=1024)
+    assert prefix.method.counts(large).trained == 11_943_936
     assert isinstance(zero_shot, ZeroShot)
     assert zero_shot.backbone == "google/flan-t5-large"
 
