@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
@@ -183,3 +184,11 @@ def test_own_files_are_columns_of_data_like_others(tmp_path: Path) -> None:
 def test_a_method_s_defaults_are_its_own() -> None:
     (found,) = prompts(experiment("prompt-tuning"))
     assert found.method == PromptTuning()
+
+
+def test_the_documented_recipe_is_one() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "compare.md").read_text(encoding="utf-8")
+    (block,) = re.findall(r"```yaml\n(.*?)```", page, flags=re.DOTALL)
+    labels = [column.label for column in validated(Experiment, yaml.safe_load(block)).expanded()]
+    lengths = [f"prefix-tuning · length {length}" for length in (1, 5, 20)]
+    assert labels == ["zero-shot", *lengths, "one rate", "tf-idf"]
