@@ -174,7 +174,7 @@ def _example_activations(
     # a decoder input has few tokens, so draw as many examples as there are virtual tokens
     drawn = order.sample(list(examples), min(length, len(examples)))
     texts, _ = backbone.tokenize([text for text, _ in drawn], max_tokens=128)
-    targets, _ = backbone.tokenize([target for _, target in drawn], max_tokens=32)
+    targets = backbone.answer_pieces([target for _, target in drawn])
     input_ids, mask = backbone.pad(texts)
     # an answer's last piece is followed by nothing, so it is never read
     answer_ids, answer_mask = backbone.pad([[*backbone.lead_in, *pieces][: len(pieces)] for pieces in targets])
