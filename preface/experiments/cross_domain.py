@@ -17,7 +17,8 @@ from preface.backbones.t5 import DEFAULT, Backbone, load_backbone
 from preface.baselines.tfidf import fit_tfidf, trained_parameters
 from preface.errors import UserError
 from preface.experiments.report import write_report
-from preface.labelling.evaluate import INSTRUCTION, ZERO_SHOT, evaluate, metric
+from preface.labelling.evaluate import INSTRUCTION, ZERO_SHOT, evaluate
+from preface.labelling.score import metric
 from preface.methods import Method, method_named
 from preface.records.results import Cell, read_cells, write_atomically, write_cells
 from preface.records.run import RECORD, Run
@@ -285,7 +286,7 @@ class _Matrix:
         """The run in that folder: as it is, gone on with, or begun."""
         if (folder / RECORD).exists():
             run = Run(folder, self.backbone)
-            return run if "result" in run.record else train(self.backbone, resume=folder)
+            return run if run.record.result is not None else train(self.backbone, resume=folder)
         return train(
             self.backbone,
             self.train_task,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import platform
 import subprocess
 from collections.abc import Iterable
@@ -12,9 +11,12 @@ from dataclasses import asdict, dataclass, field
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
-from preface.errors import UserError
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+
+from preface.errors import UserError, problem_of
+from preface.records.atomic import write_atomically
 
 
 @cache
@@ -40,6 +42,8 @@ def installed_versions() -> dict[str, str]:
 class Cell:
     """One measured number: a method, trained on one task with one seed, evaluated on another."""
 
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
+
     backbone: str
     method: str
     """`prefix-tuning`, `prompt-tuning`, `zero-shot`, `tf-idf` … as shown in a table's head."""
@@ -58,16 +62,20 @@ class Cell:
     details: dict[str, Any] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=lambda: dict(installed_versions()))
 
-
-def write_atomically(path: Path, text: str) -> None:
-    """Write `text` so that a reader, or a kill at any moment, sees the old file or the new one, never half."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    with temporary.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    @property
+    def identity(self) -> tuple[str | int | None, ...]:
+        """What was measured: of cells with one identity, the last counts."""
+        configured = {name: self.details.get(name) for name in ("learning_rate", "scoring", "instruction", "method")}
+        return (
+            self.backbone,
+            self.method,
+            self.train_task,
+            self.eval_task,
+            self.split,
+            self.metric,
+            self.seed,
+            json.dumps(configured, sort_keys=True),
+        )
 
 
 def write_cells(path: Path, cells: Iterable[Cell]) -> None:
@@ -80,8 +88,21 @@ def read_cells(path: Path) -> list[Cell]:
     if not path.exists():
         return []
     try:
-        return [Cell(**item) for item in json.loads(path.read_text(encoding="utf-8"))]
-    except (ValueError, TypeError) as error:
+        return _CELLS.validate_python(json.loads(path.read_text(encoding="utf-8")))
+    except (ValueError, RecursionError) as error:
+        reason = problem_of(error) if isinstance(error, ValidationError) else str(error)
         raise UserError(
-            f"{path}: not a list of Preface's cells ({error}); move it away, or give another --out"
+            f"{path}: not a list of Preface's cells ({reason}); move it away, or give another --out"
         ) from error
+
+
+def latest(cells: Iterable[Cell]) -> list[Cell]:
+    """Without the cells that a later one measured again."""
+    found: dict[Any, Cell] = {}
+    for cell in cells:
+        found.pop(cell.identity, None)
+        found[cell.identity] = cell
+    return list(found.values())
+
+
+_CELLS = TypeAdapter(list[Cell])

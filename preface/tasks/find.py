@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from glob import escape, glob
-from pathlib import Path
+from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Literal
 
 from preface.errors import UserError
@@ -17,6 +17,7 @@ from preface.tasks.read import iter_rows
 from preface.tasks.registry import HERE, read_task, registered
 from preface.tasks.row import OnBad, Row, raise_bad
 from preface.tasks.task import FileSource, SplitName, Task
+from preface.tasks.wording import brief
 
 EMBEDDED = HERE / "examples"
 Place = Literal["folder", "hub", "embedded", "nowhere"]
@@ -111,6 +112,32 @@ def read_part(task: Task, part: str, data: str | Path | None, skip_bad_rows: boo
         f"{task.name}: its {part} part was not found ({'; '.join(missed)}); give --data DIR or set "
         "PREFACE_DATA to the folder that has it, connect to a network, or use a task that comes with rows "
         f"({', '.join(_embedded())})"
+    )
+
+
+def refuse_outside(task: Task) -> None:
+    """Raise UserError, which names it, if the task may read a file outside the data folder and the package."""
+    source = task.source
+    files = [source.files.parts, source.files.labels] if source.files else []
+    named = [*source.embedded.values(), *(pattern for parts in files for each in parts.values() for pattern in each)]
+    if source.hub is not None:
+        named += [source.hub.id, source.hub.folder or ""]
+    named = [name for name in named if _leaves(name)]
+    if task.folder is not None:
+        named.append(str(task.folder))
+    if source.hub is not None and (task.folder or Path()).joinpath(source.hub.id).exists():
+        named.append(source.hub.id)
+    if named:
+        raise UserError(
+            f"{task.name}: it comes from elsewhere and names {brief(named[0])}, which is not in the data folder; it is "
+            "not read: name the data yourself"
+        )
+
+
+def _leaves(name: str) -> bool:
+    """Whether a relative name may lead out of the folder that it begins in, on any system."""
+    return any(
+        path.is_absolute() or path.drive or ".." in path.parts for path in (PurePosixPath(name), PureWindowsPath(name))
     )
 
 

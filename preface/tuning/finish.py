@@ -8,20 +8,17 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 from torch import Tensor
 
 from preface.labelling.score import to_prediction
 from preface.methods.base import Counts
 from preface.prompts import Injection
-from preface.records import checkpoint
+from preface.records.atomic import write_atomically
+from preface.records.card import Member, Origin, PromptCard, save_prompt
 from preface.records.results import installed_versions
-from preface.records.run import Member, finish_record
+from preface.records.run import RateSummary, Result, RunRecord
 from preface.terminal.progress import warn
-
-CARD = ("backbone", "fingerprint", "shape", "method", "task", "label_words")
-"""What a prompt's card repeats of the run's record."""
 
 
 @dataclass(frozen=True)
@@ -41,33 +38,39 @@ class Outcome:
     seconds: float
 
 
-def finish(folder: Path, record: dict[str, Any], outcome: Outcome) -> None:
+def finish(folder: Path, record: RunRecord, outcome: Outcome) -> None:
     """Export every member's prompt and the best; write predictions; complete the run's record."""
     best = best_of(outcome.members)
-    card = {key: record[key] for key in CARD} | {
-        "max_input_tokens": record["recipe"]["max_input_tokens"],
-        "trained_parameters": outcome.counts.trained,
-        "versions": installed_versions(),
-    }
     for member in outcome.members:
-        own = card | {"member": asdict(member)}
-        checkpoint.save_prompt(folder / "prompts" / f"{member.index:02d}", outcome.prompts, own, member.index)
+        card = _card(record, outcome.counts, member)
+        save_prompt(folder / "prompts" / f"{member.index:02d}", outcome.prompts, card, member.index)
         if member is best:
-            checkpoint.save_prompt(folder / "prompt", outcome.prompts, own, member.index)
-    warn_of(outcome.predictions, outcome.gold, best.score, record["label_words"])
-    write_predictions(folder / "predictions.jsonl", outcome, record["label_words"])
-    result = {
-        "best": best.index,
-        "members": [asdict(member) for member in outcome.members],
-        "rates": rate_summary(outcome.members),
-        "steps": outcome.steps,
-        "seconds": outcome.seconds,
-        "trained_parameters": outcome.counts.trained,
-        "stored_parameters": outcome.counts.stored,
-        "majority": majority(outcome.gold),
-        "cut_inputs": outcome.cut_inputs,
-    }
-    finish_record(folder, record, result)
+            save_prompt(folder / "prompt", outcome.prompts, card, member.index)
+    warn_of(outcome.predictions, outcome.gold, best.score, record.label_words)
+    write_predictions(folder / "predictions.jsonl", outcome, record.label_words)
+    result = Result(
+        best=best.index,
+        members=tuple(outcome.members),
+        rates=rate_summary(outcome.members),
+        steps=outcome.steps,
+        seconds=outcome.seconds,
+        trained_parameters=outcome.counts.trained,
+        stored_parameters=outcome.counts.stored,
+        majority=majority(outcome.gold),
+        cut_inputs=outcome.cut_inputs,
+    )
+    record.finish(folder, result)
+
+
+def _card(record: RunRecord, counts: Counts, member: Member) -> PromptCard:
+    origin = {name: getattr(record, name) for name in Origin.model_fields}
+    return PromptCard(
+        **origin,
+        max_input_tokens=record.max_input_tokens,
+        trained_parameters=counts.trained,
+        member=member,
+        versions=installed_versions(),
+    )
 
 
 def best_of(members: Sequence[Member]) -> Member:
@@ -77,9 +80,9 @@ def best_of(members: Sequence[Member]) -> Member:
 
 def write_predictions(path: Path, outcome: Outcome, words: Sequence[str]) -> None:
     """What the best prompt says of each development row, a line each."""
-    with path.open("w", encoding="utf-8") as file:
-        for gold, row in zip(outcome.gold.tolist(), outcome.predictions.softmax(-1).tolist(), strict=True):
-            print(json.dumps(asdict(to_prediction(row, words)) | {"gold": words[gold]}), file=file)
+    rows = zip(outcome.gold.tolist(), outcome.predictions.softmax(-1).tolist(), strict=True)
+    lines = [asdict(to_prediction(row, words)) | {"gold": words[gold]} for gold, row in rows]
+    write_atomically(path, "".join(json.dumps(line) + "\n" for line in lines))
 
 
 def warn_of(predictions: Tensor, gold: Tensor, best: float, words: Sequence[str]) -> None:
@@ -99,18 +102,17 @@ def majority(gold: Tensor) -> float:
     return max(Counter(gold.tolist()).values()) / len(gold)
 
 
-def rate_summary(members: Sequence[Member]) -> list[dict[str, Any]]:
+def rate_summary(members: Sequence[Member]) -> tuple[RateSummary, ...]:
     """Mean and sample deviation of the development score over seeds, for each learning rate."""
-    summary = []
-    for rate in dict.fromkeys(member.learning_rate for member in members):
-        scores = [member.score for member in members if member.learning_rate == rate]
-        deviation = statistics.stdev(scores) if len(scores) > 1 else None
-        summary.append(
-            {
-                "learning_rate": rate,
-                "mean": statistics.fmean(scores),
-                "deviation": deviation,
-                "n": len(scores),
-            }
+    rates: dict[float, list[float]] = {}
+    for member in members:
+        rates.setdefault(member.learning_rate, []).append(member.score)
+    return tuple(
+        RateSummary(
+            learning_rate=rate,
+            mean=statistics.fmean(scores),
+            deviation=statistics.stdev(scores) if len(scores) > 1 else None,
+            n=len(scores),
         )
-    return summary
+        for rate, scores in rates.items()
+    )

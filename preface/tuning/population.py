@@ -21,8 +21,9 @@ from preface.methods import Bank, Method
 from preface.methods.init import Initializer
 from preface.prompts import Injection
 from preface.records import checkpoint
+from preface.records.card import Member
 from preface.records.metrics import METRICS, append_metrics, cut_metrics
-from preface.records.run import Member
+from preface.records.run import RunRecord
 from preface.tasks import Split
 from preface.terminal.interrupt import Interrupted, stop_requested
 from preface.terminal.progress import progress, say, warn, warn_skipped
@@ -68,7 +69,7 @@ class Population:
         metric: str = "accuracy",
     ) -> None:
         self.folder, self.backbone, self.labels = folder, backbone, labels
-        self.asked: dict[str, Any] = {}
+        self.record: RunRecord | None = None
         self.method, self.metric = method, metric
         words = {word: index for index, word in enumerate(labels.words)}
         ids, cut = backbone.tokenize([e.text for e in training.examples], recipe.max_input_tokens)
@@ -123,9 +124,9 @@ class Population:
         )
         self.saved_at = time.monotonic()
 
-    def run(self, asked: dict[str, Any]) -> None:
-        """Train, or go on training; `asked` is the run's record so far, to which the results are added."""
-        self.asked = asked
+    def run(self, record: RunRecord) -> None:
+        """Train, or go on training; `record` is the run's so far, to which the results are added."""
+        self.record = record
         cuda = [self.backbone.device] if self.backbone.device.type == "cuda" else []
         with torch.random.fork_rng(devices=cuda):
             self._run()
@@ -236,7 +237,8 @@ class Population:
             steps=state.step,
             seconds=state.seconds,
         )
-        finish(self.folder, self.asked, outcome)
+        assert self.record is not None
+        finish(self.folder, self.record, outcome)
 
     def _name(self, member: int) -> str:
         rate, seed = self.recipe.members[member]

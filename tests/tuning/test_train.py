@@ -15,8 +15,8 @@ import preface
 from preface.backbones.t5 import Backbone, weights_hash
 from preface.errors import UserError
 from preface.methods import Method, PrefixTuning, PromptTuning
-from preface.records.checkpoint import tensors_of
-from preface.records.run import RECORD, Run
+from preface.records.card import Member, tensors_of
+from preface.records.run import Run
 from preface.terminal.interrupt import Interrupted
 from preface.tuning import population
 from preface.tuning.finish import majority, rate_summary, warn_of
@@ -81,16 +81,14 @@ def test_a_population_learns_and_leaves_its_record(tiny: Backbone, finished: Run
         (0.2, 1),
     ]
     assert finished.best.score == max(member.score for member in finished.members)
-    assert record["fingerprint"] == tiny.fingerprint
-    assert record["label_words"] == ["positive", "negative"]
-    assert record["splits"]["train"]["sources"][0]["sha256"]
-    assert record["splits"]["train"]["rows"] + record["splits"]["validation"]["rows"] == 60
-    assert record["recipe"]["steps"] == 12
-    assert record["versions"]["torch"] == torch.__version__.split("+")[0] or record["versions"]["torch"]
-    assert record["result"]["trained_parameters"] == METHOD.counts(tiny.shape).trained
-    assert (
-        len((finished.folder / "predictions.jsonl").read_text().splitlines()) == record["splits"]["validation"]["rows"]
-    )
+    assert record.fingerprint == tiny.fingerprint
+    assert record.label_words == ("positive", "negative")
+    assert record.splits.train.sources[0].sha256
+    assert record.splits.train.rows + record.splits.validation.rows == 60
+    assert record.recipe["steps"] == 12
+    assert record.versions["torch"] == torch.__version__.split("+")[0] or record.versions["torch"]
+    assert finished.result.trained_parameters == METHOD.counts(tiny.shape).trained
+    assert len((finished.folder / "predictions.jsonl").read_text().splitlines()) == record.splits.validation.rows
     assert tensors_of(finished.prompt().injection).keys() == prompts(finished)[finished.best.index].keys()
     first, last = losses(finished)[0], losses(finished)[-1]
     assert min(last) < min(first)
@@ -168,11 +166,11 @@ def test_killed_and_resumed_ends_bit_for_bit_as_uninterrupted(
         time.sleep(0.02)
     process.kill()
     assert process.wait() == -signal.SIGKILL
-    assert "result" not in Run(tmp_path / "part").record
+    assert Run(tmp_path / "part").record.result is None
     if damage:
         newest = max(states.glob("step-*")) / "state.safetensors"
         newest.write_bytes(newest.read_bytes()[:-100])
-    resumed = preface.train(preface.load_backbone(checkpoint_folder, dtype="float32"), resume=tmp_path / "part")
+    resumed = preface.train(resume=tmp_path / "part")
     assert_same(resumed, Run(tmp_path / "whole"))
 
 
@@ -185,9 +183,7 @@ def test_resume_refuses_other_data_and_finished_runs(
         preface.train(tiny, resume=tmp_path / "none")
     with pytest.raises(UserError, match="a run is there already"):
         train(tiny, data_file, finished.folder)
-    record = finished.record
-    record.pop("result")
-    (finished.folder / RECORD).write_text(json.dumps(record))
+    finished.record.model_copy(update={"result": None}).write(finished.folder)
     with pytest.raises(UserError, match="other weights"):
         preface.train(nano, resume=finished.folder)
     data_file.write_text(data_file.read_text() + '{"text": "one more", "label": "yes"}\n')
@@ -228,13 +224,13 @@ def test_over_long_inputs_are_cut_and_counted(
     tiny: Backbone, data_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = train(tiny, data_file, tmp_path / "run", steps=1, max_input_tokens=10)
-    assert run.record["result"]["cut_inputs"]["train"] > 0
+    assert run.result.cut_inputs["train"] > 0
     assert "were cut to 10 tokens" in capsys.readouterr().err
 
 
 def test_train_rows_and_token_budget(tiny: Backbone, data_file: Path, tmp_path: Path) -> None:
     run = train(tiny, data_file, tmp_path / "run", steps=2, train_rows=20, batch_size=None, token_budget=64)
-    assert run.record["splits"]["train"]["rows"] == 20
+    assert run.record.splits.train.rows == 20
 
 
 def test_a_look_that_finds_no_memory_is_taken_again(
@@ -297,14 +293,12 @@ def test_recipe_defaults_and_mistakes() -> None:
 
 
 def test_summaries() -> None:
-    from preface.records.run import Member
-
     members = [
         Member(i, rate, seed, score, 0.5, 1)
         for i, (rate, seed, score) in enumerate([(1, 0, 0.5), (1, 1, 0.7), (2, 0, 0.9)])
     ]
     first, second = rate_summary(members)
-    assert first["mean"] == pytest.approx(0.6)
-    assert first["deviation"] == pytest.approx(0.02**0.5)
-    assert second["deviation"] is None
+    assert first.mean == pytest.approx(0.6)
+    assert first.deviation == pytest.approx(0.02**0.5)
+    assert second.deviation is None
     assert majority(torch.tensor([0, 1, 1, 1])) == 0.75
