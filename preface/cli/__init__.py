@@ -7,7 +7,6 @@ import os
 import re
 import sys
 
-import typer
 from typer._click.exceptions import ClickException
 
 # each module adds its verbs to the application; `--help` lists them in this order
@@ -52,8 +51,6 @@ def main() -> None:
         code = _fail(2, str(error))
     except ClickException as error:
         code = _fail(2, f"{error.format_message()} (`preface --help` shows what there is)")
-    except (KeyboardInterrupt, typer.Abort):
-        code = _fail(130, "stopped")
     except OSError as error:
         code = _fail(2, f"{error.filename or 'file'}: {error.strerror or error}")
     except Exception as error:

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import errno
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -189,6 +191,117 @@ def test_resume_refuses_other_data_and_finished_runs(
     data_file.write_text(data_file.read_text() + '{"text": "one more", "label": "yes"}\n')
     with pytest.raises(UserError, match="has changed since"):
         preface.train(tiny, resume=finished.folder)
+
+
+def unfinish(run: Run, **changes: Any) -> Path:
+    """As if it had been interrupted, and begun otherwise."""
+    run.record.model_copy(update={"result": None, **changes}).write(run.folder)
+    return run.folder
+
+
+def test_resume_goes_on_as_the_run_was_begun(tiny: Backbone, data_file: Path, finished: Run) -> None:
+    folder = unfinish(finished, dtype="bfloat16")
+    for wrong in ({}, {"dtype": "float32"}):
+        with pytest.raises(UserError, match="dtype: .* was begun in bfloat16 and would not end the same in float32"):
+            preface.train(tiny, resume=folder, **wrong)
+    with pytest.raises(UserError, match="begun in bfloat16"):
+        preface.train(resume=folder, dtype="float32")
+    unfinish(finished, device="cuda:0")
+    with pytest.raises(UserError, match="device: .* was begun in cuda"):
+        preface.train(tiny, resume=folder)
+    unfinish(finished, recipe=finished.record.recipe | {"clip": -1})
+    with pytest.raises(UserError, match=r"run\.json: damaged, or of another version \(clip"):
+        preface.train(tiny, resume=folder)
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"task": "film"},
+        {"method": "prompt-tuning"},
+        {"out": "elsewhere"},
+        {"train_rows": 3},
+        {"steps": 9},
+        {"learning_rates": [0.1]},
+        {"clip": None},
+        {"label_words": {"yes": "good"}},
+        {"skip_bad_rows": True},
+    ],
+    ids=str,
+)
+def test_resume_takes_no_other_settings(tiny: Backbone, finished: Run, given: dict[str, Any]) -> None:
+    (name,) = given
+    with pytest.raises(UserError, match=f"resume: .* give no {name.replace('_', '-')}$"):
+        preface.train(tiny, resume=unfinish(finished), **given)
+
+
+def test_an_unknown_option(tiny: Backbone) -> None:
+    with pytest.raises(
+        UserError, match=r"step: there is no such option, did you mean steps\? There are learning_rates"
+    ):
+        preface.train(tiny, "film", step=3)
+
+
+def test_a_loaded_backbone_has_its_precision(tiny: Backbone) -> None:
+    with pytest.raises(UserError, match="dtype bfloat16: the backbone .* is loaded already, as float32"):
+        preface.train(tiny, "film", dtype="bfloat16")
+
+
+def test_a_run_finds_its_backbone_from_elsewhere(
+    checkpoint_folder: Path, data_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(checkpoint_folder.parent)
+    run = preface.train(
+        checkpoint_folder.name, data_file, METHOD, out=tmp_path / "run", steps=1, learning_rates=[0.1], dtype="float32"
+    )
+    assert run.record.backbone == str(checkpoint_folder.resolve())
+    assert run.prompt().card.backbone == str(checkpoint_folder.resolve())
+    monkeypatch.chdir(tmp_path)
+    assert len(list(preface.predict(tmp_path / "run", data_file, dtype="float32"))) == 60
+
+
+def test_a_second_process_in_the_folder_is_refused(
+    tiny: Backbone, data_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    step, refused = population.Population._step, []
+
+    def with_another(self: Any, batches: Any) -> Any:
+        if not refused:
+            with pytest.raises(UserError, match="another process is at work there") as caught:
+                preface.train(tiny, resume=tmp_path / "run")
+            refused.append(caught)
+        return step(self, batches)
+
+    monkeypatch.setattr(population.Population, "_step", with_another)
+    train(tiny, data_file, tmp_path / "run", steps=2)
+    assert refused
+
+
+def test_a_full_disk_at_the_end_loses_nothing(
+    tiny: Backbone, data_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(population, "CHECKPOINT_SECONDS", 0.0)
+    fsync, full = os.fsync, [False]
+
+    def sync(number: int) -> None:
+        if full[0]:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        fsync(number)
+
+    finish = population.finish
+
+    def late(*arguments: Any) -> None:
+        full[0] = True
+        finish(*arguments)
+
+    monkeypatch.setattr(os, "fsync", sync)
+    monkeypatch.setattr(population, "finish", late)
+    with pytest.raises(OSError, match="No space left") as caught:
+        train(tiny, data_file, tmp_path / "run")
+    assert caught.value.filename == str(tmp_path / "run" / "prompts" / "00")
+    monkeypatch.undo()
+    whole = train(tiny, data_file, tmp_path / "whole")
+    assert preface.train(tiny, resume=tmp_path / "run").members == whole.members
 
 
 def test_early_stopping_is_each_member_s_own(tiny: Backbone, data_file: Path, tmp_path: Path) -> None:
