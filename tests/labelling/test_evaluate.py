@@ -140,7 +140,7 @@ def test_other_weights_are_refused_unless_named(
         lambda **named: preface.evaluate(changed, ["posts"], dtype="float32", **named),
         lambda **named: list(preface.predict(changed, ["a text"], dtype="float32", **named)),
     ):
-        with pytest.raises(UserError, match="trained on other weights of nano .* name a backbone with --backbone"):
+        with pytest.raises(UserError, match=r"trained on other weights of nano .* name a backbone with --backbone"):
             use()
         assert use(backbone="nano")
         assert "trained on other weights" in capsys.readouterr().err.replace("\n", " ")
@@ -159,7 +159,7 @@ def test_a_prompt_from_elsewhere_reads_nothing_outside_the_data_folder(
     assert preface.evaluate(tmp_path / "gift", [private], label_words=words, backbone=nano)[0].n == 9
     capsys.readouterr()
     assert preface.evaluate(run.folder / "prompt", backbone=nano)[0].eval_task == "film"
-    assert "film.jsonl" in capsys.readouterr().err.replace("\n", "")
+    assert "film_test.jsonl" in capsys.readouterr().err.replace("\n", "")
 
 
 def test_cells_say_what_was_confused_and_how_sure_they_are(run: Run) -> None:
