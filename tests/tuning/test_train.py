@@ -34,12 +34,13 @@ RECIPE: dict[str, Any] = {
     "evaluate_every": 4,
     "batch_size": 8,
 }
+WORDS = {"label_words": {"yes": "positive", "no": "negative"}}
 
 
 def train(backbone: Backbone, task: Path | None, out: Path | None = None, **changes: Any) -> Run:
     fields = {
         "method": METHOD,
-        "label_words": {"yes": "positive", "no": "negative"},
+        **WORDS,
         "out": out,
         **RECIPE,
         **changes,
@@ -133,11 +134,9 @@ def test_interrupted_and_resumed_ends_bit_for_bit_as_uninterrupted(
 
         monkeypatch.setattr(population.Population, "_step", press)
         tiny.kept.clear()
+        begun = {"task": data_file, "method": method, "out": tmp_path / "part", "dropout": dropout, **RECIPE, **WORDS}
         with pytest.raises(Interrupted, match="--resume"):
-            if stop_at == 5:
-                train(tiny, data_file, tmp_path / "part", dropout=dropout, method=method)
-            else:
-                preface.train(tiny, resume=tmp_path / "part")
+            preface.train(tiny, **(begun if stop_at == 5 else {"resume": tmp_path / "part"}))
         torch.rand(7)  # what happens between two sittings must not matter
     monkeypatch.setattr(population.Population, "_step", step)
     tiny.kept.clear()
