@@ -10,20 +10,22 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from preface.backbones.base import Backbone
 from preface.backbones.contexts import Inputs
-from preface.backbones.t5 import DEFAULT, Backbone
+from preface.backbones.load import DEFAULT
 from preface.errors import UserError
 from preface.labelling.fit import backbone_of, loaded
+from preface.labelling.label_words import LabelWords
+from preface.labelling.labeller import Labeller, Prediction, predictions_of
 from preface.labelling.measures import measured
 from preface.labelling.options import INSTRUCTION, EvaluateOptions
-from preface.labelling.score import LabelWords, Prediction, generate, score, score_each, to_prediction
 from preface.labelling.subjects import ZERO_SHOT, Subject, Subjects, subjects_of
 from preface.options import divided, validated
-from preface.prompts import Injection, join
+from preface.prompts import Prompts, stack
 from preface.records.atomic import write_atomically
 from preface.records.results import Cell, latest, read_cells, write_cells
 from preface.records.run import Run
-from preface.tasks import Split, Task
+from preface.tasks import Split, Task, render
 from preface.tasks.find import refuse_outside
 from preface.tasks.options import DataOptions
 from preface.tasks.registry import registered, split_reference
@@ -67,6 +69,9 @@ def evaluate(
         model = loaded(DEFAULT if backbone is None else backbone, dtype, device)
     else:
         model = backbone_of(subjects.origin, backbone, subjects.backbone, dtype, device)
+        for subject in subjects.all:
+            if subject.saved is not None:
+                subject.saved.check_sizes(model)
     tasks = _tasks(on, subjects, data)
     folder = Path(out) if out else subjects.folder and subjects.folder / "evaluations"
     if folder is not None:
@@ -122,7 +127,7 @@ class _Evaluation:
         words = self._words(task)
         _check_labels(task, examples, words)
         limit = how.max_input_tokens or subjects.max_input_tokens
-        prompts = [subject.prompt for subject in subjects.all]
+        prompts = [subject.prompts for subject in subjects.all]
         template = "{text}" if subjects.origin else how.instruction
         began = time.perf_counter()
         predictions, cut = predictions_on(self.backbone, examples, words, prompts, how.scoring, limit, template)
@@ -208,33 +213,27 @@ def predictions_on(
     backbone: Backbone,
     examples: Split,
     words: Sequence[str],
-    prompts: Sequence[Injection | None],
+    prompts: Sequence[Prompts],
     scoring: Literal["rank", "generate"] = "rank",
     max_input_tokens: int = 512,
     template: str = "{text}",
 ) -> tuple[list[list[Prediction]], int]:
     """What each prompt says of each example, all prompts in the same batches; and how many inputs were cut."""
     labels = LabelWords.of(backbone, words)
-    texts = [template.replace("{text}", example.text) for example in examples.examples]
-    inputs, cut = backbone.tokenize(texts, max_input_tokens)
-    worn = [prompt for prompt in prompts if prompt is not None]
-    injection = join(worn) if worn else None
+    inputs, cut = render(backbone.tokenize, examples.examples, max_input_tokens, template)
     size = len(inputs)
     tokenized = Inputs(backbone, inputs)
+    labeller = Labeller(backbone, stack(prompts), labels)
     with progress(f"{examples.task} · {len(prompts)} prompt(s)", size * len(prompts), "rows") as advance:
         if scoring == "generate":
             longest = max(map(len, labels.pieces)) + 1
-            rows = [index for index in range(len(prompts)) for _ in inputs] if worn else None
+            rows = [index for index in range(len(prompts)) for _ in inputs]
             every = tokenized.repeated(len(prompts))
-            written = generate(backbone, every, injection, rows, max_new_tokens=longest, on_batch=advance)
+            written = labeller.generate(every, rows, max_new_tokens=longest, on_batch=advance)
             flat = [Prediction(text, None) for text in written]
             return [flat[start : start + size] for start in range(0, len(flat), size)], sum(cut)
-        if injection is None:
-            scores = score(backbone, tokenized, labels, on_batch=advance)[None]
-        else:
-            scores = score_each(backbone, tokenized, labels, injection, advance)  # [P, N, C]
-    given = [[to_prediction(row, labels.words) for row in rows] for rows in scores.softmax(-1).tolist()]
-    return given, sum(cut)
+        scores = labeller.label_each(tokenized, advance)  # [P, N, C]
+    return [predictions_of(of_prompt, labels) for of_prompt in scores], sum(cut)
 
 
 def _write_predictions(folder: Path, cell: Cell, examples: Split, given: Sequence[Prediction]) -> None:

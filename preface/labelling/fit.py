@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from preface.backbones.t5 import Backbone, load_backbone
+from preface.backbones.base import Backbone
+from preface.backbones.load import load_backbone
 from preface.errors import UserError
 from preface.records.card import Origin
 from preface.terminal.progress import warn
@@ -33,7 +34,7 @@ def backbone_of(
     Raises UserError if it cannot be loaded, has other sizes, or, where it is not named by hand, other weights.
     """
     backbone = loaded(named or known or origin.backbone, dtype, device)
-    if origin.shape != backbone.shape:
+    if origin.shape != backbone.sizes:
         raise UserError(
             f"the prompt was trained on {origin.backbone} and does not fit {backbone.name}, whose sizes differ"
         )

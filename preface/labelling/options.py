@@ -6,6 +6,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
+from preface.tasks.example import Template
+
 INSTRUCTION = "review sentiment: {text}"
 """What the zero-shot column says to the embedded backbone, in the words of its own training."""
 
@@ -29,7 +31,6 @@ class EvaluateOptions(BaseModel):
 
     @field_validator("instruction")
     @classmethod
-    def _has_a_place(cls, instruction: str) -> str:
-        if "{text}" not in instruction:
-            raise ValueError("has no {text}, where the input goes")
+    def _is_a_template(cls, instruction: str) -> str:
+        Template.parse(instruction)
         return instruction

@@ -11,12 +11,14 @@ from queue import Empty, Full, Queue
 from threading import Event, Thread
 from typing import Any
 
-from preface.backbones.t5 import Backbone
+from preface.backbones.base import Backbone
+from preface.backbones.contexts import Inputs
 from preface.labelling.fit import backbone_of
-from preface.labelling.score import LabelWords, score, to_prediction
+from preface.labelling.label_words import LabelWords
+from preface.labelling.labeller import Labeller, predictions_of
 from preface.records.card import SavedPrompt, load_prompt
 from preface.records.run import Run
-from preface.tasks import Example, Row, Task, iter_examples, load_task
+from preface.tasks import Example, Row, Task, iter_examples, load_task, render
 
 CHUNK = 256
 """Rows held at a time: enough to batch by length, few enough for any length of input."""
@@ -59,31 +61,32 @@ def predict(
     folder, known = (run.folder, run.backbone) if isinstance(run, Run) else (Path(run), None)
     saved = load_prompt(folder)
     model = backbone_of(saved.card, backbone, known, dtype, device)
+    saved.check_sizes(model)
     task = saved.card.task if input is None else load_task(saved.card.task, input=input)
     rows_or_file = source if isinstance(source, str | Path) else _rows(task, source)
     items = iter_examples(task, rows_or_file, skip_bad_rows=skip_bad_rows, on_skip=on_skip, encoding=encoding)
-    label = _Labeller(model, saved)
+    answer = _Answers(model, saved)
     chunks = _as_they_arrive(items) if isinstance(source, str | Path) and _may_wait(source) else _full(items)
     for chunk, error in chunks:
-        yield from label(chunk)
+        yield from answer(chunk)
         if error is not None:
             raise error
 
 
-class _Labeller:
-    """A prompt and its words on its backbone."""
+class _Answers:
+    """What a prompt says of rows, as lines."""
 
     def __init__(self, model: Backbone, saved: SavedPrompt) -> None:
-        self.model, self.prompt = model, saved.injection
+        self.model = model
         self.words = LabelWords.of(model, saved.card.label_words)
+        self.labeller = Labeller(model, saved.prompts, self.words)
         self.limit = saved.card.max_input_tokens
         self.originals = originals(saved.card.task)
 
     def __call__(self, items: Sequence[Item]) -> Iterator[dict[str, Any]]:
-        inputs, cut = self.model.tokenize([example.text for _, example in items], self.limit)
-        probabilities = score(self.model, inputs, self.words, self.prompt).softmax(-1).tolist()
-        for (row, _), scores, was_cut in zip(items, probabilities, cut, strict=True):
-            prediction = to_prediction(scores, self.words.words)
+        inputs, cut = render(self.model.tokenize, [example for _, example in items], self.limit)
+        predictions = predictions_of(self.labeller.label(Inputs(self.model, inputs)), self.words)
+        for (row, _), prediction, was_cut in zip(items, predictions, cut, strict=True):
             line = {"label": prediction.label, "probabilities": prediction.probabilities, "line": row.line}
             if prediction.label in self.originals:
                 line["original"] = self.originals[prediction.label]

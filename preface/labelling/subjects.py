@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from preface.backbones.t5 import Backbone
-from preface.prompts import Injection
+from preface.backbones.base import Backbone
+from preface.prompts import Prompts
 from preface.records.card import Origin, SavedPrompt, load_prompt
 from preface.records.run import RECORD, Run
 
@@ -21,11 +21,16 @@ MAX_INPUT_TOKENS = 512
 class Subject:
     """One prompt, or the bare backbone."""
 
-    prompt: Injection | None = None
+    saved: SavedPrompt | None = None
     method: str = ZERO_SHOT
     details: dict[str, Any] = field(default_factory=dict)
     """What a cell says of it beside its number."""
     trained_parameters: int = 0
+
+    @property
+    def prompts(self) -> Prompts:
+        """A single one."""
+        return self.saved.prompts if self.saved else Prompts.bare()
 
     @property
     def seed(self) -> int | None:
@@ -79,4 +84,4 @@ def _subject(saved: SavedPrompt, training: dict[str, Any] | None = None) -> Subj
         "development_score": card.member.score,
         "method": card.method.config,
     }
-    return Subject(saved.injection, card.method.name, details | (training or {}), card.trained_parameters)
+    return Subject(saved, card.method.name, details | (training or {}), card.trained_parameters)

@@ -7,16 +7,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-import torch
 from pydantic import ConfigDict, Field
 from torch import Tensor
 
-from preface.backbones.t5 import Shape
+from preface.backbones.base import Backbone
 from preface.errors import UserError
-from preface.prompts import SITES, Injection, KeyValues
+from preface.prompts import Prompts
 from preface.records.atomic import DamagedError, read_folder, write_folder
 from preface.records.record import Record
 from preface.tasks import Task
+
+TENSORS = "prompt.safetensors"
+DIMENSIONS = {"": 2, "keys": 4, "values": 4, "relative": 0}
+"""Of a prompt's tensors, by what follows the carrier in their names."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +54,8 @@ class Origin(Record):
     revision: str | None = None
     """The commit, where the backbone is from the hub."""
     fingerprint: str
-    shape: Shape
+    shape: dict[str, int]
+    """Sizes that the prompt depends on (`Backbone.sizes`)."""
     method: MethodRecord
     task: Task
     label_words: tuple[str, ...] = Field(min_length=2)
@@ -70,15 +74,32 @@ class PromptCard(Origin):
 
 @dataclass(frozen=True)
 class SavedPrompt:
-    """A soft prompt read from disk: an injection of one prompt, and its card."""
+    """A soft prompt read from disk."""
 
-    injection: Injection
+    folder: Path
+    prompts: Prompts
+    """A single one."""
     card: PromptCard
 
+    def check_sizes(self, backbone: Backbone) -> None:
+        """Raise UserError if its tensors do not fit the backbone."""
+        for name, tensor in self.prompts.tensors_of(0).items():
+            carrier, _, part = name.partition(".")
+            site = backbone.sites.get(carrier)
+            if name == "embeddings":
+                fits = tensor.shape[1] == backbone.embeddings.shape[1]
+            else:
+                fits = site is not None and (
+                    part == "relative" or (*tensor.shape[:2], tensor.shape[3]) == (site.layers, site.heads, site.width)
+                )
+            if not fits:
+                sizes = list(tensor.shape)
+                raise UserError(f"{self.folder / TENSORS}: {name!r} of sizes {sizes} does not fit {backbone.name}")
 
-def save_prompt(folder: Path, injection: Injection, card: PromptCard, prompt: int = 0) -> None:
-    """Write one prompt of an injection into `folder` as `prompt.safetensors` and `prompt.json`."""
-    tensors = tensors_of(injection, prompt)
+
+def save_prompt(folder: Path, prompts: Prompts, card: PromptCard, index: int = 0) -> None:
+    """Write one of some prompts into `folder` as `prompt.safetensors` and `prompt.json`."""
+    tensors = prompts.tensors_of(index)
     sizes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
     write_folder(folder, "prompt", tensors, card.model_copy(update={"tensors": sizes}).as_json())
 
@@ -99,70 +120,27 @@ def load_prompt(folder: str | Path) -> SavedPrompt:
     except OSError as error:
         raise UserError(f"{folder}: cannot be read ({error.strerror or error}); check its permissions") from error
     card = PromptCard.of(content, folder / "prompt.json")
-    if problem := _misfit(tensors, card):
-        raise UserError(f"{folder / 'prompt.safetensors'}: {problem}; train it again, or copy it anew")
-    return SavedPrompt(injection_of(tensors), card)
+    if problem := _problem(tensors, card):
+        raise UserError(f"{folder / TENSORS}: {problem}; train it again, or copy it anew")
+    return SavedPrompt(folder, Prompts.one(tensors), card)
 
 
-def tensors_of(injection: Injection, prompt: int = 0) -> dict[str, Tensor]:
-    """The tensors of one prompt of an injection: `embeddings` `[n, d_model]`; `site.keys`, `site.values`
-    `[L, H, n, d_kv]`; `site.relative` `[]`. All float32."""
-    tensors = {}
-    if injection.embeddings is not None:
-        tensors["embeddings"] = injection.embeddings[prompt]
-    for site in SITES:
-        kv = injection.site(site)
-        if kv is not None:
-            tensors[f"{site}.keys"] = torch.stack([layer[prompt] for layer in kv.keys])
-            tensors[f"{site}.values"] = torch.stack([layer[prompt] for layer in kv.values])
-            if kv.relative is not None:
-                tensors[f"{site}.relative"] = kv.relative[prompt]
-    # clones: a view of a bank's storage would keep the whole bank, and safetensors refuses to write it
-    return {name: tensor.detach().cpu().clone() for name, tensor in tensors.items()}
-
-
-def injection_of(tensors: Mapping[str, Tensor]) -> Injection:
-    """The inverse of `tensors_of`: an injection of one prompt."""
-    sites = {}
-    for site in SITES:
-        if f"{site}.keys" in tensors:
-            relative = tensors.get(f"{site}.relative")
-            sites[site] = KeyValues.from_stacked(
-                tensors[f"{site}.keys"][None],
-                tensors[f"{site}.values"][None],
-                relative=None if relative is None else relative[None],
-            )
-    embeddings = tensors.get("embeddings")
-    return Injection(embeddings=None if embeddings is None else embeddings[None], **sites)  # type: ignore[arg-type]
-
-
-def _misfit(tensors: Mapping[str, Tensor], card: PromptCard) -> str | None:
-    """Why these are not the tensors of the card's prompt; None: they are."""
+def _problem(tensors: Mapping[str, Tensor], card: PromptCard) -> str | None:
+    """Why these are not the tensors of the card's prompt, whatever the backbone; None: they are."""
     if not tensors:
         return "has no tensors"
     for name, tensor in tensors.items():
-        sizes = _sizes(name, card.shape)
-        if sizes is None:
+        carrier, _, part = name.partition(".")
+        if part not in DIMENSIONS or (part == "" and name != "embeddings"):
             return f"{name!r} is no tensor of a prompt"
-        if tensor.dim() != len(sizes) or any(b not in (a, -1) for a, b in zip(tensor.shape, sizes, strict=True)):
-            return f"{name!r} has the sizes {list(tensor.shape)}, which do not fit the backbone"
-        if not name.endswith(".relative") and not (tensor.is_floating_point() and bool(tensor.isfinite().all())):
+        if tensor.dim() != DIMENSIONS[part]:
+            return f"{name!r} has the sizes {list(tensor.shape)}, not {DIMENSIONS[part]} of them"
+        if part != "relative" and not (tensor.is_floating_point() and bool(tensor.isfinite().all())):
             return f"{name!r} holds values that are no finite numbers"
-    for site in SITES:
-        keys, values = tensors.get(f"{site}.keys"), tensors.get(f"{site}.values")
-        if (None if keys is None else keys.shape) != (None if values is None else values.shape):
-            return f"{site!r} has not as many keys as values"
-    found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
-    if card.tensors is not None and found != card.tensors:
-        return f"its tensors, {', '.join(sorted(found))}, are not those of prompt.json"
+        keys, values = tensors.get(f"{carrier}.keys"), tensors.get(f"{carrier}.values")
+        if part and (keys is None or values is None or keys.shape != values.shape):
+            return f"{carrier!r} has not as many keys as values"
+    sizes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    if card.tensors is not None and sizes != card.tensors:
+        return f"its tensors, {', '.join(sorted(sizes))}, are not those of prompt.json"
     return None
-
-
-def _sizes(name: str, shape: Shape) -> tuple[int, ...] | None:
-    """The sizes of a prompt's tensor of that name, −1 for the prompt's length; None: there is none of that name."""
-    if name == "embeddings":
-        return -1, shape.d_model
-    site = next((site for site in SITES if name.startswith(f"{site}.")), None)
-    if site is not None and name in (f"{site}.keys", f"{site}.values"):
-        return shape.layers(site), shape.heads, -1, shape.d_kv
-    return () if name == f"{site}.relative" else None

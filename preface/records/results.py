@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import platform
 import subprocess
-from collections.abc import Iterable
+from collections.abc import Hashable, Iterable
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from functools import cache
@@ -38,6 +38,10 @@ def installed_versions() -> dict[str, str]:
     return found
 
 
+SETTINGS = ("learning_rate", "scoring", "instruction", "method")
+"""The entries of a cell's details that are part of what it measures."""
+
+
 @dataclass(frozen=True)
 class Cell:
     """One measured number: a method, trained on one task with one seed, evaluated on another."""
@@ -63,19 +67,15 @@ class Cell:
     versions: dict[str, str] = field(default_factory=lambda: dict(installed_versions()))
 
     @property
-    def identity(self) -> tuple[str | int | None, ...]:
-        """What was measured: of cells with one identity, the last counts."""
-        configured = {name: self.details.get(name) for name in ("learning_rate", "scoring", "instruction", "method")}
-        return (
-            self.backbone,
-            self.method,
-            self.train_task,
-            self.eval_task,
-            self.split,
-            self.metric,
-            self.seed,
-            json.dumps(configured, sort_keys=True),
-        )
+    def settings(self) -> dict[str, Any]:
+        """How it was trained and evaluated, beyond what the other fields say: `SETTINGS`, where known."""
+        return {name: self.details[name] for name in SETTINGS if self.details.get(name) is not None}
+
+    @property
+    def identity(self) -> tuple[Hashable, ...]:
+        """What was measured: of cells that share it the last one counts."""
+        where = (self.backbone, self.method, self.train_task, self.eval_task, self.split, self.metric, self.seed)
+        return (*where, json.dumps(self.settings, sort_keys=True, default=str))
 
 
 def write_cells(path: Path, cells: Iterable[Cell]) -> None:
@@ -98,11 +98,7 @@ def read_cells(path: Path) -> list[Cell]:
 
 def latest(cells: Iterable[Cell]) -> list[Cell]:
     """Without the cells that a later one measured again."""
-    found: dict[Any, Cell] = {}
-    for cell in cells:
-        found.pop(cell.identity, None)
-        found[cell.identity] = cell
-    return list(found.values())
+    return list({cell.identity: cell for cell in cells}.values())
 
 
 _CELLS = TypeAdapter(list[Cell])

@@ -12,7 +12,7 @@ from typing import Any
 
 from pydantic import Field, model_validator
 
-from preface.backbones.t5 import Backbone
+from preface.backbones.base import Backbone
 from preface.errors import UserError
 from preface.records.atomic import write_atomically
 from preface.records.card import Member, Origin, SavedPrompt, load_prompt

@@ -11,15 +11,14 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Literal
 
 from preface.errors import UserError
-from preface.tasks.example import Example, label_of, text_of
+from preface.tasks.example import Example
 from preface.tasks.hub import NotOnHubError, hub_rows
-from preface.tasks.read import iter_rows
-from preface.tasks.registry import HERE, read_task, registered
-from preface.tasks.row import OnBad, Row, raise_bad
-from preface.tasks.task import FileSource, SplitName, Task
-from preface.tasks.wording import brief
+from preface.tasks.lines import brief
+from preface.tasks.read import OnBad, Row, iter_rows, raise_bad
+from preface.tasks.registry import read_task, registered
+from preface.tasks.task import FileSource, SplitName, Task, example_of, label_of
 
-EMBEDDED = HERE / "examples"
+EMBEDDED = Path(__file__).parent / "examples"
 Place = Literal["folder", "hub", "embedded", "nowhere"]
 
 
@@ -222,7 +221,7 @@ def _collect(task: Task, rows: Iterable[Row], found: Part, on_bad: OnBad) -> int
         try:
             label = label_of(task, row)
             if label is not None:
-                found.examples.append(Example(text_of(task, row), label))
+                found.examples.append(example_of(task, row, label))
             count += 1
         except UserError as error:
             on_bad(str(error))

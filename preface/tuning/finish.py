@@ -11,9 +11,10 @@ from pathlib import Path
 
 from torch import Tensor
 
-from preface.labelling.score import to_prediction
+from preface.labelling.label_words import LabelWords
+from preface.labelling.labeller import predictions_of
 from preface.methods.base import Counts
-from preface.prompts import Injection
+from preface.prompts import Prompts
 from preface.records.atomic import write_atomically
 from preface.records.card import Member, Origin, PromptCard, save_prompt
 from preface.records.results import installed_versions
@@ -26,10 +27,11 @@ class Outcome:
     """A population at its end."""
 
     members: Sequence[Member]
-    prompts: Injection
+    prompts: Prompts
     """P prompts, each as it was at its best."""
     predictions: Tensor
     """Log-probabilities of the development rows under the best member's prompt, `[N, C]`."""
+    labels: LabelWords
     gold: Tensor
     """Right labels of the development rows, `[N]`."""
     counts: Counts
@@ -46,8 +48,8 @@ def finish(folder: Path, record: RunRecord, outcome: Outcome) -> None:
         save_prompt(folder / "prompts" / f"{member.index:02d}", outcome.prompts, card, member.index)
         if member is best:
             save_prompt(folder / "prompt", outcome.prompts, card, member.index)
-    warn_of(outcome.predictions, outcome.gold, best.score, record.label_words)
-    write_predictions(folder / "predictions.jsonl", outcome, record.label_words)
+    warn_of(outcome.predictions, outcome.gold, best.score, outcome.labels.words)
+    write_predictions(folder / "predictions.jsonl", outcome)
     result = Result(
         best=best.index,
         members=tuple(outcome.members),
@@ -78,10 +80,10 @@ def best_of(members: Sequence[Member]) -> Member:
     return max(members, key=lambda member: (member.score, -member.loss))
 
 
-def write_predictions(path: Path, outcome: Outcome, words: Sequence[str]) -> None:
+def write_predictions(path: Path, outcome: Outcome) -> None:
     """What the best prompt says of each development row, a line each."""
-    rows = zip(outcome.gold.tolist(), outcome.predictions.softmax(-1).tolist(), strict=True)
-    lines = [asdict(to_prediction(row, words)) | {"gold": words[gold]} for gold, row in rows]
+    rows = zip(outcome.gold.tolist(), predictions_of(outcome.predictions, outcome.labels), strict=True)
+    lines = [asdict(row) | {"gold": outcome.labels.words[gold]} for gold, row in rows]
     write_atomically(path, "".join(json.dumps(line) + "\n" for line in lines))
 
 

@@ -14,17 +14,19 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from preface.backbones import batching
+from preface.backbones.base import Backbone
 from preface.backbones.contexts import Inputs
-from preface.backbones.t5 import Backbone
-from preface.labelling.score import LabelWords, metric, score_each
-from preface.methods import Bank, Method
+from preface.labelling.label_words import LabelWords
+from preface.labelling.labeller import Labeller
+from preface.labelling.metric import metric
+from preface.methods import Method, PromptModule
 from preface.methods.init import Initializer
-from preface.prompts import Injection
+from preface.prompts import Prompts
 from preface.records import checkpoint
 from preface.records.card import Member
 from preface.records.metrics import METRICS, append_metrics, cut_metrics
 from preface.records.run import RunRecord
-from preface.tasks import Split
+from preface.tasks import Split, render
 from preface.terminal.interrupt import Interrupted, stop_requested
 from preface.terminal.progress import progress, say, warn, warn_skipped
 from preface.tuning.finish import Outcome, best_of, finish
@@ -72,8 +74,8 @@ class Population:
         self.record: RunRecord | None = None
         self.method, self.metric = method, metric
         words = {word: index for index, word in enumerate(labels.words)}
-        ids, cut = backbone.tokenize([e.text for e in training.examples], recipe.max_input_tokens)
-        dev_ids, dev_cut = backbone.tokenize([e.text for e in development.examples], recipe.max_input_tokens)
+        ids, cut = render(backbone.tokenize, training.examples, recipe.max_input_tokens)
+        dev_ids, dev_cut = render(backbone.tokenize, development.examples, recipe.max_input_tokens)
         lengths = [len(item) for item in ids]
         an_epoch = batching.epoch(lengths, recipe.seeds[0], 0, recipe.batch_size, recipe.token_budget)
         self.recipe = recipe = recipe.resolve(len(an_epoch))
@@ -90,8 +92,8 @@ class Population:
         examples = [(e.text, str(e.label)) for e in training.examples]
         initializer = Initializer.parse(method.init, labels.words, examples)
         size = len(recipe.members)
-        self.bank: Bank = method.build(backbone, initializer, [seed for _, seed in recipe.members])
-        constant = self.bank.leaves_encoder
+        self.module: PromptModule = method.build(backbone, initializer, [seed for _, seed in recipe.members])
+        constant = self.module.leaves_reading
         if constant and recipe.dropout > 0:
             say("with dropout the encoder's states differ from step to step: they are not kept")
         assert recipe.steps is not None
@@ -101,7 +103,7 @@ class Population:
         self.dev_inputs = Inputs(backbone, dev_ids, keep=constant)
         self.step = Step(
             backbone,
-            self.bank,
+            self.module,
             inputs,
             targets,
             recipe.optimizer,
@@ -183,8 +185,8 @@ class Population:
         if not members:  # the last of them has just diverged
             return
         with torch.no_grad():
-            injection = self.bank.injection()
-        log_probabilities = self._scores(injection.members(members))  # [active, N, C]
+            prompts = self.module()
+        log_probabilities = self._scores(prompts.select(members))  # [active, N, C]
         for member, scores in zip(members, log_probabilities, strict=True):
             value, loss = self._score_and_loss(scores)
             shown = loss if math.isfinite(loss) else None  # JSON knows no NaN
@@ -202,12 +204,13 @@ class Population:
                 if self.recipe.patience is not None and state.stale[member] >= self.recipe.patience:
                     state.active[member] = False
 
-    def _scores(self, injection: Injection) -> Tensor:
+    def _scores(self, prompts: Prompts) -> Tensor:
         """Log-probabilities of the development rows under each prompt, `[P, N, C]`."""
+        labeller = Labeller(self.backbone, prompts, self.labels)
         with suppress(torch.OutOfMemoryError):
-            return score_each(self.backbone, self.dev_inputs, self.labels, injection)
+            return labeller.label_each(self.dev_inputs)
         self.step.forget()
-        return score_each(self.backbone, self.dev_inputs, self.labels, injection)
+        return labeller.label_each(self.dev_inputs)
 
     def _score_and_loss(self, log_probabilities: Tensor) -> tuple[float, float]:
         """The task's metric, and the mean −log of the gold label's probability among the labels, of `[N, C]`."""
@@ -222,17 +225,18 @@ class Population:
         with torch.no_grad():
             for name, parameter in self.parameters.items():
                 parameter.copy_(self.best[name])
-            injection = self.bank.injection()
+            prompts = self.module()
         members = [
             Member(index, rate, seed, state.scores[index], state.losses[index], state.steps[index])
             for index, (rate, seed) in enumerate(recipe.members)
         ]
         outcome = Outcome(
             members,
-            injection,
-            predictions=self._scores(injection.members([best_of(members).index]))[0],
+            prompts,
+            predictions=self._scores(prompts.select([best_of(members).index]))[0],
+            labels=self.labels,
             gold=self.dev_gold,
-            counts=self.method.counts(self.backbone.shape),
+            counts=self.method.counts(self.backbone),
             cut_inputs=self.cut,
             steps=state.step,
             seconds=state.seconds,
@@ -261,7 +265,7 @@ class Population:
 
     def _save(self) -> None:
         tensors = {f"parameters.{name}": parameter.detach().cpu() for name, parameter in self.parameters.items()}
-        tensors |= {f"buffers.{name}": buffer.cpu() for name, buffer in self.bank.named_buffers()}
+        tensors |= {f"buffers.{name}": buffer.cpu() for name, buffer in self.module.named_buffers()}
         tensors |= {f"best.{name}": tensor.cpu() for name, tensor in self.best.items()}
         tensors |= {f"optimizer.{name}": tensor.cpu() for name, tensor in self.optimizer.state.items()}
         tensors["random.cpu"] = torch.get_rng_state()
@@ -283,7 +287,7 @@ class Population:
             for name, parameter in self.parameters.items():
                 parameter.copy_(tensors[f"parameters.{name}"])
                 self.best[name].copy_(tensors[f"best.{name}"])
-            for name, buffer in self.bank.named_buffers():
+            for name, buffer in self.module.named_buffers():
                 buffer.copy_(tensors[f"buffers.{name}"])
             for name, tensor in self.optimizer.state.items():
                 tensor.copy_(tensors[f"optimizer.{name}"])

@@ -10,10 +10,11 @@ from typing import Any
 
 import torch
 
-from preface.backbones.t5 import DEFAULT, Backbone, checkpoint_path
+from preface.backbones.base import Backbone
+from preface.backbones.load import DEFAULT
 from preface.errors import UserError
 from preface.labelling.fit import dtype_of, loaded
-from preface.labelling.score import LabelWords
+from preface.labelling.label_words import LabelWords
 from preface.methods import Method, PrefixTuning, method_named
 from preface.options import divided, validated
 from preface.records.card import MethodRecord
@@ -101,11 +102,11 @@ class _Training:
         """`recipe`: with its steps as numbers."""
         backbone, data = self.backbone, self.data.data
         return RunRecord(
-            backbone=_place(backbone.name),
-            revision=getattr(backbone, "revision", None),
+            backbone=backbone.name,
+            revision=backbone.revision,
             dtype=dtype_of(backbone),
             fingerprint=backbone.fingerprint,
-            shape=backbone.shape,
+            shape=backbone.sizes,
             backbone_saw=backbone.seen_tasks,
             task=self.task,
             method=MethodRecord(name=self.method.name, config=self.method.model_dump(mode="json")),
@@ -187,12 +188,6 @@ def _check_free(folder: Path) -> None:
         raise UserError(f"{folder}: is a file; --out names the folder that the run will be in")
     if (folder / RECORD).exists():
         raise UserError(f"{folder}: a run is there already; `--resume {folder}` goes on with it, or give another --out")
-
-
-def _place(name: str) -> str:
-    """A backbone's name, from whatever folder it is read later."""
-    is_folder = checkpoint_path(name) == name and Path(name).is_dir()
-    return str(Path(name).resolve()) if is_folder else name
 
 
 def load_training(

@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from sklearn.metrics import accuracy_score, f1_score
 
 import preface
-from preface.backbones.t5 import Backbone
+from preface.backbones.base import Backbone
 from preface.errors import UserError
 from preface.labelling.measures import confusion, wilson
-from preface.labelling.score import metric
+from preface.labelling.metric import metric
 from preface.methods import PrefixTuning, PromptTuning
 from preface.records.card import load_prompt, save_prompt
 from preface.records.results import read_cells
@@ -127,6 +127,22 @@ def test_a_prompt_that_does_not_fit(run: Run, tiny: Backbone) -> None:
         preface.evaluate(run, on=["posts"], backbone=tiny)
 
 
+def test_a_question_after_a_long_text_is_asked(nano: Backbone, tmp_path: Path) -> None:
+    data = tmp_path / "long.csv"
+    data.write_text("text,label\n" + "".join(f"{'it goes on and on ' * 40}{i},{i % 2}\n" for i in range(4)))
+
+    def probabilities(instruction: str) -> str:
+        out = tmp_path / "out"
+        words = {"0": "negative", "1": "positive"}
+        (cell,) = preface.evaluate(
+            None, [data], backbone=nano, instruction=instruction, label_words=words, max_input_tokens=40, out=out
+        )
+        assert cell.details["cut_inputs"] == 4
+        return next(out.glob("*.jsonl")).read_text()
+
+    assert probabilities("{text} Is it good?") != probabilities("{text} What language is it?")
+
+
 def test_other_weights_are_refused_unless_named(
     run: Run, nano: Backbone, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -134,7 +150,7 @@ def test_other_weights_are_refused_unless_named(
     shutil.copytree(run.folder, changed)
     for card in (changed / "prompt", *(changed / "prompts").iterdir()):
         saved = load_prompt(card)
-        save_prompt(card, saved.injection, saved.card.model_copy(update={"fingerprint": "another"}))
+        save_prompt(card, saved.prompts, saved.card.model_copy(update={"fingerprint": "another"}))
     run.record.model_copy(update={"fingerprint": "another"}).write(changed)
     for use in (
         lambda **named: preface.evaluate(changed, ["posts"], dtype="float32", **named),
@@ -153,7 +169,7 @@ def test_a_prompt_from_elsewhere_reads_nothing_outside_the_data_folder(
     words = {"y": "positive", "n": "negative"}
     saved = load_prompt(run.folder)
     card = saved.card.model_copy(update={"task": load_task(private, label_words=words)})
-    save_prompt(tmp_path / "gift", saved.injection, card)
+    save_prompt(tmp_path / "gift", saved.prompts, card)
     with pytest.raises(UserError, match=r"private\.jsonl"):
         preface.evaluate(tmp_path / "gift", backbone=nano)
     assert preface.evaluate(tmp_path / "gift", [private], label_words=words, backbone=nano)[0].n == 9

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 import preface
-from preface.backbones.t5 import Backbone
+from preface.backbones.base import Backbone
 from preface.errors import UserError
 from preface.labelling.predict import originals
 from preface.methods import PrefixTuning

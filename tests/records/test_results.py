@@ -45,5 +45,5 @@ def test_cells_of_other_configurations_do_not_drop_one_another() -> None:
     details = [{"learning_rate": 0.1}, {"learning_rate": 0.2}, {"learning_rate": 0.1, "scoring": "generate"}]
     cells = [replace(cell(), details=each) for each in details]
     again = replace(cells[0], value=0.9, seconds=3.0)
-    assert latest([*cells, again]) == [*cells[1:], again]
+    assert latest([*cells, again]) == [again, *cells[1:]]
     assert len({each.identity for each in [*cells, replace(cell(), seed=1), replace(cell(), split="train")]}) == 5

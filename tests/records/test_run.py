@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import preface
-from preface.backbones.t5 import Backbone
+from preface.backbones.base import Backbone
 from preface.errors import UserError
 from preface.records.atomic import read_folder, write_folder
 from preface.records.run import RECORD, Run, RunRecord
