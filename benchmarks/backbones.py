@@ -20,15 +20,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from preface.labelling.score import LabelWords, metric
 from rich.console import Console
 from torch.nn.functional import cross_entropy
 
 import preface
 from preface.backbones import batching
-from preface.backbones.t5 import Backbone
+from preface.backbones.base import Backbone
 from preface.experiments.report import pivot, rich_table
 from preface.labelling.evaluate import predictions_on
-from preface.labelling.score import LabelWords, metric
 from preface.pretraining.card import series
 from preface.pretraining.optimizer import ScaledAdamW, rate_share
 from preface.records.metrics import read_metrics

@@ -15,8 +15,9 @@ import torch
 from accelerate import Accelerator
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from preface.backbones.base import SEEN
 from preface.backbones.frozen import fuse_gelu
-from preface.backbones.t5 import SEEN, device_named, dtype_named, load_checkpoint
+from preface.backbones.load import device_named, dtype_named, load_checkpoint
 from preface.errors import UserError
 from preface.pretraining.architecture import load_architecture
 from preface.pretraining.card import write_card

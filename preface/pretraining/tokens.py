@@ -19,7 +19,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from preface.backbones.t5 import checkpoint_path
+from preface.backbones.load import checkpoint_path
 from preface.errors import UserError
 from preface.pretraining.corpus import Document, identity, iter_documents
 from preface.pretraining.keep_out import KeepOut

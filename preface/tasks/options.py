@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +41,9 @@ class DataOptions(BaseModel):
         own = {"input", "label", "label_words", "encoding", "template", "validation", "test"}
         return load_task(spec, **{name: getattr(self, name) for name in own})
 
-    def split(self, task: Task, split: str) -> Split:
-        """A split of the task. Raises UserError as `load_split` does."""
-        return load_split(task, split, data=self.data, skip_bad_rows=self.skip_bad_rows)
+    def split(self, task: Task, split: str, rows: int | None = None) -> Split:
+        """A split of the task, or `rows` of it, sampled with a fixed seed. Raises UserError as `load_split` does."""
+        whole = load_split(task, split, data=self.data, skip_bad_rows=self.skip_bad_rows)
+        if rows is None or rows >= len(whole.examples):
+            return whole
+        return replace(whole, examples=random.Random(0).sample(whole.examples, rows))

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from sklearn.metrics import accuracy_score, f1_score
 
 import preface
-from preface.backbones.t5 import Backbone
+from preface.backbones.base import Backbone
 from preface.errors import UserError
-from preface.labelling.score import metric
+from preface.labelling.metric import metric
 from preface.methods import PrefixTuning, PromptTuning
 from preface.records.results import read_cells
 from preface.records.run import Run

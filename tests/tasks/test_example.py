@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from preface.backbones.t5 import Backbone, load_backbone
+from preface.backbones.base import Backbone
+from preface.backbones.load import load_backbone
 from preface.errors import UserError
 from preface.tasks import Example, Template, render
 
