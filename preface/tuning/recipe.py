@@ -9,7 +9,8 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from preface.errors import UserError
-from preface.tuning.optimizers import OptimizerName, ScheduleName
+from preface.tuning.optimizers import OptimizerName
+from preface.tuning.schedules import ScheduleName
 
 Model = TypeVar("Model", bound=BaseModel)
 
