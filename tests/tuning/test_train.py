@@ -6,7 +6,6 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -20,7 +19,7 @@ from preface.records.checkpoint import tensors_of
 from preface.records.run import RECORD, Run
 from preface.terminal.interrupt import Interrupted
 from preface.tuning import population
-from preface.tuning.population import majority, rate_summary
+from preface.tuning.finish import majority, rate_summary, warn_of
 from preface.tuning.recipe import Recipe, recipe_from
 from preface.tuning.step import member_losses, shares_of
 
@@ -215,14 +214,10 @@ def test_early_stopping_is_each_member_s_own(tiny: Backbone, data_file: Path, tm
 def test_warns_of_what_a_number_hides(
     tiny: Backbone, data_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    trained = SimpleNamespace(
-        state=SimpleNamespace(scores=[2 / 3]),
-        labels=SimpleNamespace(words=("a", "b")),
-        dev_gold=torch.tensor([0, 1, 1]),
-    )
-    population.Population._warn(trained, torch.tensor([[0.1, 0.9]] * 3))
+    gold, words = torch.tensor([0, 1, 1]), ("a", "b")
+    warn_of(torch.tensor([[0.1, 0.9]] * 3), gold, 2 / 3, words)
     assert "predicts 'b' for every development row" in capsys.readouterr().err.replace("\n", " ")
-    population.Population._warn(trained, torch.tensor([[0.1, 0.9], [0.1, 0.9], [0.9, 0.1]]))
+    warn_of(torch.tensor([[0.1, 0.9], [0.1, 0.9], [0.9, 0.1]]), gold, 2 / 3, words)
     assert "no better than always naming the commonest" in capsys.readouterr().err.replace("\n", " ")
     run = train(tiny, data_file, tmp_path / "wild", learning_rates=[1e38, 0.02], seeds=1, clip=None)
     assert "not finite" in capsys.readouterr().err.replace("\n", " ")

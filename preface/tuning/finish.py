@@ -1,0 +1,116 @@
+"""What a finished training leaves: every member's prompt, the best one's, its predictions, and the result."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from preface.labelling.score import to_prediction
+from preface.methods.base import Counts
+from preface.prompts import Injection
+from preface.records import checkpoint
+from preface.records.results import installed_versions
+from preface.records.run import Member, finish_record
+from preface.terminal.progress import warn
+
+CARD = ("backbone", "fingerprint", "shape", "method", "task", "label_words")
+"""What a prompt's card repeats of the run's record."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A population at its end."""
+
+    members: Sequence[Member]
+    prompts: Injection
+    """P prompts, each as it was at its best."""
+    predictions: Tensor
+    """Log-probabilities of the development rows under the best member's prompt, `[N, C]`."""
+    gold: Tensor
+    """Right labels of the development rows, `[N]`."""
+    counts: Counts
+    cut_inputs: dict[str, int]
+    steps: int
+    seconds: float
+
+
+def finish(folder: Path, record: dict[str, Any], outcome: Outcome) -> None:
+    """Export every member's prompt and the best; write predictions; complete the run's record."""
+    best = best_of(outcome.members)
+    card = {key: record[key] for key in CARD} | {
+        "max_input_tokens": record["recipe"]["max_input_tokens"],
+        "trained_parameters": outcome.counts.trained,
+        "versions": installed_versions(),
+    }
+    for member in outcome.members:
+        own = card | {"member": asdict(member)}
+        checkpoint.save_prompt(folder / "prompts" / f"{member.index:02d}", outcome.prompts, own, member.index)
+        if member is best:
+            checkpoint.save_prompt(folder / "prompt", outcome.prompts, own, member.index)
+    warn_of(outcome.predictions, outcome.gold, best.score, record["label_words"])
+    write_predictions(folder / "predictions.jsonl", outcome, record["label_words"])
+    result = {
+        "best": best.index,
+        "members": [asdict(member) for member in outcome.members],
+        "rates": rate_summary(outcome.members),
+        "steps": outcome.steps,
+        "seconds": outcome.seconds,
+        "trained_parameters": outcome.counts.trained,
+        "stored_parameters": outcome.counts.stored,
+        "majority": majority(outcome.gold),
+        "cut_inputs": outcome.cut_inputs,
+    }
+    finish_record(folder, record, result)
+
+
+def best_of(members: Sequence[Member]) -> Member:
+    """The member with the best development score; ties go to the lower loss."""
+    return max(members, key=lambda member: (member.score, -member.loss))
+
+
+def write_predictions(path: Path, outcome: Outcome, words: Sequence[str]) -> None:
+    """What the best prompt says of each development row, a line each."""
+    with path.open("w", encoding="utf-8") as file:
+        for gold, row in zip(outcome.gold.tolist(), outcome.predictions.softmax(-1).tolist(), strict=True):
+            print(json.dumps(asdict(to_prediction(row, words)) | {"gold": words[gold]}), file=file)
+
+
+def warn_of(predictions: Tensor, gold: Tensor, best: float, words: Sequence[str]) -> None:
+    """Say what a number alone would hide."""
+    if len(predictions.argmax(-1).unique()) == 1:
+        word = words[int(predictions[0].argmax())]
+        warn(f"the best prompt predicts {word!r} for every development row; try other learning rates or more steps")
+    elif best <= majority(gold):
+        warn(
+            f"the best development score, {best:.3f}, is no better than always naming the commonest label; "
+            "try other learning rates, more steps or another initialisation"
+        )
+
+
+def majority(gold: Tensor) -> float:
+    """The share of the commonest label."""
+    return max(Counter(gold.tolist()).values()) / len(gold)
+
+
+def rate_summary(members: Sequence[Member]) -> list[dict[str, Any]]:
+    """Mean and sample deviation of the development score over seeds, for each learning rate."""
+    summary = []
+    for rate in dict.fromkeys(member.learning_rate for member in members):
+        scores = [member.score for member in members if member.learning_rate == rate]
+        deviation = statistics.stdev(scores) if len(scores) > 1 else None
+        summary.append(
+            {
+                "learning_rate": rate,
+                "mean": statistics.fmean(scores),
+                "deviation": deviation,
+                "n": len(scores),
+            }
+        )
+    return summary
