@@ -84,7 +84,7 @@ class Weights:
         set_dropout(self.model, settings.dropout)
         self.masters = [parameter.detach().clone() for parameter in self.model.parameters()]
         losses.to(machine.dtype)
-        self.weights = list(self.model.parameters())
+        self.weights: list[Tensor] = list(self.model.parameters())
         self.names = [name for name, _ in self.model.named_parameters()]
         self.optimizer = build_optimizer(settings.optimizer, self.masters, settings.weight_decay)
         compiled: Any = torch.compile(losses) if self.device.type == "cuda" else losses
@@ -216,7 +216,7 @@ class Weights:
         transformers_logging.disable_progress_bar()
         temporary = folder / ".export"
         shutil.rmtree(temporary, ignore_errors=True)
-        self.model.to(torch.bfloat16).save_pretrained(temporary)
+        self.model.bfloat16().save_pretrained(temporary)
         for path in temporary.iterdir():
             path.replace(folder / path.name)
         temporary.rmdir()

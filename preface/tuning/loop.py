@@ -169,16 +169,10 @@ class Loop:
                 self._measure()
                 self._checkpoint()
         self._measure(last=True)
-        self._is_over()
         self._checkpoint()
 
     def _is_over(self) -> bool:
-        """Look at the clock and at the budget."""
-        self.at.seconds = time.monotonic() - self.began
-        used = self.budget.used(self.at)
-        self.advance(used - self.shown, note=self._note())
-        self.shown = used
-        self.done = used / self.budget.total
+        self.done = self.budget.used(self.at) / self.budget.total
         if self.budget.unit == "seconds":
             (self.done,) = self._agreed(self.done)
         return self.done >= 1 or self.trained.finished
@@ -187,6 +181,7 @@ class Loop:
         with self._training_time():
             self.at.tokens += self.trained.step(self.at.steps, self.done)
             self.at.steps += 1
+        self._tick()
 
     def _measure(self, last: bool = False) -> None:
         if last or self.at.steps % LOG_EVERY == 0:
@@ -195,6 +190,14 @@ class Loop:
             if line is not None:
                 self._write(line)
         self._evaluate(last)
+        self._tick()
+
+    def _tick(self) -> None:
+        """Look at the clock, and show how far it is."""
+        self.at.seconds = time.monotonic() - self.began
+        used = self.budget.used(self.at)
+        self.advance(used - self.shown, note=self._note())
+        self.shown = used
 
     def _evaluate(self, last: bool = False) -> None:
         for evaluation in self.trained.evaluations:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import shlex
 import sys
 from collections.abc import Mapping
 from dataclasses import asdict, replace
@@ -18,8 +19,11 @@ from preface.methods import Method, PrefixTuning, method_named
 from preface.records.results import installed_versions
 from preface.records.run import RECORD, Run, now, write_record
 from preface.tasks import Split, Task, load_split, load_task
+from preface.tuning.finish import finish
+from preface.tuning.loop import Loop
 from preface.tuning.population import Population
 from preface.tuning.recipe import Recipe, recipe_from, validated
+from preface.tuning.rows import Rows
 
 
 def train(
@@ -86,7 +90,8 @@ def train(
     development = load_split(the_task, "validation", data=data, skip_bad_rows=skip_bad_rows)
     labels = LabelWords.of(backbone, the_task.label_words)
     # what can be wrong with the method shows here, before there is a folder that would claim the name
-    population = Population(folder, backbone, the_method, the_recipe, labels, training, development, the_task.metric)
+    rows = Rows.of(backbone, labels, training, development, the_recipe.max_input_tokens)
+    population = Population(backbone, the_method, the_recipe, rows, the_task.metric)
     if resume is None:
         asked = {
             "backbone": backbone.name,
@@ -114,7 +119,8 @@ def train(
         raise UserError(f"{folder}: was begun with other weights of {asked['backbone']}; start anew")
     elif any(_content(asked["splits"][s.split]) != _content(_split_record(s)) for s in (training, development)):
         raise UserError(f"{folder}: the data of {the_task.name} has changed since; start anew")
-    population.run(asked)
+    loop = Loop(folder, population, population.budget, f"preface train --resume {shlex.quote(str(folder))}")
+    finish(folder, asked, population.outcome(loop.run()))
     return Run(folder, backbone)
 
 

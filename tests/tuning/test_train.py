@@ -18,7 +18,8 @@ from preface.methods import Method, PrefixTuning, PromptTuning
 from preface.records.checkpoint import tensors_of
 from preface.records.run import RECORD, Run
 from preface.terminal.interrupt import Interrupted
-from preface.tuning import population
+from preface.tuning import loop, population
+from preface.tuning import rows as scored
 from preface.tuning.finish import majority, rate_summary, warn_of
 from preface.tuning.recipe import Recipe, recipe_from
 from preface.tuning.step import member_losses, shares_of
@@ -64,7 +65,7 @@ def assert_same(one: Run, two: Run) -> None:
 
 @pytest.fixture(autouse=True)
 def a_line_each_step(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(population, "LOG_EVERY", 1)
+    monkeypatch.setattr(loop, "LOG_EVERY", 1)
 
 
 @pytest.fixture
@@ -123,21 +124,21 @@ def test_interrupted_and_resumed_ends_bit_for_bit_as_uninterrupted(
 ) -> None:
     tiny.kept.clear()  # another sitting has encoded nothing
     whole = train(tiny, data_file, tmp_path / "whole", dropout=dropout, method=method)
-    step = population.Population._step
+    step = population.Population.step
     for stop_at in (5, 9):  # in the middle of a stretch, and again
 
-        def press(self, batches, stop_at=stop_at):
-            if self.state.step == stop_at:
+        def press(self, number, done, stop_at=stop_at):
+            if number == stop_at:
                 signal.raise_signal(signal.SIGINT)
-            return step(self, batches)
+            return step(self, number, done)
 
-        monkeypatch.setattr(population.Population, "_step", press)
+        monkeypatch.setattr(population.Population, "step", press)
         resume = tmp_path / "part" if stop_at == 9 else None
         tiny.kept.clear()
         with pytest.raises(Interrupted, match="--resume"):
             train(tiny, data_file, tmp_path / "part", dropout=dropout, method=method, resume=resume)
         torch.rand(7)  # what happens between two sittings must not matter
-    monkeypatch.setattr(population.Population, "_step", step)
+    monkeypatch.setattr(population.Population, "step", step)
     tiny.kept.clear()
     assert_same(preface.train(tiny, resume=tmp_path / "part"), whole)
 
@@ -148,14 +149,14 @@ def test_killed_and_resumed_ends_bit_for_bit_as_uninterrupted(
 ) -> None:
     """A kill loses what came after the last checkpoint, a damaged checkpoint what came after the one before."""
     script = (
-        "import sys, preface, preface.tuning.population as t\n"
+        "import sys, preface, preface.tuning.loop as loop, preface.tuning.population as t\n"
         "from tests.tuning.test_train import METHOD, RECIPE\n"
-        "import time; t.LOG_EVERY = 1; t.CHECKPOINT_SECONDS = 0.0\n"
-        "step = t.Population._step\n"
-        "def slow(self, batches):\n"
-        "    time.sleep(0.2 if self.state.step > 2 and sys.argv[3] == 'slow' else 0)\n"
-        "    return step(self, batches)\n"
-        "t.Population._step = slow\n"
+        "import time; loop.LOG_EVERY = 1; loop.CHECKPOINT_SECONDS = 0.0\n"
+        "step = t.Population.step\n"
+        "def slow(self, number, done):\n"
+        "    time.sleep(0.2 if number > 2 and sys.argv[3] == 'slow' else 0)\n"
+        "    return step(self, number, done)\n"
+        "t.Population.step = slow\n"
         "preface.train(preface.load_backbone(sys.argv[1]), sys.argv[2], METHOD, out=sys.argv[4],"
         " label_words={'yes': 'positive', 'no': 'negative'}, **RECIPE)\n"
     )
@@ -242,7 +243,7 @@ def test_a_look_that_finds_no_memory_is_taken_again(
 ) -> None:
     """Once what recorded steps hold is free."""
     freed, calls = [], []
-    score_each = population.score_each
+    score_each = scored.score_each
 
     def short(*arguments: Any) -> Any:
         calls.append(len(freed))
@@ -250,7 +251,7 @@ def test_a_look_that_finds_no_memory_is_taken_again(
             raise torch.OutOfMemoryError("CUDA out of memory")
         return score_each(*arguments)
 
-    monkeypatch.setattr(population, "score_each", short)
+    monkeypatch.setattr(scored, "score_each", short)
     monkeypatch.setattr(population.Step, "forget", lambda step: freed.append(step))
     train(tiny, data_file, tmp_path / "run", steps=1)
     assert len(freed) == 1
