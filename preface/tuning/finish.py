@@ -12,7 +12,7 @@ from typing import Any
 
 from torch import Tensor
 
-from preface.labelling.score import to_prediction
+from preface.labelling.score import metric, to_prediction
 from preface.methods.base import Counts
 from preface.prompts import Injection
 from preface.records import checkpoint
@@ -22,6 +22,9 @@ from preface.terminal.progress import warn
 
 CARD = ("backbone", "fingerprint", "shape", "method", "task", "label_words")
 """What a prompt's card repeats of the run's record."""
+
+METRIC_NAMES = {"accuracy": "accuracy", "macro_f1": "macro-F1"}
+"""As people write them."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +46,7 @@ class Outcome:
 
 def finish(folder: Path, record: dict[str, Any], outcome: Outcome) -> None:
     """Export every member's prompt and the best; write predictions; complete the run's record."""
-    best = best_of(outcome.members)
+    best, metric_name = best_of(outcome.members), record["task"]["metric"]
     card = {key: record[key] for key in CARD} | {
         "max_input_tokens": record["recipe"]["max_input_tokens"],
         "trained_parameters": outcome.counts.trained,
@@ -54,7 +57,7 @@ def finish(folder: Path, record: dict[str, Any], outcome: Outcome) -> None:
         checkpoint.save_prompt(folder / "prompts" / f"{member.index:02d}", outcome.prompts, own, member.index)
         if member is best:
             checkpoint.save_prompt(folder / "prompt", outcome.prompts, own, member.index)
-    warn_of(outcome.predictions, outcome.gold, best.score, record["label_words"])
+    warn_of(outcome.predictions, outcome.gold, best.score, record["label_words"], metric_name)
     write_predictions(folder / "predictions.jsonl", outcome, record["label_words"])
     result = {
         "best": best.index,
@@ -64,7 +67,7 @@ def finish(folder: Path, record: dict[str, Any], outcome: Outcome) -> None:
         "seconds": outcome.seconds,
         "trained_parameters": outcome.counts.trained,
         "stored_parameters": outcome.counts.stored,
-        "majority": majority(outcome.gold),
+        "majority": majority(metric_name, outcome.gold),
         "cut_inputs": outcome.cut_inputs,
     }
     finish_record(folder, record, result)
@@ -82,21 +85,23 @@ def write_predictions(path: Path, outcome: Outcome, words: Sequence[str]) -> Non
             print(json.dumps(asdict(to_prediction(row, words)) | {"gold": words[gold]}), file=file)
 
 
-def warn_of(predictions: Tensor, gold: Tensor, best: float, words: Sequence[str]) -> None:
+def warn_of(predictions: Tensor, gold: Tensor, best: float, words: Sequence[str], metric_name: str) -> None:
     """Say what a number alone would hide."""
     if len(predictions.argmax(-1).unique()) == 1:
         word = words[int(predictions[0].argmax())]
         warn(f"the best prompt predicts {word!r} for every development row; try other learning rates or more steps")
-    elif best <= majority(gold):
+    elif best <= majority(metric_name, gold):
         warn(
-            f"the best development score, {best:.3f}, is no better than always naming the commonest label; "
-            "try other learning rates, more steps or another initialisation"
+            f"the best development {METRIC_NAMES[metric_name]}, {best:.3f}, is no better than always naming the "
+            "commonest label; try other learning rates, more steps or another initialisation"
         )
 
 
-def majority(gold: Tensor) -> float:
-    """The share of the commonest label."""
-    return max(Counter(gold.tolist()).values()) / len(gold)
+def majority(metric_name: str, gold: Tensor) -> float:
+    """What always naming the commonest label gives, by the task's metric."""
+    labels = [str(label) for label in gold.tolist()]
+    ((commonest, _),) = Counter(labels).most_common(1)
+    return metric(metric_name, labels, [commonest] * len(labels))
 
 
 def rate_summary(members: Sequence[Member]) -> list[dict[str, Any]]:

@@ -47,6 +47,8 @@ class Position:
     """Of steps alone."""
     metrics_bytes: int = 0
     """Length of `metrics.jsonl`: what came after is written again."""
+    logged: int = 0
+    """The step of the last line about losses."""
     evaluated: dict[str, int] = field(default_factory=dict)
     """The step of the last evaluation of each name."""
 
@@ -184,11 +186,12 @@ class Loop:
         self._tick()
 
     def _measure(self, last: bool = False) -> None:
-        if last or self.at.steps % LOG_EVERY == 0:
+        if self.at.logged < self.at.steps and (last or self.at.steps % LOG_EVERY == 0):
             with self._training_time():  # reading a loss waits for a device to be done with the steps
                 line = self.trained.log(self.at)
             if line is not None:
                 self._write(line)
+            self.at.logged = self.at.steps
         self._evaluate(last)
         self._tick()
 

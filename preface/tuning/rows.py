@@ -38,7 +38,8 @@ class Rows:
     ) -> Rows:
         """Tokenise two splits; says how many inputs are cut, and which rows were left out."""
         places = {word: place for place, word in enumerate(labels.words)}
-        ids, cut = [], {}
+        ids: list[list[list[int]]] = []
+        cut: dict[str, int] = {}
         for split in (training, development):
             pieces, are_cut = backbone.tokenize([example.text for example in split.examples], max_input_tokens)
             ids.append(pieces)

@@ -10,13 +10,16 @@ from typing import Any
 
 import pytest
 import torch
+from sklearn.metrics import f1_score
 
 import preface
 from preface.backbones.t5 import Backbone, weights_hash
+from preface.cli.show import run_table
 from preface.errors import UserError
 from preface.methods import Method, PrefixTuning, PromptTuning
 from preface.records.checkpoint import tensors_of
 from preface.records.run import RECORD, Run
+from preface.tasks import load_task
 from preface.terminal.interrupt import Interrupted
 from preface.tuning import loop, population
 from preface.tuning import rows as scored
@@ -216,9 +219,9 @@ def test_warns_of_what_a_number_hides(
     tiny: Backbone, data_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     gold, words = torch.tensor([0, 1, 1]), ("a", "b")
-    warn_of(torch.tensor([[0.1, 0.9]] * 3), gold, 2 / 3, words)
+    warn_of(torch.tensor([[0.1, 0.9]] * 3), gold, 2 / 3, words, "accuracy")
     assert "predicts 'b' for every development row" in capsys.readouterr().err.replace("\n", " ")
-    warn_of(torch.tensor([[0.1, 0.9], [0.1, 0.9], [0.9, 0.1]]), gold, 2 / 3, words)
+    warn_of(torch.tensor([[0.1, 0.9], [0.1, 0.9], [0.9, 0.1]]), gold, 2 / 3, words, "accuracy")
     assert "no better than always naming the commonest" in capsys.readouterr().err.replace("\n", " ")
     run = train(tiny, data_file, tmp_path / "wild", learning_rates=[1e38, 0.02], seeds=1, clip=None)
     assert "not finite" in capsys.readouterr().err.replace("\n", " ")
@@ -308,4 +311,32 @@ def test_summaries() -> None:
     assert first["mean"] == pytest.approx(0.6)
     assert first["deviation"] == pytest.approx(0.02**0.5)
     assert second["deviation"] is None
-    assert majority(torch.tensor([0, 1, 1, 1])) == 0.75
+
+
+def test_the_commonest_label_is_measured_as_the_task_is() -> None:
+    gold = torch.tensor([0, 1, 1, 1])
+    assert majority("accuracy", gold) == 0.75
+    assert majority("macro_f1", gold) == pytest.approx(f1_score([0, 1, 1, 1], [1, 1, 1, 1], average="macro"))
+
+
+def test_a_macro_f1_is_compared_with_a_macro_f1(capsys: pytest.CaptureFixture[str]) -> None:
+    """Where nine rows of ten have one label, naming it always gives an accuracy of 0.9 and a macro-F1 of 0.474."""
+    gold = torch.tensor([0] + [1] * 9)
+    predictions = torch.tensor([[0.9, 0.1]] * 4 + [[0.1, 0.9]] * 6)
+    warn_of(predictions, gold, 0.6, ("a", "b"), "macro_f1")
+    assert not capsys.readouterr().err
+    warn_of(predictions, gold, 0.6, ("a", "b"), "accuracy")
+    assert "the best development accuracy, 0.600, is no better" in capsys.readouterr().err.replace("\n", " ")
+
+
+def test_result_and_table_name_the_metric(tiny: Backbone, tmp_path: Path) -> None:
+    words = ("good", "good", "bad")
+    lines = [json.dumps({"text": f"the {word} thing {i}", "label": word}) for i in range(20) for word in words]
+    (tmp_path / "rows.jsonl").write_text("\n".join(lines))
+    task = load_task(tmp_path / "rows.jsonl").model_copy(update={"metric": "macro_f1"})
+    run = preface.train(tiny, task, METHOD, out=tmp_path / "run", **RECIPE | {"steps": 1})
+    gold = [json.loads(line)["gold"] for line in (run.folder / "predictions.jsonl").read_text().splitlines()]
+    commonest = max(gold, key=gold.count)
+    expected = f1_score(gold, [commonest] * len(gold), average="macro")
+    assert run.record["result"]["majority"] == pytest.approx(expected)
+    assert "Macro-F1 in percent" in str(run_table(run).caption)
