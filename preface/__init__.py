@@ -10,7 +10,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from preface.backbones.t5 import DEFAULT, Backbone, load_backbone
+    from preface.backbones.base import Backbone
+    from preface.backbones.load import DEFAULT, load_backbone
     from preface.cli.show import list_methods
     from preface.errors import UserError
     from preface.experiments.cross_domain import compare_cross_domain
@@ -25,8 +26,8 @@ if TYPE_CHECKING:
     from preface.tuning.train import train
 
 _HOMES = {
-    "DEFAULT": "backbones.t5",
-    "Backbone": "backbones.t5",
+    "DEFAULT": "backbones.load",
+    "Backbone": "backbones.base",
     "PrefixTuning": "methods",
     "PromptTuning": "methods",
     "Run": "records.run",
@@ -37,7 +38,7 @@ _HOMES = {
     "evaluate": "labelling.evaluate",
     "list_methods": "cli.show",
     "list_tasks": "tasks",
-    "load_backbone": "backbones.t5",
+    "load_backbone": "backbones.load",
     "predict": "labelling.predict",
     "pretrain": "pretraining.making",
     "tokenize": "pretraining.tokens",

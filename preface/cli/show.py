@@ -8,11 +8,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import torch
 from rich import box
 from rich.table import Table
 
-from preface.backbones.t5 import Backbone
+from preface.backbones.base import Backbone
 from preface.methods import METHODS, PrefixTuning
 from preface.methods.init import Initializer
 from preface.records.results import Cell
@@ -21,6 +20,7 @@ from preface.tasks import TaskInfo
 from preface.tuning.bench import Timing, fastest
 from preface.tuning.finish import METRIC_NAMES
 from preface.tuning.recipe import validated
+from preface.tuning.step import answers_of
 
 
 def run_cells(run: Run) -> list[Cell]:
@@ -79,7 +79,7 @@ def list_methods(
     for name, method in METHODS.items():
         variants: list[dict[str, Any]] = [{}]
         if method is PrefixTuning:
-            variants.append({"reparametrize": backbone.shape.d_model})
+            variants.append({"reparametrize": backbone.width})
         for variant in variants:
             fields = {
                 "length": length,
@@ -91,7 +91,7 @@ def list_methods(
             receiving = _gradient_receiving(backbone, configured)
             rows.append(
                 {"method": name, "summary": method.summary, "length": configured.length, **variant}
-                | asdict(configured.counts(backbone.shape))
+                | asdict(configured.counts(backbone))
                 | {"gradient_receiving": receiving}
             )
     return rows
@@ -99,12 +99,12 @@ def list_methods(
 
 def _gradient_receiving(backbone: Backbone, method: Any) -> int:
     """How many of one prompt's trained numbers have a gradient other than zero after one backward pass."""
-    bank = method.build(backbone, Initializer.parse(method.init), [0])
+    module = method.build(backbone, Initializer.parse(method.init), [0])
     inputs, mask = backbone.pad(backbone.tokenize(["a frozen book and its preface"], 32)[0])
-    labels = torch.tensor(backbone.tokenize(["positive"], 8)[0])
-    injection = bank.injection()
-    backbone.losses(backbone.encode(inputs, mask, injection), labels, injection).mean().backward()
-    return sum(int((p.grad != 0).sum()) for p in bank.parameters() if p.grad is not None)
+    answers, labels = answers_of(backbone.answer_pieces(["positive"]), backbone.lead_in)
+    prompts = module()
+    backbone.losses(backbone.read(inputs, mask, prompts), answers, labels, prompts).mean().backward()
+    return sum(int((p.grad != 0).sum()) for p in module.parameters() if p.grad is not None)
 
 
 def methods_table(rows: Sequence[dict[str, Any]], backbone: Backbone) -> Table:

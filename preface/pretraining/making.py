@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from preface.backbones.t5 import SEEN
+from preface.backbones.base import SEEN
 from preface.errors import UserError
 from preface.pretraining.architecture import load_architecture
 from preface.pretraining.building import (

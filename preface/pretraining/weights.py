@@ -16,7 +16,7 @@ from torch.nn.functional import cross_entropy
 from transformers import PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
-from preface.backbones.t5 import set_dropout
+from preface.backbones.base import set_dropout
 from preface.errors import UserError
 from preface.pretraining.mixture import IGNORED, Batch, Mixture, ObjectiveName
 from preface.pretraining.optimizer import build_optimizer, restore, state_tensors

@@ -12,9 +12,11 @@ from typing import Any
 
 from torch import Tensor
 
-from preface.labelling.score import metric, to_prediction
+from preface.labelling.label_words import LabelWords
+from preface.labelling.labeller import predictions_of
+from preface.labelling.metric import metric
 from preface.methods.base import Counts
-from preface.prompts import Injection
+from preface.prompts import Prompts
 from preface.records import checkpoint
 from preface.records.results import installed_versions
 from preface.records.run import Member, finish_record
@@ -32,10 +34,11 @@ class Outcome:
     """A population at its end."""
 
     members: Sequence[Member]
-    prompts: Injection
+    prompts: Prompts
     """P prompts, each as it was at its best."""
     predictions: Tensor
     """Log-probabilities of the development rows under the best member's prompt, `[N, C]`."""
+    labels: LabelWords
     gold: Tensor
     """Right labels of the development rows, `[N]`."""
     counts: Counts
@@ -57,8 +60,8 @@ def finish(folder: Path, record: dict[str, Any], outcome: Outcome) -> None:
         checkpoint.save_prompt(folder / "prompts" / f"{member.index:02d}", outcome.prompts, own, member.index)
         if member is best:
             checkpoint.save_prompt(folder / "prompt", outcome.prompts, own, member.index)
-    warn_of(outcome.predictions, outcome.gold, best.score, record["label_words"], metric_name)
-    write_predictions(folder / "predictions.jsonl", outcome, record["label_words"])
+    warn_of(outcome.predictions, outcome.gold, best.score, outcome.labels.words, metric_name)
+    write_predictions(folder / "predictions.jsonl", outcome)
     result = {
         "best": best.index,
         "members": [asdict(member) for member in outcome.members],
@@ -78,11 +81,12 @@ def best_of(members: Sequence[Member]) -> Member:
     return max(members, key=lambda member: (member.score, -member.loss))
 
 
-def write_predictions(path: Path, outcome: Outcome, words: Sequence[str]) -> None:
+def write_predictions(path: Path, outcome: Outcome) -> None:
     """What the best prompt says of each development row, a line each."""
+    rows = predictions_of(outcome.predictions, outcome.labels)
     with path.open("w", encoding="utf-8") as file:
-        for gold, row in zip(outcome.gold.tolist(), outcome.predictions.softmax(-1).tolist(), strict=True):
-            print(json.dumps(asdict(to_prediction(row, words)) | {"gold": words[gold]}), file=file)
+        for gold, row in zip(outcome.gold.tolist(), rows, strict=True):
+            print(json.dumps(asdict(row) | {"gold": outcome.labels.words[gold]}), file=file)
 
 
 def warn_of(predictions: Tensor, gold: Tensor, best: float, words: Sequence[str], metric_name: str) -> None:

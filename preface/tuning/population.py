@@ -12,11 +12,11 @@ import torch
 from torch import Tensor
 
 from preface.backbones import batching
+from preface.backbones.base import Backbone
 from preface.backbones.contexts import Inputs
-from preface.backbones.t5 import Backbone
-from preface.methods import Bank, Method
+from preface.methods import Method, PromptModule
 from preface.methods.init import Initializer
-from preface.prompts import Injection
+from preface.prompts import Prompts
 from preface.records.run import Member
 from preface.terminal.progress import say, warn
 from preface.tuning.finish import Outcome, best_of
@@ -42,7 +42,7 @@ class _State:
 
 
 class Population:
-    """What a loop trains in `train`: a bank of prompts, each with its own rate, rows, scores and end."""
+    """What a loop trains in `train`: prompts, each with its own rate, rows, scores and end."""
 
     def __init__(
         self, backbone: Backbone, method: Method, recipe: Recipe, rows: Rows, metric: str = "accuracy"
@@ -53,11 +53,11 @@ class Population:
         assert recipe.evaluate_every is not None
         self.backbone, self.method, self.rows = backbone, method, rows
         initializer = Initializer.parse(method.init, rows.labels.words, rows.examples)
-        self.bank: Bank = method.build(backbone, initializer, [seed for _, seed in recipe.members])
+        self.module: PromptModule = method.build(backbone, initializer, [seed for _, seed in recipe.members])
         # in less than an epoch few inputs come twice
         again = recipe.steps / an_epoch * len(recipe.seeds) > 1
         self.update = self._update(keep=again)
-        self.development = Development(backbone, rows, metric, keep=self.bank.leaves_encoder)
+        self.development = Development(backbone, rows, metric, keep=self.module.leaves_reading)
         self.parameters = self.update.parameters
         self.best = {name: parameter.detach().clone() for name, parameter in self.parameters.items()}
         self.states = [_State() for _ in recipe.members]
@@ -73,13 +73,13 @@ class Population:
         self.evaluations: Sequence[Evaluation] = [Evaluation("development", recipe.evaluate_every, self._evaluate)]
 
     def _update(self, keep: bool) -> Step:
-        """One step of the bank; `keep`: read each input once, where prompts and dropout allow it."""
-        recipe, constant = self.recipe, self.bank.leaves_encoder
+        """One step of all prompts; `keep`: read each input once, where prompts and dropout allow it."""
+        recipe, constant = self.recipe, self.module.leaves_reading
         if constant and recipe.dropout > 0:
             say("with dropout the encoder's states differ from step to step: they are not kept")
         return Step(
             self.backbone,
-            self.bank,
+            self.module,
             Inputs(self.backbone, self.rows.training, keep=keep and constant and recipe.dropout == 0),
             self.rows.targets,
             recipe.optimizer,
@@ -143,7 +143,7 @@ class Population:
         members = self.active
         if not members:  # the last of them has just diverged
             return
-        for member, scores in zip(members, self._scores(self._prompts().members(members)), strict=True):
+        for member, scores in zip(members, self._scores(self._prompts().select(members)), strict=True):
             value, loss = self.development.score_and_loss(scores)
             shown = loss if math.isfinite(loss) else None  # JSON knows no NaN
             yield {"step": at.steps, "member": member, "dev_score": value, "dev_loss": shown}
@@ -168,11 +168,11 @@ class Population:
         self.states[member].active = False
 
     @torch.no_grad()
-    def _prompts(self) -> Injection:
+    def _prompts(self) -> Prompts:
         """All P prompts as they are."""
-        return self.bank.injection()
+        return self.module()
 
-    def _scores(self, prompts: Injection) -> Tensor:
+    def _scores(self, prompts: Prompts) -> Tensor:
         """Log-probabilities of the development rows under each prompt, `[P, N, C]`."""
         with suppress(torch.OutOfMemoryError):
             return self.development.log_probabilities(prompts)
@@ -192,9 +192,10 @@ class Population:
         return Outcome(
             members,
             prompts,
-            predictions=self._scores(prompts.members([best_of(members).index]))[0],
+            predictions=self._scores(prompts.select([best_of(members).index]))[0],
+            labels=self.rows.labels,
             gold=self.rows.gold,
-            counts=self.method.counts(self.backbone.shape),
+            counts=self.method.counts(self.backbone),
             cut_inputs=self.rows.cut,
             steps=at.steps,
             seconds=at.seconds,
@@ -202,7 +203,7 @@ class Population:
 
     def tensors(self) -> dict[str, Tensor]:
         tensors = {f"parameters.{name}": parameter for name, parameter in self.parameters.items()}
-        tensors |= {f"buffers.{name}": buffer for name, buffer in self.bank.named_buffers()}
+        tensors |= {f"buffers.{name}": buffer for name, buffer in self.module.named_buffers()}
         tensors |= {f"best.{name}": tensor for name, tensor in self.best.items()}
         tensors |= {f"optimizer.{name}": tensor for name, tensor in self.update.optimizer.state.items()}
         return tensors

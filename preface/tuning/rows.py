@@ -9,11 +9,13 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from preface.backbones import batching
+from preface.backbones.base import Backbone
 from preface.backbones.contexts import Inputs
-from preface.backbones.t5 import Backbone
-from preface.labelling.score import LabelWords, metric, score_each
-from preface.prompts import Injection
-from preface.tasks import Split
+from preface.labelling.label_words import LabelWords
+from preface.labelling.labeller import Labeller
+from preface.labelling.metric import metric
+from preface.prompts import Prompts
+from preface.tasks import Split, render
 from preface.terminal.progress import warn, warn_skipped
 from preface.tuning.recipe import Recipe
 
@@ -41,7 +43,7 @@ class Rows:
         ids: list[list[list[int]]] = []
         cut: dict[str, int] = {}
         for split in (training, development):
-            pieces, are_cut = backbone.tokenize([example.text for example in split.examples], max_input_tokens)
+            pieces, are_cut = render(backbone.tokenize, split.examples, max_input_tokens)
             ids.append(pieces)
             cut[split.split] = sum(are_cut)
             if any(are_cut):
@@ -71,13 +73,13 @@ class Development:
     """The rows held out, and how prompts do on them."""
 
     def __init__(self, backbone: Backbone, rows: Rows, metric: str, keep: bool) -> None:
-        """`metric`: of `labelling.score.metric`; `keep`: read each input once for all prompts and steps."""
+        """`metric`: a name that `labelling.metric` knows; `keep`: read each input once for all prompts and steps."""
         self.backbone, self.labels, self.gold, self.metric = backbone, rows.labels, rows.gold, metric
         self.inputs = Inputs(backbone, rows.development, keep=keep)
 
-    def log_probabilities(self, prompts: Injection) -> Tensor:
+    def log_probabilities(self, prompts: Prompts) -> Tensor:
         """Of the label words for each row under each prompt, `[P, N, C]`."""
-        return score_each(self.backbone, self.inputs, self.labels, prompts)
+        return Labeller(self.backbone, prompts, self.labels).label_each(self.inputs)
 
     def score_and_loss(self, log_probabilities: Tensor) -> tuple[float, float]:
         """The task's metric, and the mean −log of the right label's probability among the labels, of `[N, C]`."""

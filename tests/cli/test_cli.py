@@ -17,7 +17,7 @@ from typer.main import get_command
 
 from preface import cli
 from preface.cli import MANY, app, expand
-from preface.tasks.registry import HERE
+from preface.tasks.registry import DEFINITIONS
 
 
 def preface(*arguments: object, **options: Any) -> subprocess.CompletedProcess[str]:
@@ -85,7 +85,7 @@ def test_own_csv_needs_no_yaml(tmp_path: Path, capsys: Any, monkeypatch: Any) ->
 def test_tasks_and_methods(capsys: Any, monkeypatch: Any) -> None:
     _, out, _ = in_process(["tasks", "--json"], capsys, monkeypatch)
     names = {task["name"] for task in json.loads(out)}
-    assert names == {path.stem for path in HERE.glob("*.yaml")}
+    assert names == {path.stem for path in DEFINITIONS.glob("*.yaml")}
     assert names > {"sst2", "imdb", "trec", "film", "posts"}
     _, out, _ = in_process(["methods", "--json", "--length", 7], capsys, monkeypatch)
     for row in json.loads(out):

@@ -65,7 +65,7 @@ def test_the_folder_loads_everywhere(made: Path) -> None:
     assert tokenizer("a film")["input_ids"][-1] == model.config.eos_token_id
     assert model.config.dropout_rate == 0  # what was used to train is no property of the model
     backbone = preface.load_backbone(made)
-    assert backbone.shape.d_model == 16
+    assert backbone.width == 16
 
 
 def test_it_says_what_it_is(made: Path) -> None:
