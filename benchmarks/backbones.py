@@ -30,11 +30,12 @@ from preface.backbones.base import Backbone
 from preface.experiments.report import pivot, rich_table
 from preface.labelling.evaluate import predictions_on
 from preface.pretraining.card import series
-from preface.pretraining.optimizer import ScaledAdamW, rate_share
+from preface.pretraining.optimizer import ScaledAdamW
 from preface.records.metrics import read_metrics
 from preface.records.results import Cell, read_cells, write_cells
 from preface.records.run import Run
 from preface.tasks import Split, load_split, load_task, render
+from preface.tuning.schedules import rate_share
 from preface.tuning.train import load_training
 
 SEEDS = 3

@@ -132,7 +132,7 @@ def train(
     """Train soft prompts on a task and keep the best by development score."""
     import preface
     from preface.methods import method_named
-    from preface.tuning.recipe import validated
+    from preface.options import validated
 
     if seed is not None and seeds is not None:
         raise UserError("seed: give either --seed or --seeds")

@@ -14,11 +14,12 @@ from rich.table import Table
 from preface.backbones.base import Backbone
 from preface.methods import METHODS, PrefixTuning
 from preface.methods.init import Initializer
+from preface.options import validated
 from preface.records.results import Cell
 from preface.records.run import Run
 from preface.tasks import TaskInfo
 from preface.tuning.bench import Timing, fastest
-from preface.tuning.recipe import validated
+from preface.tuning.finish import METRIC_NAMES
 from preface.tuning.step import answers_of
 
 
@@ -45,13 +46,13 @@ def run_cells(run: Run) -> list[Cell]:
 
 
 def run_table(run: Run) -> Table:
-    """Development accuracy by learning rate, over seeds."""
+    """Development scores by learning rate, over seeds."""
     record, result = run.record, run.result
-    rows = record.splits.validation.rows
+    rows, metric = record.splits.validation.rows, METRIC_NAMES[record.task.metric]
     table = Table(
         box=box.SIMPLE_HEAD,
         title=f"{record.method.name} on {record.task.name}, {record.backbone} frozen",
-        caption=f"Accuracy in percent on {rows:,} development rows (the commonest label alone: "
+        caption=f"{metric[0].upper()}{metric[1:]} in percent on {rows:,} development rows (the commonest label alone: "
         f"{100 * result.majority:.1f}).\n{result.trained_parameters:,} trained parameters a prompt, "
         f"{result.steps:,} steps, {result.seconds:,.0f} s."
         + (f"\nThe backbone saw labelled examples of {', '.join(saw)}." if (saw := record.backbone_saw) else ""),

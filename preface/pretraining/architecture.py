@@ -12,7 +12,7 @@ from torch import nn
 from transformers import PreTrainedTokenizerBase, T5Config, T5ForConditionalGeneration
 
 from preface.errors import UserError, first_line
-from preface.tuning.recipe import validated
+from preface.options import validated
 
 SHAPES = Path(__file__).parent / "shapes"
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from preface.pretraining.mixture import OBJECTIVES, ObjectiveName
-from preface.pretraining.optimizer import OptimizerName, ScheduleName
+from preface.pretraining.optimizer import OptimizerName
+from preface.tuning.loop import Budget
+from preface.tuning.schedules import ScheduleName
 
 
 class Settings(BaseModel):
@@ -59,19 +61,10 @@ class Settings(BaseModel):
         return self
 
     @property
-    def budget(self) -> tuple[float, str]:
-        """How much, and of what."""
+    def budget(self) -> Budget:
         if self.steps is not None:
-            return self.steps, "steps"
+            return Budget(self.steps, "steps")
         if self.budget_tokens is not None:
-            return self.budget_tokens, "tokens"
+            return Budget(self.budget_tokens, "tokens")
         assert self.minutes is not None
-        return 60 * self.minutes, "seconds"
-
-    def used(self, step: int, tokens: int, seconds: float) -> float:
-        """How much of the budget is used up, in its own unit."""
-        return {"steps": step, "tokens": tokens, "seconds": seconds}[self.budget[1]]
-
-    def done(self, step: int, tokens: int, seconds: float) -> float:
-        """The share of the budget that is used up."""
-        return self.used(step, tokens, seconds) / self.budget[0]
+        return Budget(60 * self.minutes, "seconds")

@@ -9,7 +9,8 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from preface.options import validated
-from preface.tuning.optimizers import OptimizerName, ScheduleName
+from preface.tuning.optimizers import OptimizerName
+from preface.tuning.schedules import ScheduleName
 
 
 class Recipe(BaseModel):
