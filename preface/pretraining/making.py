@@ -7,6 +7,7 @@ import shlex
 import shutil
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from preface.options import validated
 from preface.pretraining.architecture import load_architecture
 from preface.pretraining.building import (
     RECORD,
+    Machine,
     build_data,
     build_model,
     check_probes,
@@ -29,7 +31,9 @@ from preface.pretraining.card import write_card
 from preface.pretraining.settings import Settings
 from preface.pretraining.tokens import Tokens
 from preface.pretraining.weights import Losses, Weights
-from preface.records.results import installed_versions, write_atomically
+from preface.records.atomic import write_atomically
+from preface.records.lock import locked
+from preface.records.results import installed_versions
 from preface.tuning.loop import CHECKPOINTS, Loop, Position
 
 
@@ -167,30 +171,35 @@ def _go(folder: Path, record: dict[str, Any]) -> Path:
         record["text"] = checked_text(text, record, folder)
     setattr(model.config, SEEN, record["seen_tasks"])
     folder.mkdir(parents=True, exist_ok=True)
-    if machine.accelerator.is_main_process:
-        _write_record(folder, record)
     losses = Losses(model, plain_pieces(tokenizer, int(model.config.vocab_size)))
     probe = prober(folder, tokenizer, record["probe_tasks"], record["data"])
     weights = Weights(losses, settings, data.mixture, machine, data.validation, probe)
-    loop = Loop(
+    is_main = machine.accelerator.is_main_process
+    with locked(folder) if is_main else nullcontext():
+        if is_main:
+            _write_record(folder, record)
+        try:
+            at = _loop(folder, record["verb"], weights, settings, machine).run()
+        finally:
+            data.mixture.close()
+        weights.export(folder)
+        if is_main:
+            tokenizer.save_pretrained(folder)
+            _finish(folder, record | {"result": _result(at, weights)})
+    machine.accelerator.wait_for_everyone()
+    return folder
+
+
+def _loop(folder: Path, verb: str, weights: Weights, settings: Settings, machine: Machine) -> Loop:
+    return Loop(
         folder,
         weights,
         settings.budget,
-        f"preface {record['verb']} --resume {shlex.quote(str(folder))}",
+        f"preface {verb} --resume {shlex.quote(str(folder))}",
         checkpoint_seconds=settings.checkpoint_seconds,
         keep=settings.keep,
         accelerator=machine.accelerator,
     )
-    try:
-        at = loop.run()
-    finally:
-        data.mixture.close()
-    weights.export(folder)
-    if machine.accelerator.is_main_process:
-        tokenizer.save_pretrained(folder)
-        _finish(folder, record | {"result": _result(at, weights)})
-    machine.accelerator.wait_for_everyone()
-    return folder
 
 
 def _result(at: Position, weights: Weights) -> dict[str, Any]:
