@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from preface.backbones.t5 import DEFAULT, Backbone, load_backbone
-    from preface.cli.show import list_methods
     from preface.errors import UserError
     from preface.experiments.cross_domain import compare_cross_domain
     from preface.labelling.evaluate import evaluate
     from preface.labelling.predict import predict
     from preface.methods import PrefixTuning, PromptTuning
+    from preface.methods.listing import list_methods
     from preface.pretraining.making import adapt, pretrain
     from preface.pretraining.tokens import tokenize
     from preface.records.run import Run
@@ -35,7 +35,7 @@ _HOMES = {
     "bench": "tuning.bench",
     "compare_cross_domain": "experiments.cross_domain",
     "evaluate": "labelling.evaluate",
-    "list_methods": "cli.show",
+    "list_methods": "methods.listing",
     "list_tasks": "tasks",
     "load_backbone": "backbones.t5",
     "predict": "labelling.predict",

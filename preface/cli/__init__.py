@@ -4,62 +4,55 @@ from __future__ import annotations
 
 import io
 import os
-import re
 import sys
+from collections.abc import Sequence
 
-from typer._click.exceptions import ClickException
-
-# each module adds its verbs to the application; `--help` lists them in this order
-from preface.cli import prompts  # isort: split
-
-from preface.cli import compare  # isort: split
-
-from preface.cli import lists  # isort: split
-
-from preface.cli import backbones  # isort: split
-
-from preface.cli.app import MANY, app
 from preface.errors import UserError
+from preface.terminal.interrupt import Interrupted
 
-__all__ = ["MANY", "app", "backbones", "compare", "expand", "lists", "main", "prompts"]
-
-
-def expand(arguments: list[str]) -> list[str]:
-    """`--learning-rate 1e-3 1e-2` to `--learning-rate=1e-3 --learning-rate=1e-2`, for the options in `MANY`."""
-    expanded: list[str] = []
-    option: str | None = None
-    for argument in arguments:
-        is_option = re.match(r"-(?!\d)", argument) is not None and argument != "-"  # -1=negative is a value
-        if is_option:
-            option = argument if argument in MANY else None
-        if option is None:
-            expanded.append(argument)
-        elif not is_option:
-            expanded.append(f"{option}={argument}")
-    return expanded
+INTERRUPTED = 130
+"""The exit code after Ctrl-C, as the shell counts: 128 and the signal's number."""
 
 
 def main() -> None:
     """The `preface` command: a user's mistake is one line and exit code 2; Ctrl-C is 130."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(encoding="utf-8")
+        if isinstance(stream, io.TextIOWrapper):  # names of files need not be text
+            stream.reconfigure(encoding="utf-8", errors="backslashreplace")
     try:
-        code = app(args=expand(sys.argv[1:]), prog_name="preface", standalone_mode=False)
+        code = _call(sys.argv[1:])
+    except KeyboardInterrupt:
+        code = _fail(INTERRUPTED, "interrupted")
+    except Interrupted as stopped:
+        code = _fail(INTERRUPTED, str(stopped))
     except UserError as error:
         code = _fail(2, str(error))
-    except ClickException as error:
-        code = _fail(2, f"{error.format_message()} (`preface --help` shows what there is)")
+    except BrokenPipeError:  # `preface predict … | head`: whoever read has enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # or Python would complain when it ends
+        code = 1
     except OSError as error:
         code = _fail(2, f"{error.filename or 'file'}: {error.strerror or error}")
-    except Exception as error:
-        if type(error).__name__ != "Interrupted":  # known by name, for its module imports torch
-            raise
-        code = _fail(130, str(error))
-    sys.exit(code if isinstance(code, int) else 0)
+    sys.exit(code)
+
+
+def _call(arguments: Sequence[str]) -> int:
+    """The verb's exit code, its mistakes as UserError. What takes time to import is imported here, under `main`'s
+    care for Ctrl-C."""
+    from typer import TyperException
+
+    from preface.cli.app import app
+
+    try:
+        code = app(args=list(arguments), prog_name="preface", standalone_mode=False)
+    except TyperException as error:
+        raise UserError(f"{error.format_message()} (`preface --help` shows what there is)") from error
+    if code == INTERRUPTED:  # typer's own answer to Ctrl-C
+        raise KeyboardInterrupt
+    sys.stdout.flush()
+    return code if isinstance(code, int) else 0
 
 
 def _fail(code: int, line: str) -> int:
-    print(f"preface: {line}", file=sys.stderr)
+    print(f"preface: {' '.join(line.split())}", file=sys.stderr)
     return code

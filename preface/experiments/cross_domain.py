@@ -19,11 +19,12 @@ from preface.errors import UserError
 from preface.experiments.report import write_report
 from preface.labelling.evaluate import INSTRUCTION, ZERO_SHOT, evaluate, metric
 from preface.methods import Method, method_named
+from preface.options import validated
 from preface.records.results import Cell, read_cells, write_atomically, write_cells
 from preface.records.run import RECORD, Run
 from preface.tasks import Task, load_split, load_task
 from preface.terminal.progress import say
-from preface.tuning.recipe import recipe_from, validated
+from preface.tuning.recipe import recipe_from
 from preface.tuning.train import load_training, train
 
 RECIPES = Path(__file__).parent / "recipes"

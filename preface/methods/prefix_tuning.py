@@ -10,7 +10,7 @@ from pydantic import Field, field_validator
 from torch import Tensor, nn
 
 from preface.backbones.t5 import Backbone, Shape
-from preface.methods.base import Bank, Counts, Method
+from preface.methods.base import INIT, Bank, Counts, Method
 from preface.methods.init import Initializer, hash_seed, key_values, uniform
 from preface.prompts import SITES, Injection, KeyValues, Site
 
@@ -24,13 +24,15 @@ class PrefixTuning(Method):
     summary: ClassVar[str] = "keys, values in every layer"
     rates: ClassVar[tuple[float, ...]] = (1e-2, 3e-2, 1e-1)
 
-    init: str = "activations"
-    sites: tuple[Site, ...] = SITES
-    """Encoder self-attention, decoder self-attention, decoder cross-attention: any subset."""
-    reparametrize: int | None = Field(None, ge=1)
-    """Width of the MLP through which the prefix is trained (Li & Liang, section 4.3); None: directly.
-    The MLP is dropped on export."""
-    positions: Literal["preceding", "none"] = "preceding"
+    init: str = Field("activations", description=INIT)
+    sites: tuple[Site, ...] = Field(SITES, description="Where a prefix goes: encoder decoder cross. Default: all.")
+    reparametrize: int | None = Field(
+        None, ge=1, description="Train the prefix through an MLP of this width, dropped on export."
+    )
+    """Li & Liang, section 4.3."""
+    positions: Literal["preceding", "none"] = Field(
+        "preceding", description="Position bias of prefix keys: preceding or none."
+    )
     """`preceding`: the keys stand just before the first token and get T5's learned bias of that distance, as the
     same keys in a cache would; so activations of real text mean here what they meant there. `none`: no bias, which
     lets every token see the prefix alike, however long the input."""

@@ -18,6 +18,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from preface.backbones.frozen import fuse_gelu
 from preface.backbones.t5 import SEEN, device_named, dtype_named, load_checkpoint
 from preface.errors import UserError
+from preface.options import validated
 from preface.pretraining.architecture import load_architecture
 from preface.pretraining.card import write_card
 from preface.pretraining.keep_out import KeepOut
@@ -41,7 +42,6 @@ from preface.tasks import Example, load_split, load_task
 from preface.tasks.instructions import filled, read_rows, worded
 from preface.tasks.task import SplitName
 from preface.terminal.progress import warn
-from preface.tuning.recipe import validated
 
 RECORD = "backbone.json"
 VALIDATION_BATCHES = 4

@@ -6,7 +6,7 @@ import random
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -16,11 +16,10 @@ from transformers import PreTrainedTokenizerBase
 
 from preface.errors import UserError
 from preface.pretraining.objectives import Ids, noise_mask, prefix_lm, span_corruption, span_lengths
+from preface.pretraining.settings import ObjectiveName
 from preface.tasks import Example
 from preface.tasks.instructions import mixing_rates
 
-ObjectiveName = Literal["span-corruption", "prefix-lm", "instructions"]
-OBJECTIVES: tuple[ObjectiveName, ...] = ("span-corruption", "prefix-lm", "instructions")
 IGNORED = -100
 """A label that is padding."""
 PAD_STEP = 8

@@ -7,13 +7,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from typing import Literal, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
-OptimizerName = Literal["adamw", "adafactor"]
-ScheduleName = Literal["constant", "linear", "cosine"]
+from preface.tuning.recipe import OptimizerName, ScheduleName
 
 
 class Optimizer(Protocol):
