@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-import torch
 import yaml
 from pydantic import BaseModel, ConfigDict, Field
-from torch import nn
-from transformers import PreTrainedTokenizerBase, T5Config, T5ForConditionalGeneration
 
 from preface.errors import UserError, first_line
 from preface.options import validated
+
+if TYPE_CHECKING:  # imported where a model is built, so that the options of `pretrain` are known without
+    from transformers import PreTrainedTokenizerBase, T5Config, T5ForConditionalGeneration
 
 SHAPES = Path(__file__).parent / "shapes"
 
@@ -37,6 +37,8 @@ class Architecture(BaseModel):
 
     def config(self, vocabulary: int, pad: int = 0, eos: int = 1) -> T5Config:
         """Transformers' configuration of the same sizes."""
+        from transformers import T5Config
+
         gated = self.block == "v1.1"
         sizes: dict[str, Any] = {
             "vocab_size": vocabulary,
@@ -64,6 +66,10 @@ class Architecture(BaseModel):
 
     def build(self, tokenizer: PreTrainedTokenizerBase) -> T5ForConditionalGeneration:
         """A model with random weights, drawn from torch's generator."""
+        import torch
+        from torch import nn
+        from transformers import T5ForConditionalGeneration
+
         config = self.config(len(tokenizer), int(tokenizer.pad_token_id), int(tokenizer.eos_token_id))  # type: ignore[arg-type]
         model = T5ForConditionalGeneration(config)
         if not self.tied:  # Transformers ties whatever the configuration says, unless a checkpoint holds two tensors

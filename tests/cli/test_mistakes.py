@@ -46,7 +46,7 @@ from tests.cli.conftest import Called
     ],
 )
 def test_a_mistake_is_one_line_and_exit_code_2(
-    arguments: list[object], says: str, call: Called, tmp_path: Path
+    arguments: list[object], says: str, call: Called, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     code, out, err = call(*arguments)
