@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import io
 import os
+import signal
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
 
 from preface.errors import UserError
 from preface.terminal.interrupt import Interrupted
@@ -20,10 +24,10 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # names of files need not be text
             stream.reconfigure(encoding="utf-8", errors="backslashreplace")
+    interrupts: list[int] = []
     try:
-        code = _call(sys.argv[1:])
-    except KeyboardInterrupt:
-        code = _fail(INTERRUPTED, "interrupted")
+        with _noted(interrupts):
+            code = _call(sys.argv[1:])
     except Interrupted as stopped:
         code = _fail(INTERRUPTED, str(stopped))
     except UserError as error:
@@ -33,6 +37,10 @@ def main() -> None:
         code = 1
     except OSError as error:
         code = _fail(2, f"{error.filename or 'file'}: {error.strerror or error}")
+    except BaseException:  # libraries turn Ctrl-C into errors of their own while they are imported
+        if not interrupts:
+            raise
+        code = _fail(INTERRUPTED, "interrupted")
     sys.exit(code)
 
 
@@ -51,6 +59,24 @@ def _call(arguments: Sequence[str]) -> int:
         raise KeyboardInterrupt
     sys.stdout.flush()
     return code if isinstance(code, int) else 0
+
+
+@contextmanager
+def _noted(interrupts: list[int]) -> Iterator[None]:
+    """Ctrl-C raises KeyboardInterrupt, as ever, and is noted; where a parent process ignores it, so do we."""
+
+    def press(number: int, frame: Any) -> None:
+        interrupts.append(number)
+        raise KeyboardInterrupt
+
+    before = signal.getsignal(signal.SIGINT)
+    if before is signal.default_int_handler and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGINT, press)
+    try:
+        yield
+    finally:
+        if signal.getsignal(signal.SIGINT) is press:
+            signal.signal(signal.SIGINT, before)
 
 
 def _fail(code: int, line: str) -> int:
