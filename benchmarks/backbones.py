@@ -20,21 +20,21 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from preface.labelling.score import LabelWords, metric
 from rich.console import Console
 from torch.nn.functional import cross_entropy
 
 import preface
 from preface.backbones import batching
-from preface.backbones.t5 import Backbone
+from preface.backbones.base import Backbone
 from preface.experiments.report import pivot, rich_table
 from preface.labelling.evaluate import predictions_on
-from preface.labelling.score import LabelWords, metric
 from preface.pretraining.card import series
 from preface.pretraining.optimizer import ScaledAdamW, rate_share
 from preface.records.metrics import read_metrics
 from preface.records.results import Cell, read_cells, write_cells
 from preface.records.run import Run
-from preface.tasks import Split, load_split, load_task
+from preface.tasks import Split, load_split, load_task, render
 from preface.tuning.train import load_training
 
 SEEDS = 3
@@ -88,7 +88,7 @@ def fully_tuned(name: str, data: Path | None) -> list[Cell]:
 
 def tune_all(backbone: Backbone, training: Split, rate: float, seed: int, steps: int) -> None:
     """All weights (but the position biases), on the task's text and label words as they are."""
-    inputs, _ = backbone.tokenize([example.text for example in training.examples], 512)
+    inputs, _ = render(backbone.tokenize, training.examples, 512)
     words = LabelWords.of(backbone, tuple(dict.fromkeys(str(example.label) for example in training.examples)))
     pieces = dict(zip(words.words, words.pieces, strict=True))
     order = batching.endless([len(ids) for ids in inputs], seed, BATCH)

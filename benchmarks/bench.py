@@ -25,14 +25,14 @@ from statistics import median
 from typing import Any
 
 import torch
+from preface.labelling.score import LabelWords, score
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 from sides import BATCH, SMALL, Ours, Peft, backbone, hardware, rows, seconds, show
 from torch.profiler import ProfilerActivity, profile
 
-from preface.backbones.t5 import bfloat16_is_fast
-from preface.labelling.score import LabelWords, score
+from preface.backbones.load import bfloat16_is_fast
 from preface.methods import PrefixTuning, PromptTuning
 from preface.prompts import Injection
 from preface.records.results import installed_versions

@@ -36,8 +36,9 @@ from rich.table import Table
 from sides import BATCH, SHAPES, TARGET, Ours, Peft, backbone, hardware, rows, seconds, show
 from torch import Tensor
 
+from preface.backbones.base import Backbone
 from preface.backbones.contexts import Inputs
-from preface.backbones.t5 import Backbone, dtype_named
+from preface.backbones.load import dtype_named
 from preface.methods import Method, PrefixTuning, PromptTuning
 from preface.prompts import Injection, KeyValues
 from preface.records.results import installed_versions

@@ -20,7 +20,7 @@ from rich.console import Console
 from rich.progress import track
 from sides import BASE, BATCH, SMALL, Ours, backbone, rows, seconds
 
-from preface.backbones.t5 import Backbone
+from preface.backbones.base import Backbone
 from preface.methods import Method, PrefixTuning, PromptTuning
 from preface.records.results import installed_versions
 

@@ -28,7 +28,7 @@ from rich.table import Table
 from transformers import AutoTokenizer, T5ForConditionalGeneration, Trainer, TrainingArguments
 
 from preface.backbones.frozen import fuse_gelu
-from preface.backbones.t5 import EMBEDDED, device_named, dtype_named
+from preface.backbones.load import EMBEDDED, device_named, dtype_named
 from preface.pretraining.architecture import load_architecture
 from preface.pretraining.loop import Pretraining
 from preface.pretraining.making import plain_pieces

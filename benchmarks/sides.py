@@ -17,8 +17,9 @@ from rich.table import Table
 from transformers import AutoTokenizer, T5Config, T5ForConditionalGeneration
 
 from preface.backbones import attention, batching
+from preface.backbones.base import Backbone
 from preface.backbones.contexts import Inputs
-from preface.backbones.t5 import EMBEDDED, Backbone, keep_freed_memory
+from preface.backbones.load import EMBEDDED, keep_freed_memory
 from preface.methods import Method
 from preface.methods.init import Initializer
 from preface.tuning.step import Step

@@ -10,23 +10,24 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from preface.backbones.t5 import DEFAULT, Backbone, load_backbone
+    from preface.backbones.base import Backbone
+    from preface.backbones.load import DEFAULT, load_backbone
     from preface.errors import UserError
     from preface.experiments.cross_domain import compare_cross_domain
     from preface.labelling.evaluate import evaluate
     from preface.labelling.predict import predict
     from preface.methods import PrefixTuning, PromptTuning
-    from preface.methods.listing import list_methods
     from preface.pretraining.making import adapt, pretrain
     from preface.pretraining.tokens import tokenize
     from preface.records.run import Run
     from preface.tasks import list_tasks
     from preface.tuning.bench import bench
+    from preface.tuning.listing import list_methods
     from preface.tuning.train import train
 
 _HOMES = {
-    "DEFAULT": "backbones.t5",
-    "Backbone": "backbones.t5",
+    "DEFAULT": "backbones.load",
+    "Backbone": "backbones.base",
     "PrefixTuning": "methods",
     "PromptTuning": "methods",
     "Run": "records.run",
@@ -35,9 +36,9 @@ _HOMES = {
     "bench": "tuning.bench",
     "compare_cross_domain": "experiments.cross_domain",
     "evaluate": "labelling.evaluate",
-    "list_methods": "methods.listing",
+    "list_methods": "tuning.listing",
     "list_tasks": "tasks",
-    "load_backbone": "backbones.t5",
+    "load_backbone": "backbones.load",
     "predict": "labelling.predict",
     "pretrain": "pretraining.making",
     "tokenize": "pretraining.tokens",

@@ -1,162 +1,165 @@
-"""An injection is all that a frozen model knows of a soft prompt.
+"""Soft prompts are named tensors: the same names in memory and on disk.
 
-Two carriers: *input embeddings* placed before the tokens of the encoder, and *keys and values* placed before the
-keys and values of an attention site. Every method of `preface.methods` makes one of these; the backbone takes one
-and never asks which method made it. Prompts of one shape lie stacked, `[P, ...]`; `rows` names the prompt that each
-example of a batch wears, so one batch may train a population, vote as an ensemble, or serve many tasks.
+A name says what carries a prompt into a frozen model, its *carrier*: `embeddings` stand before the embedded tokens of a
+text, and `SITE.keys` and `SITE.values` before the keys and values of an attention site. Prompts of one backbone lie
+stacked, `[P, ...]`, whatever method made them; `rows` says, wherever a model is called, which of them each row of a
+batch has. So one batch may train a population, vote as an ensemble, or serve many tasks.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from typing import Literal, get_args
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-Site = Literal["encoder", "decoder", "cross"]
-"""Encoder self-attention, decoder self-attention, decoder cross-attention."""
-SITES: tuple[Site, ...] = get_args(Site)
+READ_WITH = ("embeddings", "encoder")
+"""Carriers that a text is read with: what a model knows of the text depends on them."""
 
 
-@dataclass(frozen=True)
-class KeyValues:
-    """Keys and values for one attention site of P prompts, n to a prompt."""
+class Prompts:
+    """P soft prompts.
 
-    keys: tuple[Tensor, ...]
-    """One tensor a layer, each `[P, H, n, d_kv]`."""
-    values: tuple[Tensor, ...]
-    """As `keys`."""
-    mask: Tensor | None = None
-    """`[P, n]`, False where a shorter prompt was padded; None: every key is real."""
-    relative: Tensor | None = None
-    """`[P]`, False for prompts whose keys get no position bias; None: all stand at the positions just before the
-    first token, as keys in a cache would."""
+    Tensors by name, of which any may be missing:
+
+    - `embeddings`: input embeddings, `[P, n, d]`;
+    - `SITE.keys`, `SITE.values`: of an attention site, `[P, L, H, n, d_head]`;
+    - `embeddings.mask`, `SITE.mask`: `[P, n]`, False where a shorter prompt was padded; missing: all are real;
+    - `SITE.relative`: `[P]`, False for prompts whose keys get no position bias; missing: all stand at the positions
+      just before the first token, as keys in a cache would.
+
+    No tensors at all: P times the bare model.
+    """
+
+    def __init__(self, tensors: Mapping[str, Tensor], size: int | None = None) -> None:
+        """`size` is P, needed where there are no tensors."""
+        self.tensors = dict(tensors)
+        self.size: int = len(next(iter(self.tensors.values()))) if size is None else size
 
     @classmethod
-    def from_stacked(cls, keys: Tensor, values: Tensor, **rest: Tensor | None) -> KeyValues:
-        """From keys and values of all layers, each `[P, L, H, n, d_kv]`."""
-        # unbind once: selecting a layer at a time would make autograd fill one full-size gradient a layer
-        return cls(keys.unbind(1), values.unbind(1), **rest)
+    def bare(cls, size: int = 1) -> Prompts:
+        """The bare model, `size` times."""
+        return cls({}, size)
+
+    @classmethod
+    def one(cls, tensors: Mapping[str, Tensor]) -> Prompts:
+        """A single prompt from its own tensors, without the P in front: the inverse of `tensors_of`."""
+        return cls({name: tensor[None] for name, tensor in tensors.items()}, 1)
+
+    def tensors_of(self, index: int) -> dict[str, Tensor]:
+        """The tensors of one prompt, without the P in front and without padding, on the CPU."""
+        own = {}
+        for name, tensor in self.tensors.items():
+            carrier, _, part = name.partition(".")
+            mask = self.tensors.get(f"{carrier}.mask")
+            if part == "mask" or (mask is not None and not mask[index].any()):
+                continue
+            one = tensor[index].detach().cpu()
+            if mask is not None and part != "relative":
+                one = one[..., mask[index].cpu(), :]
+            own[name] = one.clone()  # a view would keep all prompts, and safetensors refuses to write it
+        return own
 
     @property
-    def length(self) -> int:
-        return self.keys[0].shape[2]
+    def embeddings(self) -> Tensor | None:
+        """Input embeddings, `[P, n, d]`."""
+        return self.tensors.get("embeddings")
 
-
-@dataclass(frozen=True)
-class Injection:
-    """What P soft prompts put into a frozen model, and which of them each row of a batch wears."""
-
-    embeddings: Tensor | None = None
-    """Input embeddings, `[P, n, d_model]`."""
-    embeddings_mask: Tensor | None = None
-    """`[P, n]`, False where a shorter prompt was padded; None: all real."""
-    encoder: KeyValues | None = None
-    decoder: KeyValues | None = None
-    cross: KeyValues | None = None
-    rows: Tensor | None = None
-    """`[B]`, the prompt of each row; None: each prompt is worn by B / P rows, which lie side by side."""
+    @cached_property
+    def sites(self) -> tuple[str, ...]:
+        """The attention sites that have keys and values."""
+        return tuple(name.removesuffix(".keys") for name in self.tensors if name.endswith(".keys"))
 
     @property
-    def size(self) -> int:
-        """P, the number of prompts; 0 for the empty injection."""
-        if self.embeddings is not None:
-            return self.embeddings.shape[0]
-        return next((kv.keys[0].shape[0] for site in SITES if (kv := self.site(site))), 0)
+    def leaves_reading(self) -> bool:
+        """True where what a model reads in a text is the same under every prompt."""
+        return not any(name.partition(".")[0] in READ_WITH for name in self.tensors)
 
     @property
-    def encoder_length(self) -> int:
-        """Input embeddings and encoder keys that each row adds to its tokens."""
+    def reading_length(self) -> int:
+        """Input embeddings and keys that reading each text has to do with, beside its tokens."""
         embeddings = 0 if self.embeddings is None else self.embeddings.shape[1]
-        return embeddings + (0 if self.encoder is None else self.encoder.length)
+        return embeddings + sum(self.length(site) for site in self.sites if site in READ_WITH)
 
-    @property
-    def leaves_encoder(self) -> bool:
-        """True where what the encoder says of an input is the same under every prompt."""
-        return self.embeddings is None and self.encoder is None
+    def length(self, site: str) -> int:
+        """n, the keys at a site."""
+        return self.tensors[f"{site}.keys"].shape[3]
 
-    def site(self, site: Site) -> KeyValues | None:
-        kv: KeyValues | None = getattr(self, site)
-        return kv
-
-    def worn(self, site: Site, layer: int, query: Tensor) -> Worn | None:
-        """Keys and values of one layer, as the rows of `query` `[B, ...]` wear them; None: it has none there."""
-        kv = self.site(site)
-        if kv is None:
-            return None
-        keys, values = kv.keys[layer], kv.values[layer]
-        rows = self.rows
-        if rows is not None:
-            if len(rows) != len(query):  # beam search puts the beams of a row side by side
-                rows = rows.repeat_interleave(len(query) // len(rows))
-            # before they are rounded: the gradients of a prompt's rows are summed in its own precision
-            keys, values = keys.index_select(0, rows), values.index_select(0, rows)
-        return Worn(kv, keys.to(query.dtype), values.to(query.dtype), rows, len(query))
-
-    def members(self, indices: Sequence[int] | Tensor) -> Injection:
+    def select(self, indices: Sequence[int] | Tensor) -> Prompts:
         """Some of the prompts, in that order."""
         if not isinstance(indices, Tensor) and list(indices) == list(range(self.size)):
             return self
         chosen = torch.as_tensor(indices)
-        return self._map(lambda item: None if item is None else item.index_select(0, chosen.to(item.device)))
+        return self._map(lambda item: item.index_select(0, chosen.to(item.device)), len(chosen))
 
-    def on(self, rows: Tensor) -> Injection:
-        """The same prompts, worn by `rows` `[B]`."""
-        return replace(self, rows=rows)
+    def to(self, device: torch.device, dtype: torch.dtype) -> Prompts:
+        """The same prompts on a device, their numbers in `dtype`."""
+        return self._map(lambda item: item.to(device, dtype if item.is_floating_point() else None), self.size)
 
-    def to(self, device: torch.device, dtype: torch.dtype) -> Injection:
-        """The same injection on a device, keys, values and embeddings in `dtype`."""
+    def _map(self, change: Callable[[Tensor], Tensor], size: int) -> Prompts:
+        return Prompts({name: change(tensor) for name, tensor in self.tensors.items()}, size)
 
-        def cast(tensor: Tensor | None) -> Tensor | None:
-            if tensor is None:
-                return None
-            return tensor.to(device, dtype if tensor.is_floating_point() else None)
+    @cached_property
+    def _layers(self) -> dict[str, tuple[Tensor, ...]]:
+        """Keys and values by layer. Unbound once: one layer at a time, autograd would fill a full gradient for each."""
+        parts = (f"{site}.{part}" for site in self.sites for part in ("keys", "values"))
+        return {name: self.tensors[name].unbind(1) for name in parts}
 
-        return replace(self._map(cast), rows=cast(self.rows))
+    def at(self, site: str, layer: int, query: Tensor, rows: Tensor | None) -> Prefix | None:
+        """Keys and values of a site's layer for the queries `[B, ...]` of a batch; None: there are none.
 
-    def _map(self, change: Callable[[Tensor | None], Tensor | None]) -> Injection:
-        """The injection with every tensor of its prompts changed."""
-
-        def site(kv: KeyValues | None) -> KeyValues | None:
-            if kv is None:
-                return None
-            keys, values = (tuple(map(change, part)) for part in (kv.keys, kv.values))
-            return KeyValues(keys, values, change(kv.mask), change(kv.relative))  # type: ignore[arg-type]
-
-        embeddings, mask = change(self.embeddings), change(self.embeddings_mask)
-        return Injection(embeddings, mask, site(self.encoder), site(self.decoder), site(self.cross), self.rows)
+        `rows` `[B]` is the prompt of each row; None: B / P rows of each lie side by side. A beam search has the beams
+        of a row side by side.
+        """
+        if f"{site}.keys" not in self.tensors:
+            return None
+        keys, values = self._layers[f"{site}.keys"][layer], self._layers[f"{site}.values"][layer]
+        if rows is not None:
+            if len(rows) != len(query):
+                rows = rows.repeat_interleave(len(query) // len(rows))
+            # before they are rounded: the gradients of a prompt's rows are summed in its own precision
+            keys, values = keys.index_select(0, rows), values.index_select(0, rows)
+        mask, relative = self.tensors.get(f"{site}.mask"), self.tensors.get(f"{site}.relative")
+        return Prefix(keys.to(query.dtype), values.to(query.dtype), mask, relative, rows, len(query))
 
 
 @dataclass(frozen=True)
-class Worn:
-    """One layer's prefix as the rows of a batch wear it."""
+class Prefix:
+    """Keys and values of one layer for a batch of B rows."""
 
-    prefix: KeyValues
-    """Of all layers, and what they share."""
     keys: Tensor
-    """`[P, H, n, d_kv]`, each prompt's worn by B / P rows side by side; or each row's own, `[B, H, n, d_kv]`."""
+    """`[P, H, n, d_head]`, B / P rows of each prompt side by side; or each row's own, `[B, H, n, d_head]`."""
     values: Tensor
     """As `keys`."""
+    mask: Tensor | None
+    """`[P, n]`."""
+    relative: Tensor | None
+    """`[P]`."""
     rows: Tensor | None
-    """`[B]`, the prompt of each row; None: B / P rows of each, side by side."""
+    """`[B]`, the prompt of each row; None: side by side."""
     size: int
     """B."""
 
-    def spread(self, tensor: Tensor) -> Tensor:
+    @property
+    def length(self) -> int:
+        """n."""
+        return self.keys.shape[2]
+
+    def of_rows(self, tensor: Tensor) -> Tensor:
         """What belongs to the prompts, `[P, ...]`, as each row's own, `[B, ...]`."""
-        return spread(tensor, self.rows, self.size)
+        return of_rows(tensor, self.rows, self.size)
 
     def by_row(self) -> tuple[Tensor, Tensor]:
-        """Keys and values `[B, H, n, d_kv]`."""
+        """Keys and values `[B, H, n, d_head]`."""
         if self.rows is not None:
             return self.keys, self.values
-        return self.spread(self.keys), self.spread(self.values)
+        return self.of_rows(self.keys), self.of_rows(self.values)
 
 
-def spread(tensor: Tensor, rows: Tensor | None, size: int) -> Tensor:
+def of_rows(tensor: Tensor, rows: Tensor | None, size: int) -> Tensor:
     """`[P, ...]` to `[B, ...]`: each row's own; rows None: the prompts side by side, `size` rows in all."""
     if rows is not None:
         return tensor.index_select(0, rows)
@@ -164,56 +167,39 @@ def spread(tensor: Tensor, rows: Tensor | None, size: int) -> Tensor:
     return tensor[:, None].expand(prompts, size // prompts, *tensor.shape[1:]).reshape(size, *tensor.shape[1:])
 
 
-def join(injections: Sequence[Injection]) -> Injection:
-    """Stack prompts of any methods, lengths and sites into one injection of `sum(P)` prompts.
+def stack(several: Sequence[Prompts]) -> Prompts:
+    """Prompts of any methods, lengths and carriers as one; the bare model is one that has no carrier.
 
-    Shorter prompts are padded on the left and masked, which is exact: T5's positions are relative, and the last
-    item of each prompt still stands just before the first token. A prompt without a carrier is masked there whole.
+    Shorter prompts are padded on the left and masked, which is exact where positions are relative: the last item of
+    each prompt still stands just before the first token. A prompt without a carrier is masked there whole.
     """
-    embeddings = [injection.embeddings for injection in injections]
-    joined, mask = None, None
-    if any(item is not None for item in embeddings):
-        like = next(item for item in embeddings if item is not None)
-        length = max(item.shape[1] for item in embeddings if item is not None)
-        filled = [
-            like.new_zeros(injection.size, 0, like.shape[2]) if item is None else item
-            for injection, item in zip(injections, embeddings, strict=True)
-        ]
-        joined = torch.cat([pad(item, (0, 0, length - item.shape[1], 0)) for item in filled])
-        masks = [_real(item, injection.embeddings_mask) for item, injection in zip(filled, injections, strict=True)]
-        mask = _mask(masks, length)
-    encoder, decoder, cross = (_join_site([(i.site(site), i.size) for i in injections]) for site in SITES)
-    return Injection(joined, mask, encoder, decoder, cross)
+    tensors: dict[str, Tensor] = {}
+    names = dict.fromkeys(name for prompts in several for name in prompts.tensors)
+    for carrier in dict.fromkeys(name.partition(".")[0] for name in names):
+        tensors |= _stack_carrier(several, carrier, [name for name in names if name.partition(".")[0] == carrier])
+    return Prompts(tensors, sum(prompts.size for prompts in several))
 
 
-def _join_site(parts: list[tuple[KeyValues | None, int]]) -> KeyValues | None:
-    present = [kv for kv, _ in parts if kv is not None]
-    if not present:
-        return None
-    like = present[0].keys[0]  # [P, H, n, d_kv]
-    length = max(kv.length for kv in present)
-    empty = [like.new_zeros(0, like.shape[1], 0, like.shape[3])] * len(present[0].keys)
-
-    def stack(layers: list[tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
-        return tuple(
-            torch.cat([pad(part, (0, 0, length - part.shape[2], 0)) for part in layer])
-            for layer in zip(*layers, strict=True)
-        )
-
-    def blank(size: int) -> tuple[Tensor, ...]:
-        return tuple(layer.new_zeros(size, *layer.shape[1:]) for layer in empty)
-
-    keys = stack([kv.keys if kv else blank(size) for kv, size in parts])
-    values = stack([kv.values if kv else blank(size) for kv, size in parts])
-    masks = [_real(kv.keys[0][:, 0], kv.mask) if kv else like.new_zeros(size, 0).bool() for kv, size in parts]
-    relative = [kv.relative if kv and kv.relative is not None else like.new_ones(size).bool() for kv, size in parts]
-    return KeyValues(keys, values, _mask(masks, length), torch.cat(relative))
-
-
-def _real(items: Tensor, mask: Tensor | None) -> Tensor:
-    """The mask of `items` `[P, n, ...]`, made if there is none."""
-    return torch.ones(items.shape[:2], dtype=torch.bool, device=items.device) if mask is None else mask
-
-
-def _mask(masks: list[Tensor], length: int) -> Tensor:
-    return torch.cat([pad(mask, (length - mask.shape[1], 0), value=False) for mask in masks])
+def _stack_carrier(several: Sequence[Prompts], carrier: str, names: Sequence[str]) -> dict[str, Tensor]:
+    """One carrier's tensors of all prompts."""
+    padded = [name for name in names if not name.endswith((".mask", ".relative"))]
+    like = {name: next(p.tensors[name] for p in several if name in p.tensors) for name in padded}
+    length = max(p.tensors[padded[0]].shape[-2] for p in several if padded[0] in p.tensors)
+    joined = {}
+    for name in padded:
+        shape = (*like[name].shape[1:-2], 0, like[name].shape[-1])
+        parts = [p.tensors[name] if name in p.tensors else like[name].new_zeros(p.size, *shape) for p in several]
+        joined[name] = torch.cat([pad(part, (0, 0, length - part.shape[-2], 0)) for part in parts])
+    device = like[padded[0]].device
+    masks = []
+    for prompts in several:
+        own = prompts.tensors[padded[0]].shape[-2] if padded[0] in prompts.tensors else 0
+        mask = prompts.tensors.get(f"{carrier}.mask", torch.ones(prompts.size, own, dtype=torch.bool, device=device))
+        masks.append(pad(mask, (length - mask.shape[1], 0), value=False))
+    if not (mask := torch.cat(masks)).all():
+        joined[f"{carrier}.mask"] = mask
+    if f"{carrier}.relative" in names:
+        every = [torch.ones(prompts.size, dtype=torch.bool, device=device) for prompts in several]
+        given = [p.tensors.get(f"{carrier}.relative", own) for p, own in zip(several, every, strict=True)]
+        joined[f"{carrier}.relative"] = torch.cat(given)
+    return joined

@@ -16,7 +16,8 @@ import pytest
 import torch
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer, MT5Config, T5Config
 
-from preface.backbones.t5 import EMBEDDED, Backbone, load_backbone
+from preface.backbones.base import Backbone
+from preface.backbones.load import EMBEDDED, load_backbone
 
 SHAPE = {
     "vocab_size": 16384,

@@ -85,11 +85,12 @@ def endless(
         number += 1
 
 
-def by_length(lengths: Sequence[int], token_budget: int) -> list[list[int]]:
-    """Every row once, longest first, for evaluation: as many as fit the budget, a row longer than it alone.
+def by_length(lengths: Sequence[int], token_budget: int, batch_size: int | None = None) -> list[list[int]]:
+    """Every row once, longest first, for evaluation: as many as fit the budget, a row longer than it alone, and at most
+    `batch_size`.
 
     In a small set neighbours differ much, so a batch of a quarter of the budget ends where the next row would make a
     tenth of it padding.
     """
     order = sorted(range(len(lengths)), key=lambda index: -lengths[index])
-    return cut(order, lengths, None, token_budget, least=token_budget / 4)
+    return cut(order, lengths, batch_size, token_budget, least=token_budget / 4)

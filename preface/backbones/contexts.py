@@ -1,8 +1,7 @@
-"""Encoder states, computed once.
+"""What was read, kept.
 
-A prompt that touches only the decoder leaves what the encoder says of an input as it is: the same over epochs, seeds,
-learning rates, prompts and looks at a development split. So each input is encoded when it is first wanted, exactly,
-and read from then on.
+A prompt that only the answer sees leaves reading as it is: the same over epochs, seeds, learning rates, prompts and
+evaluations. So each text is read by the model when it is first wanted, and its context is found again from then on.
 """
 
 from __future__ import annotations
@@ -12,186 +11,234 @@ import os
 import shutil
 from array import array
 from collections.abc import Sequence
+from contextlib import suppress
 from copy import copy
+from dataclasses import dataclass
 from importlib.metadata import version
 from itertools import accumulate
 from pathlib import Path
+from weakref import finalize
 
 import psutil
 import torch
 from filelock import FileLock
 from torch import Tensor
 
+from preface.backbones.base import Backbone, Context, send
 from preface.backbones.batching import by_length
-from preface.backbones.t5 import Backbone, EncoderStates, send
-from preface.prompts import Injection
+from preface.prompts import Prompts
 from preface.terminal.progress import say
 
 BLOCK = 512
-"""Tokens that are encoded together on a CPU."""
+"""Tokens that are read together on a CPU."""
 GPU_BLOCK = 8_192
 """The same on a GPU, which needs many to be busy."""
 IN_MEMORY = 2**28
 """Bytes of one data set's states up to which they stay in memory; larger ones are a memory-mapped file, which a later
 run finds again."""
+SAVE_EVERY = 64
+"""Blocks after which a file is made durable: what is lost at most when a machine stops."""
 ON_DISK = 20 * 2**30
 """Bytes that all files together may take; the longest unused are removed first."""
 
 
 class Inputs:
-    """The tokenised inputs of a frozen model, and what its encoder says of them."""
+    """The tokenised texts that a backbone reads, and what it has read in them."""
 
     def __init__(self, backbone: Backbone, ids: Sequence[Sequence[int]], keep: bool = False) -> None:
-        """`keep`: encode each input only once, for all prompts that leave the encoder alone."""
+        """`keep`: read each text only once, for all prompts that leave reading alone."""
         self.backbone, self.ids = backbone, ids
         self.lengths = [len(item) for item in ids]
-        self.kept = kept_states(backbone, ids) if keep and ids else None
-
-    @classmethod
-    def of(cls, backbone: Backbone, ids: Inputs | Sequence[Sequence[int]]) -> Inputs:
-        """Inputs as they are, or made of token ids."""
-        return ids if isinstance(ids, Inputs) else cls(backbone, ids)
+        self.kept = kept_contexts(backbone, ids) if keep and ids else None
 
     def __len__(self) -> int:
         return len(self.lengths)
 
     def repeated(self, times: int) -> Inputs:
-        """The same inputs several times over: input i stands at i, i + N, … too."""
+        """The same texts several times over: text i stands at i, i + N, … too."""
         twin = copy(self)
         twin.lengths = self.lengths * times
         return twin
 
     def padded(self, places: Sequence[int]) -> tuple[Tensor, Tensor]:
-        """Ids and mask `[B, T]` of the inputs at some places."""
+        """Ids and mask `[B, T]` of the texts at some places."""
         return self.backbone.pad([self.ids[place % len(self.ids)] for place in places])
 
-    def states(self, places: Sequence[int], injection: Injection | None = None) -> EncoderStates:
-        """What the decoder reads of the inputs at some places, `[B, n + T, d]`, under the prompts of `injection`."""
-        if not (injection is None or injection.leaves_encoder):
-            return self.backbone.encode(*self.padded(places), injection)
+    def read(self, places: Sequence[int], prompts: Prompts | None = None, rows: Tensor | None = None) -> Context:
+        """The contexts of the texts at some places, under their prompts (`Backbone.read`)."""
+        if not (prompts is None or prompts.leaves_reading):
+            return self.backbone.read(*self.padded(places), prompts, rows)
         indices = [place % len(self.ids) for place in places]
-        if self.kept is None:  # what several members read is encoded once even so
+        if self.kept is None:  # what several prompts read is read once even so
             distinct = {index: row for row, index in enumerate(dict.fromkeys(indices))}
             with torch.no_grad():
-                states = self.backbone.encode(*self.padded(list(distinct)))
-            rows = self.backbone.send(torch.tensor([distinct[index] for index in indices]))
-            return EncoderStates(states.hidden[rows], states.mask[rows])
+                context = self.backbone.read(*self.padded(list(distinct)))
+            chosen = self.backbone.send(torch.tensor([distinct[index] for index in indices]))
+            return Context(context.states[chosen], context.mask[chosen])
         for block in self.kept.missing(indices):
             with torch.no_grad():
-                self.kept.write(block, self.backbone.encode(*self.padded(block)))
+                self.kept.write(block, self.backbone.read(*self.padded(block)))
         return self.kept.read(indices)
 
 
-class KeptStates:
-    """States of many inputs side by side without padding."""
+class KeptContexts:
+    """Contexts of many texts side by side without padding, in memory or in a file."""
 
-    def __init__(self, hidden: Tensor, known: Tensor, lengths: Sequence[int], device: torch.device) -> None:
-        self.hidden = hidden
-        """`[tokens, d]`."""
-        self.known = known
-        """`[N]`, uint8: 1 where an input has been encoded."""
+    def __init__(
+        self, states: Tensor, lengths: Sequence[int], device: torch.device, files: _Files | None = None
+    ) -> None:
+        self.states = states
+        """`[tokens, w]`."""
+        self.files = files
+        """None: in memory."""
+        self.known = torch.zeros(len(lengths), dtype=torch.bool) if files is None else files.known(len(lengths))
+        """`[N]`, True where a text has been read."""
         self.lengths = torch.tensor(lengths)
         self.starts = torch.tensor([0, *accumulate(lengths)])
         self.device = device
         self.blocks = by_length(lengths, _block(device))
-        """Inputs that are encoded together. What a sum comes to depends, in its last bits, on what is computed beside
-        it: so the company of an input is always the same, and a resumed run reads what an uninterrupted one does."""
+        """Texts that are read together. What a sum comes to depends, in its last bits, on what is computed beside it:
+        so each text is always read in the same block, and a resumed run finds what an uninterrupted one does."""
         self.block_of = {index: number for number, block in enumerate(self.blocks) for index in block}
+        self.unsaved = 0
+        if files is not None:
+            finalize(self, files.save, self.known)
 
     @property
     def bytes(self) -> int:
-        return self.hidden.nbytes
+        return self.states.nbytes
 
     def missing(self, indices: Sequence[int]) -> list[list[int]]:
-        """The blocks that have to be encoded before these inputs can be read."""
+        """The blocks that have to be read before these texts' contexts can be had."""
         known = self.known[torch.tensor(indices)].tolist()
         numbers = {self.block_of[index] for index, there in zip(indices, known, strict=True) if not there}
         return [self.blocks[number] for number in sorted(numbers)]
 
-    def read(self, indices: Sequence[int]) -> EncoderStates:
-        """States and mask `[B, T]` of some inputs, padded on the right."""
+    def read(self, indices: Sequence[int]) -> Context:
+        """The contexts of some texts, padded on the right."""
         chosen = torch.tensor(indices)
         lengths = self.lengths[chosen]  # [B]
         places = torch.arange(int(lengths.max()))[None]  # [1, T]
         mask = places < lengths[:, None]
-        # padding reads the input's own last state: masked, but a number
+        # padding reads the text's own last state: masked, but a number
         rows = self.starts[chosen][:, None] + places.minimum(lengths[:, None] - 1)  # [B, T]
-        hidden = self.hidden[send(rows, self.hidden.device)]
-        return EncoderStates(send(hidden, self.device), send(mask.long(), self.device))
+        states = self.states[send(rows, self.states.device)]
+        return Context(send(states, self.device), send(mask.long(), self.device))
 
-    def write(self, indices: Sequence[int], states: EncoderStates) -> None:
-        """Keep the states of some inputs."""
+    def write(self, indices: Sequence[int], context: Context) -> None:
+        """Keep the contexts of some texts."""
         for row, index in enumerate(indices):
-            length = int(self.lengths[index])
-            start = int(self.starts[index])
-            self.hidden[start : start + length] = states.hidden[row, :length].to(self.hidden.device)
-        self.known[torch.tensor(indices)] = 1  # last, so that an interrupted write is written again
+            length, start = int(self.lengths[index]), int(self.starts[index])
+            self.states[start : start + length] = context.states[row, :length].to(self.states.device)
+        self.known[torch.tensor(indices)] = True  # last, so that an interrupted write is written again
+        self.unsaved += 1
+        if self.files is not None and self.unsaved >= SAVE_EVERY:
+            self.files.save(self.known)
+            self.unsaved = 0
 
 
-def kept_states(backbone: Backbone, ids: Sequence[Sequence[int]]) -> KeptStates | None:
-    """The states of these inputs under this backbone, of an earlier call or run where there are any; None: no room."""
-    # all that decides the last bits, beside the backbone itself
-    made_by = [backbone.dtype, backbone.device.type, _block(backbone.device)]
-    made_by += [version(name) for name in ("preface", "torch", "transformers")]
-    digest = hashlib.sha256(repr(made_by).encode())
-    for item in ids:
-        digest.update(len(item).to_bytes(4, "little"))
-        digest.update(array("i", item).tobytes())
-    key = digest.hexdigest()
+@dataclass(frozen=True)
+class _Files:
+    """A memory-mapped file of states, and one that says which texts' are there."""
+
+    states: Path
+    marks: Path
+
+    def known(self, texts: int) -> Tensor:
+        """`[N]`, True where a text's states are in the file."""
+        if self.marks.exists() and self.marks.stat().st_size == texts:
+            return torch.frombuffer(bytearray(self.marks.read_bytes()), dtype=torch.uint8).bool()
+        return torch.zeros(texts, dtype=torch.bool)
+
+    def save(self, known: Tensor) -> None:
+        """Say which states are there, once they are: a power loss in between leaves them to be read again."""
+        with suppress(OSError), self.states.open("rb") as file:  # a cache that cannot be written is no error
+            os.fsync(file.fileno())
+            together = known | self.known(len(known))  # another run may keep the same texts
+            temporary = self.marks.with_suffix(f".{os.getpid()}")
+            temporary.write_bytes(bytes(together.to(torch.uint8).tolist()))
+            temporary.replace(self.marks)
+
+
+def kept_contexts(backbone: Backbone, ids: Sequence[Sequence[int]]) -> KeptContexts | None:
+    """The contexts of these texts under this backbone, of an earlier call or run if there are any; None: no room."""
+    key = _key(backbone, ids)
     if key in backbone.kept:
         backbone.kept[key] = found = backbone.kept.pop(key)  # the last used stands last
         return found
     lengths = [len(item) for item in ids]
-    shape = (sum(lengths), backbone.shape.d_model)
+    shape = (sum(lengths), backbone.state_width)
     size = shape[0] * shape[1] * backbone.dtype.itemsize
     with torch.inference_mode(False):  # what is made in inference mode could not be trained with
-        room = _storage(backbone, key, shape, size, len(ids))
-    if room is None:
-        say(f"encoder states of {size / 2**30:.0f} GB fit neither on disk nor in memory: they are not kept")
-        return None
-    made = KeptStates(*room, lengths, backbone.device)
+        room = _room(backbone, key, shape, size)
+        if room is None:
+            say(f"contexts of {len(ids):,} texts, {size / 2**30:.0f} GB, fit neither on disk nor in memory: not kept")
+            return None
+        made = KeptContexts(room[0], lengths, backbone.device, room[1])
     backbone.kept[key] = made
     while sum(item.bytes for item in backbone.kept.values()) > max(4 * IN_MEMORY, size):
         del backbone.kept[next(iter(backbone.kept))]
     return made
 
 
-def _storage(
-    backbone: Backbone, key: str, shape: tuple[int, int], size: int, rows: int
-) -> tuple[Tensor, Tensor] | None:
-    """Room for the states and for what is known: on the GPU, in memory, or in a file; None where there is none."""
+def _key(backbone: Backbone, ids: Sequence[Sequence[int]]) -> str:
+    """A name for what is read of these texts: all that decides its last bits, beside the backbone itself."""
+    made_by = [backbone.dtype, backbone.device.type, _block(backbone.device)]
+    made_by += [version(name) for name in ("preface", "torch", "transformers")]
+    digest = hashlib.sha256(repr(made_by).encode())
+    for item in ids:
+        digest.update(len(item).to_bytes(4, "little"))
+        digest.update(array("i", item).tobytes())
+    return digest.hexdigest()
+
+
+def _room(backbone: Backbone, key: str, shape: tuple[int, int], size: int) -> tuple[Tensor, _Files | None] | None:
+    """Room for the states: on the GPU, in memory, or in a file; None where there is none."""
     device = backbone.device
-    known = torch.zeros(rows, dtype=torch.uint8)
     if device.type == "cuda" and size < torch.cuda.mem_get_info(device)[0] // 4:
-        return torch.empty(shape, dtype=backbone.dtype, device=device), known
+        return torch.empty(shape, dtype=backbone.dtype, device=device), None
     if size > IN_MEMORY:
         try:
-            found = _mapped(f"{backbone.exact_fingerprint[:16]}-{key[:32]}", shape, backbone.dtype, rows)
-        except (OSError, RuntimeError):  # a folder that takes no files; torch has its own word for it
+            found = _mapped(f"{backbone.exact_fingerprint[:16]}-{key[:32]}", shape, backbone.dtype)
+        except (OSError, RuntimeError):  # a folder that takes no files, a full disk; torch has its own word for it
             found = None
         if found is not None or size > psutil.virtual_memory().available // 2:
             return found
-    return torch.empty(shape, dtype=backbone.dtype), known
+    return torch.empty(shape, dtype=backbone.dtype), None
 
 
-def _mapped(stem: str, shape: tuple[int, int], dtype: torch.dtype, rows: int) -> tuple[Tensor, Tensor] | None:
-    """States and what is known of them as memory-mapped files; None where there is no room."""
-    folder = cache_folder() / "encoded"
+def _mapped(stem: str, shape: tuple[int, int], dtype: torch.dtype) -> tuple[Tensor, _Files] | None:
+    """States as a memory-mapped file; None where there is no room."""
+    folder = cache_folder() / "contexts"
     folder.mkdir(parents=True, exist_ok=True)
-    states, known = folder / f"{stem}.states", folder / f"{stem}.known"
+    files = _Files(folder / f"{stem}.states", folder / f"{stem}.known")
     size = shape[0] * shape[1] * dtype.itemsize
-    sizes = {states: size, known: rows}
     with FileLock(folder.with_suffix(".lock")):  # another run may want the same files, or their room
-        if not all(path.exists() and path.stat().st_size == expected for path, expected in sizes.items()):
-            for path in sizes:  # half of a pair says nothing
-                path.unlink(missing_ok=True)
+        if not files.states.exists() or files.states.stat().st_size != size:
+            files.marks.unlink(missing_ok=True)
             if not _make_room(folder, size):
                 return None
-            say(f"encoder states are kept in {folder}: up to {size / 2**30:.1f} GB; PREFACE_CACHE names another folder")
-        hidden = torch.from_file(str(states), True, shape[0] * shape[1], dtype=dtype).view(shape)
-        made = torch.from_file(str(known), True, rows, dtype=torch.uint8)
-        known.touch()  # when it was used last
-        return hidden, made
+            _reserve(files.states, size)
+            say(f"what is read is kept in {folder}: {size / 2**30:.1f} GB; PREFACE_CACHE names another folder")
+        states = torch.from_file(str(files.states), True, shape[0] * shape[1], dtype=dtype).view(shape)
+        files.states.touch()  # when it was used last
+        return states, files
+
+
+def _reserve(path: Path, size: int) -> None:
+    """A file of `size` bytes that the disk has given: a memory map into a hole kills the process when the disk is full.
+
+    Raises OSError where there is no room, and leaves no file.
+    """
+    with path.open("wb") as file:
+        try:
+            if hasattr(os, "posix_fallocate"):
+                os.posix_fallocate(file.fileno(), 0, size)
+            else:  # macOS
+                file.truncate(size)
+        except OSError:
+            path.unlink()
+            raise
 
 
 def _block(device: torch.device) -> int:

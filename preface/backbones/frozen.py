@@ -41,6 +41,15 @@ def fuse_gelu(model: nn.Module) -> None:
             module.act = nn.GELU(approximate="tanh")
 
 
+def refuse_gradient(weight: Tensor) -> None:
+    """Raise RuntimeError where a weight wants a gradient, which frozen layers do not give."""
+    if weight.requires_grad:
+        raise RuntimeError(
+            "a weight of a frozen backbone wants a gradient, which its layers do not give; to train weights, take the "
+            "model of `load_checkpoint`"
+        )
+
+
 class FrozenLinear(nn.Linear):
     """A projection without bias. For few rows the weights stand on the left: `(W xᵀ)ᵀ`.
 
@@ -57,6 +66,7 @@ class FrozenLinear(nn.Linear):
 
     def forward(self, input: Tensor) -> Tensor:
         """`[..., in]` to `[..., out]`."""
+        refuse_gradient(self.weight)
         if self.bias is not None or not _on_the_left(input, input.numel() // input.shape[-1]):
             return functional.linear(input, self.weight, self.bias)
         output: Tensor = _FewRows.apply(input, self)
@@ -89,6 +99,7 @@ class FrozenNorm(nn.Module):
 
     def forward(self, hidden_states: Tensor) -> Tensor:
         """`[..., d]` to `[..., d]`."""
+        refuse_gradient(self.weight)
         output: Tensor = _Norm.apply(hidden_states, self.weight, self.variance_epsilon)
         return output
 
@@ -131,6 +142,7 @@ def cross_entropy(hidden: Tensor, head: FrozenLinear, labels: Tensor) -> Tensor:
     Returns:
         `[M]`.
     """
+    refuse_gradient(head.weight)
     losses: Tensor = _CrossEntropy.apply(hidden, head, labels)
     return losses
 

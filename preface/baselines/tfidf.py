@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+import time
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, ClassVar
 
+from preface.baselines.column import Setting, Trained
 from preface.errors import UserError
+from preface.labelling.metric import metric
+from preface.records.results import Cell
+from preface.tasks import Split, Task
 
 if TYPE_CHECKING:  # scikit-learn is slow to import, so only fitting does
     from sklearn.pipeline import Pipeline
@@ -56,3 +61,39 @@ def trained_parameters(pipeline: Pipeline) -> int:
     """Weights and biases of the fitted classifier; the vocabulary's document frequencies are not counted."""
     classifier = pipeline["classifier"]
     return int(classifier.coef_.size + classifier.intercept_.size)
+
+
+class TfIdf(Trained):
+    """The baseline on the very rows that the prompts see."""
+
+    kind: ClassVar[str] = "tf-idf"
+
+    def cells(self, setting: Setting, tasks: Sequence[Task]) -> Iterator[list[Cell]]:
+        trained_on = setting.task(self.train_task)
+        began = time.perf_counter()
+        training = texts_and_labels(setting.split(trained_on, "train", self.train_rows))
+        model = fit_tfidf(*training, *texts_and_labels(setting.split(trained_on, "validation")))
+        details = {"train_seconds": time.perf_counter() - began}
+        for task in tasks:
+            texts, gold = texts_and_labels(setting.split(task, "test"))
+            began = time.perf_counter()
+            predicted = [str(label) for label in model.predict(texts)]
+            cell = Cell(
+                backbone="",
+                method=self.label,
+                train_task=trained_on.name,
+                eval_task=task.name,
+                metric=task.metric,
+                value=metric(task.metric, gold, predicted),
+                n=len(gold),
+                seed=None,
+                trained_parameters=trained_parameters(model),
+                seconds=time.perf_counter() - began,
+                details=details,
+            )
+            yield [cell]
+
+
+def texts_and_labels(split: Split) -> tuple[list[str], list[str]]:
+    """Two lists, [rows]."""
+    return [example.text for example in split.examples], [str(example.label) for example in split.examples]

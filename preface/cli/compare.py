@@ -11,14 +11,14 @@ from typing import Annotated, Any
 import typer
 
 from preface.cli.app import compare_app, verb
-from preface.cli.common import Backbone, Json, On, TrainRows, command, show, show_json
+from preface.cli.common import Backbone, Device, Dtype, Json, On, TrainRows, command, show, show_json
 from preface.cli.options import Fields, fields
 
 
 def _options() -> dict[str, Fields]:
     from preface.tasks.options import DataOptions
 
-    return {"data_options": fields(DataOptions, only=("data",))}
+    return {"data_options": fields(DataOptions)}
 
 
 @verb(
@@ -45,6 +45,8 @@ def compare_cross_domain(
     seeds: Annotated[int | None, typer.Option("--seeds", help="Instead of the recipe's.", min=1)] = None,
     steps: Annotated[int | None, typer.Option("--steps", help="Instead of the recipe's.", min=1)] = None,
     train_rows: TrainRows = None,
+    dtype: Dtype = "auto",
+    device: Device = "auto",
     as_json: Json = False,
 ) -> None:
     """Methods × test domains × seeds, beside zero-shot and TF-IDF: table, plot, report, results.json."""
@@ -53,16 +55,15 @@ def compare_cross_domain(
     from preface.experiments.report import pivot, rich_table
 
     experiment = load_experiment(recipe)
+    changes = {"task": task, "on": on, "seeds": seeds, "steps": steps, "train_rows": train_rows}
     cells = preface.compare_cross_domain(
         experiment,
         out=out,
         backbone=backbone,
-        task=task,
-        on=on or (),
-        seeds=seeds,
-        steps=steps,
-        train_rows=train_rows,
+        dtype=dtype,
+        device=device,
         command=shlex.join(["preface", *sys.argv[1:]]),
+        **{name: value for name, value in changes.items() if value is not None},
         **data_options,
     )
     if as_json:

@@ -12,7 +12,7 @@ from preface.cli.options import Fields, fields
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from preface.backbones.t5 import Backbone as Model
+    from preface.backbones.base import Backbone as Model
 
 
 def _options() -> dict[str, Fields]:

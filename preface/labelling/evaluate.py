@@ -10,15 +10,19 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from preface.backbones.base import Backbone
 from preface.backbones.contexts import Inputs
-from preface.backbones.t5 import DEFAULT, Backbone, load_backbone
+from preface.backbones.load import DEFAULT, load_backbone
 from preface.errors import UserError
-from preface.labelling.score import LabelWords, Prediction, generate, metric, score, score_each, to_prediction
-from preface.prompts import Injection, join
+from preface.labelling.label_words import LabelWords
+from preface.labelling.labeller import Labeller, Prediction, predictions_of
+from preface.labelling.metric import metric
+from preface.prompts import Prompts as SoftPrompts
+from preface.prompts import stack
 from preface.records.checkpoint import SavedPrompt, load_prompt
 from preface.records.results import Cell, read_cells, write_cells
 from preface.records.run import RECORD, Run
-from preface.tasks import Split, Task, load_split, load_task
+from preface.tasks import Split, Task, Template, load_split, load_task, render
 from preface.tasks.registry import registered, split_reference
 from preface.terminal.progress import progress, warn, warn_skipped
 
@@ -69,7 +73,7 @@ def evaluate(
         UserError: what the user can put right.
     """
     if run is None:
-        wearers: list[_Wearer] = [_Wearer(None, {}, {})]
+        wearers: list[_Wearer] = [_Wearer(SoftPrompts.bare(), {}, {})]
         train_record: dict[str, Any] = {}
     else:
         wearers, train_record, folder, loaded = _wearers(run, prompts)
@@ -79,8 +83,8 @@ def evaluate(
     model = load_backbone(backbone) if isinstance(backbone, str) else backbone
     if run is not None:
         check_fit(train_record, model)
-    elif "{text}" not in instruction:
-        raise UserError(f"instruction {instruction!r}: has no {{text}}, where the input goes")
+    else:
+        Template.of(instruction)  # what is wrong with it should be known before the work
     if not on:
         if run is None:
             raise UserError("on: no task given; `--on sst2`, or a data file")
@@ -162,33 +166,27 @@ def predictions_on(
     backbone: Backbone,
     examples: Split,
     words: Sequence[str],
-    prompts: Sequence[Injection | None],
+    prompts: Sequence[SoftPrompts],
     scoring: Scoring = "rank",
     max_input_tokens: int = 512,
     template: str = "{text}",
 ) -> tuple[list[list[Prediction]], int]:
     """What each prompt says of each example, all prompts in the same batches; and how many inputs were cut."""
     labels = LabelWords.of(backbone, words)
-    texts = [template.replace("{text}", example.text) for example in examples.examples]
-    inputs, cut = backbone.tokenize(texts, max_input_tokens)
-    worn = [prompt for prompt in prompts if prompt is not None]
-    injection = join(worn) if worn else None
+    inputs, cut = render(backbone.tokenize, examples.examples, max_input_tokens, template)
     size = len(inputs)
     tokenized = Inputs(backbone, inputs)
+    labeller = Labeller(backbone, stack(prompts), labels)
     with progress(f"{examples.task} · {len(prompts)} prompt(s)", size * len(prompts), "rows") as advance:
         if scoring == "generate":
             longest = max(map(len, labels.pieces)) + 1
-            rows = [index for index in range(len(prompts)) for _ in inputs] if worn else None
+            rows = [index for index in range(len(prompts)) for _ in inputs]
             every = tokenized.repeated(len(prompts))
-            written = generate(backbone, every, injection, rows, max_new_tokens=longest, on_batch=advance)
+            written = labeller.generate(every, rows, max_new_tokens=longest, on_batch=advance)
             flat = [Prediction(text, None) for text in written]
             return [flat[start : start + size] for start in range(0, len(flat), size)], sum(cut)
-        if injection is None:
-            scores = score(backbone, tokenized, labels, on_batch=advance)[None]
-        else:
-            scores = score_each(backbone, tokenized, labels, injection, advance)  # [P, N, C]
-    given = [[to_prediction(row, labels.words) for row in rows] for rows in scores.softmax(-1).tolist()]
-    return given, sum(cut)
+        scores = labeller.label_each(tokenized, advance)  # [P, N, C]
+    return [predictions_of(of_prompt, labels) for of_prompt in scores], sum(cut)
 
 
 def _is_shipped(task: str | Path | Task) -> bool:
@@ -199,7 +197,7 @@ def _is_shipped(task: str | Path | Task) -> bool:
 class _Wearer:
     """One prompt to be evaluated, or the bare backbone."""
 
-    prompt: Injection | None
+    prompt: SoftPrompts
     card: Mapping[str, Any]
     details: Mapping[str, Any]
     trained_parameters: int = 0
@@ -234,7 +232,7 @@ def _wearer(saved: SavedPrompt, training: Mapping[str, Any] | None = None) -> _W
         "development_score": member["score"],
         "method": saved.card["method"]["config"],
     }
-    return _Wearer(saved.injection, saved.card, details | dict(training or {}), saved.card["trained_parameters"])
+    return _Wearer(saved.prompts, saved.card, details | dict(training or {}), saved.card["trained_parameters"])
 
 
 def check_fit(card: Mapping[str, Any], backbone: Backbone) -> None:
@@ -242,7 +240,7 @@ def check_fit(card: Mapping[str, Any], backbone: Backbone) -> None:
 
     `card` is a prompt's or a run's record.
     """
-    if card["shape"] != asdict(backbone.shape):
+    if card["shape"] != backbone.sizes:
         raise UserError(
             f"the prompt was trained on {card['backbone']} and does not fit {backbone.name}, whose sizes differ"
         )
@@ -274,19 +272,5 @@ def _write_predictions(folder: Path, cell: Cell, examples: Split, given: Sequenc
 
 def _merge_cells(path: Path, cells: Sequence[Cell]) -> None:
     """Add cells to `results.json`; a cell measured anew takes the old one's place."""
-
-    def key(cell: Cell) -> tuple[Any, ...]:
-        asked = [cell.details.get(name) for name in ("learning_rate", "scoring", "instruction", "method")]
-        return (
-            cell.backbone,
-            cell.method,
-            cell.train_task,
-            cell.eval_task,
-            cell.split,
-            cell.metric,
-            cell.seed,
-            str(asked),
-        )
-
-    new = {key(cell) for cell in cells}
-    write_cells(path, [cell for cell in read_cells(path) if key(cell) not in new] + list(cells))
+    new = {cell.identity for cell in cells}
+    write_cells(path, [cell for cell in read_cells(path) if cell.identity not in new] + list(cells))

@@ -7,12 +7,15 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from preface.backbones.t5 import Backbone, load_backbone
+from preface.backbones.base import Backbone
+from preface.backbones.contexts import Inputs
+from preface.backbones.load import load_backbone
 from preface.labelling.evaluate import check_fit
-from preface.labelling.score import LabelWords, score, to_prediction
+from preface.labelling.label_words import LabelWords
+from preface.labelling.labeller import Labeller, predictions_of
 from preface.records.checkpoint import load_prompt
 from preface.records.run import Run
-from preface.tasks import Task, iter_examples, load_task
+from preface.tasks import Task, iter_examples, load_task, render
 
 CHUNK = 256
 """Rows held at a time: enough to batch by length, few enough for any length of input."""
@@ -56,14 +59,14 @@ def predict(
     if input is not None:
         task = load_task(task, input=input)
     labels = LabelWords.of(model, saved.card["label_words"])
+    labeller = Labeller(model, saved.prompts, labels)
     limit = saved.card["max_input_tokens"]
     rows = iter_examples(task, source, skip_bad_rows=skip_bad_rows, on_skip=on_skip, encoding=encoding)
     while chunk := _take(rows, CHUNK):
         items, error = chunk
-        inputs, cut = model.tokenize([example.text for _, example in items], limit)
-        probabilities = score(model, inputs, labels, saved.injection).softmax(-1).tolist()
-        for (row, _), scores, was_cut in zip(items, probabilities, cut, strict=True):
-            prediction = to_prediction(scores, labels.words)
+        inputs, cut = render(model.tokenize, [example for _, example in items], limit)
+        predictions = predictions_of(labeller.label(Inputs(model, inputs)), labels)
+        for (row, _), prediction, was_cut in zip(items, predictions, cut, strict=True):
             line: dict[str, Any] = {
                 "label": prediction.label,
                 "probabilities": prediction.probabilities,

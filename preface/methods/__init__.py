@@ -1,15 +1,15 @@
-"""Methods: each a small configuration and a module that makes an injection. One file a method."""
+"""Methods: each a small configuration and a module that makes prompts. One file a method."""
 
 from __future__ import annotations
 
 from preface.errors import UserError
-from preface.methods.base import Bank, Counts, Method
+from preface.methods.base import Counts, Method, PromptModule
 from preface.methods.prefix_tuning import PrefixTuning
 from preface.methods.prompt_tuning import PromptTuning
 
 METHODS: dict[str, type[Method]] = {method.name: method for method in (PrefixTuning, PromptTuning)}
 
-__all__ = ["METHODS", "Bank", "Counts", "Method", "PrefixTuning", "PromptTuning", "method_named"]
+__all__ = ["METHODS", "Counts", "Method", "PrefixTuning", "PromptModule", "PromptTuning", "method_named"]
 
 
 def method_named(name: str) -> type[Method]:

@@ -1,4 +1,4 @@
-"""What every method is: a frozen configuration that builds a bank of P prompts."""
+"""What every method is: a configuration, and an ordinary module that makes P prompts."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import nn
 
-from preface.backbones.t5 import Backbone, Shape
+from preface.backbones.base import Backbone
 from preface.methods.init import Initializer
-from preface.prompts import Injection
+from preface.prompts import Prompts
 
 INIT = "random, vocabulary, labels, activations, text:WORDS or prompt:FOLDER. Default: the method's own."
 
@@ -28,23 +28,18 @@ class Counts:
     """Numbers in the exported prompt."""
 
 
-class Bank(nn.Module, ABC):
-    """P prompts of one method and shape; every parameter is stacked, `[P, ...]`, and in float32."""
+class PromptModule(nn.Module, ABC):
+    """P prompts of one method; every parameter is stacked, `[P, ...]`, and in float32."""
 
     @abstractmethod
-    def injection(self) -> Injection:
-        """What the P prompts put into the backbone, differentiable in the bank's parameters."""
+    def forward(self) -> Prompts:
+        """The P prompts, differentiable in the module's parameters."""
 
     @property
-    def size(self) -> int:
-        """P."""
-        return len(next(self.parameters()))
-
-    @property
-    def leaves_encoder(self) -> bool:
-        """True where what the encoder says of an input is the same under every prompt."""
+    def leaves_reading(self) -> bool:
+        """True where what a model reads in a text is the same under every prompt."""
         with torch.no_grad():
-            return self.injection().leaves_encoder
+            return self().leaves_reading  # type: ignore[no-any-return]
 
 
 class Method(BaseModel, ABC):
@@ -61,9 +56,9 @@ class Method(BaseModel, ABC):
     init: str = Field(description=INIT)
 
     @abstractmethod
-    def build(self, backbone: Backbone, initializer: Initializer, seeds: Sequence[int]) -> Bank:
-        """A bank of `len(seeds)` prompts, each initialised by its own seed."""
+    def build(self, backbone: Backbone, initializer: Initializer, seeds: Sequence[int]) -> PromptModule:
+        """A module of `len(seeds)` prompts, each initialised by its own seed."""
 
     @abstractmethod
-    def counts(self, shape: Shape) -> Counts:
-        """Parameters of one prompt on a backbone of that shape."""
+    def counts(self, backbone: Backbone) -> Counts:
+        """Parameters of one prompt on a backbone."""

@@ -9,23 +9,26 @@ import torch
 from pydantic import Field, field_validator
 from torch import Tensor, nn
 
-from preface.backbones.t5 import Backbone, Shape
-from preface.methods.base import INIT, Bank, Counts, Method
+from preface.backbones.base import Backbone
+from preface.errors import UserError
+from preface.methods.base import INIT, Counts, Method, PromptModule
 from preface.methods.init import Initializer, hash_seed, key_values, uniform
-from preface.prompts import SITES, Injection, KeyValues, Site
+from preface.prompts import Prompts
 
 PARTS = ("keys", "values")
 
 
 class PrefixTuning(Method):
-    """Keys and values at any of the three attention sites."""
+    """Keys and values at any of the attention sites."""
 
     name: ClassVar[str] = "prefix-tuning"
     summary: ClassVar[str] = "keys, values in every layer"
     rates: ClassVar[tuple[float, ...]] = (1e-2, 3e-2, 1e-1)
 
     init: str = Field("activations", description=INIT)
-    sites: tuple[Site, ...] = Field(SITES, description="Where a prefix goes: encoder decoder cross. Default: all.")
+    sites: tuple[str, ...] | None = Field(
+        None, description="Attention sites of a prefix, of T5 encoder, decoder, cross. Default: all."
+    )
     reparametrize: int | None = Field(
         None, ge=1, description="Train the prefix through an MLP of this width, dropped on export."
     )
@@ -39,54 +42,65 @@ class PrefixTuning(Method):
 
     @field_validator("sites")
     @classmethod
-    def _some_sites(cls, sites: tuple[Site, ...]) -> tuple[Site, ...]:
-        if not sites:
-            raise ValueError(f"at least one of {', '.join(SITES)}")
-        return tuple(site for site in SITES if site in sites)
+    def _some_sites(cls, sites: tuple[str, ...] | None) -> tuple[str, ...] | None:
+        if sites is not None and not sites:
+            raise ValueError("at least one, or leave it out for all")
+        return sites
 
-    def build(self, backbone: Backbone, initializer: Initializer, seeds: Sequence[int]) -> Bank:
-        starts = {
-            seed: key_values(backbone, self.sites, initializer, self.length, seed) for seed in dict.fromkeys(seeds)
-        }
+    def sites_of(self, backbone: Backbone) -> list[str]:
+        """The sites, in the backbone's order. Raises UserError for one that it has not."""
+        known = list(backbone.sites)
+        chosen = known if self.sites is None else self.sites
+        for site in chosen:
+            if site not in known:
+                raise UserError(f"sites {site}: {backbone.name} has {', '.join(known)}")
+        return [site for site in known if site in chosen]
+
+    def build(self, backbone: Backbone, initializer: Initializer, seeds: Sequence[int]) -> PromptModule:
+        sites = self.sites_of(backbone)
+        starts = {seed: key_values(backbone, sites, initializer, self.length, seed) for seed in dict.fromkeys(seeds)}
         names = starts[seeds[0]]
         start = {name: torch.stack([starts[seed][name] for seed in seeds]) for name in names}
+        if self.positions == "none":
+            start |= {f"{site}.relative": torch.zeros(len(seeds), dtype=torch.bool) for site in sites}
         if self.reparametrize is None:
-            bank: Bank = PrefixBank(start, self.positions == "preceding")
-        else:
-            bank = ReparametrizedPrefixBank(
-                start, self.positions == "preceding", backbone.shape.d_model, self.reparametrize, seeds
-            )
-        return bank.to(backbone.device)
+            return Prefixes(start).to(backbone.device)
+        return ReparametrizedPrefixes(start, backbone.width, self.reparametrize, seeds).to(backbone.device)
 
-    def counts(self, shape: Shape) -> Counts:
-        one_layer = 2 * self.length * shape.heads * shape.d_kv
-        stored = sum(shape.layers(site) * one_layer for site in self.sites)
+    def counts(self, backbone: Backbone) -> Counts:
+        sites = [backbone.sites[site] for site in self.sites_of(backbone)]
+        a_token = [2 * site.layers * site.heads * site.width for site in sites]
+        stored = self.length * sum(a_token)
         if self.reparametrize is None:
             return Counts(trained=stored, stored=stored)
-        width = self.reparametrize
-        trained = sum(
-            self.length * shape.d_model  # the embeddings
-            + shape.d_model * width + width
-            + (width + 1) * shape.layers(site) * 2 * shape.heads * shape.d_kv
-            for site in self.sites
-        )  # fmt: skip
-        return Counts(trained=trained, stored=stored)
+        width, d = self.reparametrize, backbone.width
+        embeddings, up = self.length * d, (d + 1) * width
+        return Counts(trained=sum(embeddings + up + (width + 1) * size for size in a_token), stored=stored)
 
 
-class PrefixBank(Bank):
-    """P prefixes; `"site.keys"` and `"site.values"` are `[P, L, H, n, d_kv]`."""
+class Prefixes(PromptModule):
+    """P prefixes; `SITE.keys` and `SITE.values` are `[P, L, H, n, d_head]`."""
 
-    def __init__(self, start: dict[str, Tensor], preceding: bool) -> None:
+    def __init__(self, start: dict[str, Tensor]) -> None:
         super().__init__()
-        self.preceding = preceding
-        # a parameter's name may not hold a dot
-        self.tables = nn.ParameterDict({name.replace(".", "_"): nn.Parameter(item) for name, item in start.items()})
+        self.tables = nn.ParameterDict()
+        for name, item in start.items():  # a parameter's name may not hold a dot
+            if item.is_floating_point():
+                self.tables[_plain(name)] = nn.Parameter(item)
+            else:
+                self.register_buffer(_plain(name), item)
+        self.names = list(start)
 
-    def injection(self) -> Injection:
-        return _injection({name: self.tables[name] for name in self.tables}, self.preceding)
+    def forward(self) -> Prompts:
+        return Prompts(
+            {
+                name: self.tables[key] if (key := _plain(name)) in self.tables else getattr(self, key)
+                for name in self.names
+            }
+        )
 
 
-class ReparametrizedPrefixBank(Bank):
+class ReparametrizedPrefixes(PromptModule):
     """P prefixes, each made by its own embeddings `[n, d_model]` and a two-layer tanh MLP a site.
 
     The MLP's output is added to the start, which stays as it is; its last layer begins small, so that training
@@ -95,12 +109,12 @@ class ReparametrizedPrefixBank(Bank):
 
     SMALL = 0.01
 
-    def __init__(
-        self, start: dict[str, Tensor], preceding: bool, d_model: int, width: int, seeds: Sequence[int]
-    ) -> None:
+    def __init__(self, start: dict[str, Tensor], d_model: int, width: int, seeds: Sequence[int]) -> None:
         super().__init__()
-        self.preceding = preceding
-        self.sites = [site for site in SITES if f"{site}.keys" in start]
+        self.sites = [name.removesuffix(".keys") for name in start if name.endswith(".keys")]
+        self.relative = [name for name in start if name.endswith(".relative")]
+        for name in self.relative:
+            self.register_buffer(_plain(name), start[name])
         self.layers = nn.ParameterDict()
         for site in self.sites:
             both = torch.stack([start[f"{site}.{part}"] for part in PARTS], dim=2)  # [P, L, 2, H, n, d_kv]
@@ -118,8 +132,8 @@ class ReparametrizedPrefixBank(Bank):
                 drawn = [uniform(size, hash_seed(seed, site, name)) * 2 * scale for seed in seeds]
                 self.layers[f"{site}_{name}"] = nn.Parameter(torch.stack(drawn))
 
-    def injection(self) -> Injection:
-        made: dict[str, Tensor] = {}
+    def forward(self) -> Prompts:
+        made: dict[str, Tensor] = {name: getattr(self, _plain(name)) for name in self.relative}
         for site in self.sites:
             embeddings, up, up_bias, down, down_bias = (
                 self.layers[f"{site}_{name}"] for name in ("embeddings", "up", "up_bias", "down", "down_bias")
@@ -128,15 +142,10 @@ class ReparametrizedPrefixBank(Bank):
             start: Tensor = getattr(self, f"{site}_start")  # [P, n, L, 2, H, d_kv]
             both = start + (hidden @ down + down_bias[:, None]).view_as(start)
             keys, values = both.permute(3, 0, 2, 4, 1, 5)  # each [P, L, H, n, d_kv]
-            made |= {f"{site}_keys": keys, f"{site}_values": values}
-        return _injection(made, self.preceding)
+            made |= {f"{site}.keys": keys, f"{site}.values": values}
+        return Prompts(made)
 
 
-def _injection(tables: dict[str, Tensor], preceding: bool) -> Injection:
-    sites = {}
-    for site in SITES:
-        if f"{site}_keys" in tables:
-            keys, values = tables[f"{site}_keys"], tables[f"{site}_values"]
-            relative = None if preceding else torch.zeros(len(keys), dtype=torch.bool, device=keys.device)
-            sites[site] = KeyValues.from_stacked(keys, values, relative=relative)
-    return Injection(**sites)  # type: ignore[arg-type]
+def _plain(name: str) -> str:
+    """A name that a module's parameter or buffer may have."""
+    return name.replace(".", "_")

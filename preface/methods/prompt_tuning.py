@@ -9,10 +9,10 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from preface.backbones.t5 import Backbone, Shape
-from preface.methods.base import INIT, Bank, Counts, Method
+from preface.backbones.base import Backbone
+from preface.methods.base import INIT, Counts, Method, PromptModule
 from preface.methods.init import Initializer
-from preface.prompts import Injection
+from preface.prompts import Prompts
 
 
 class PromptTuning(Method):
@@ -25,21 +25,21 @@ class PromptTuning(Method):
     init: str = Field("labels", description=INIT)
     """Lester et al. found class labels best and random worst."""
 
-    def build(self, backbone: Backbone, initializer: Initializer, seeds: Sequence[int]) -> Bank:
+    def build(self, backbone: Backbone, initializer: Initializer, seeds: Sequence[int]) -> PromptModule:
         start = [initializer.embeddings(backbone, self.length, seed) for seed in seeds]
-        return PromptBank(torch.stack(start).to(backbone.device))
+        return EmbeddingPrompts(torch.stack(start).to(backbone.device))
 
-    def counts(self, shape: Shape) -> Counts:
-        size = self.length * shape.d_model
+    def counts(self, backbone: Backbone) -> Counts:
+        size = self.length * backbone.width
         return Counts(trained=size, stored=size)
 
 
-class PromptBank(Bank):
+class EmbeddingPrompts(PromptModule):
     """P prompts, `[P, n, d_model]`."""
 
     def __init__(self, start: Tensor) -> None:
         super().__init__()
         self.embeddings = nn.Parameter(start)
 
-    def injection(self) -> Injection:
-        return Injection(embeddings=self.embeddings)
+    def forward(self) -> Prompts:
+        return Prompts({"embeddings": self.embeddings})

@@ -9,13 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from preface.errors import UserError
-from preface.tasks.example import field_of, is_blank
 from preface.tasks.hub import NotOnHubError, hub_rows
-from preface.tasks.lines import open_bytes
-from preface.tasks.read import format_of, iter_rows
-from preface.tasks.row import Row
+from preface.tasks.lines import STDIN, open_bytes
+from preface.tasks.read import Row, format_of, is_blank, iter_rows
 from preface.tasks.task import HubSource
-from preface.tasks.wording import STDIN
 
 HUB = "hf:"
 BREAK = re.compile(r"<br\s*/?>", re.IGNORECASE)
@@ -82,7 +79,7 @@ def _hub_rows(source: str) -> tuple[Iterator[Row], str | None]:
 
 
 def _text(row: Row, field: str) -> str:
-    value = field_of(row, field)
+    value = row.value(field)
     if is_blank(value):
         return ""
     if not isinstance(value, str):

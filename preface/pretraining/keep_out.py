@@ -11,9 +11,8 @@ from pathlib import Path
 
 import numpy as np
 
-from preface.tasks import Task, load_split, load_task
+from preface.tasks import Example, Task, load_split, load_task
 from preface.tasks.find import read_part
-from preface.tasks.instructions import MARK, fields_of, marked
 
 RUN = 12
 """Any run of so many words of an input counts as the input; a shorter input counts as a whole."""
@@ -125,14 +124,13 @@ class KeepOut:
 
 def _inputs(task: Task, data: str | Path | None) -> Iterator[str]:
     """The evaluation inputs of a task: whole texts, and each field where there are several."""
-    for text in _texts(marked(task), data):
-        fields = fields_of(task, text)
-        yield text.replace(MARK, " ")
-        if len(fields) > 1:
-            yield from fields.values()
+    for example in _examples(task, data):
+        yield example.text
+        if len(example.fields) > 1:
+            yield from example.fields.values()
 
 
-def _texts(task: Task, data: str | Path | None) -> Iterator[str]:
+def _examples(task: Task, data: str | Path | None) -> Iterator[Example]:
     train = task.splits.get("train")
     whole: set[str] = set()
     for split in ("validation", "test"):
@@ -147,7 +145,7 @@ def _texts(task: Task, data: str | Path | None) -> Iterator[str]:
             whole.add(rule.part)
             labelled = task.model_copy(update={"labels": {value: word or value for value, word in task.labels.items()}})
             examples = read_part(labelled, rule.part, data, skip_bad_rows=False).examples
-        yield from (example.text for example in examples)
+        yield from examples
 
 
 def _words(text: str) -> list[str]:

@@ -17,7 +17,7 @@ from torch.nn.functional import cross_entropy
 from transformers import PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
-from preface.backbones.t5 import set_dropout
+from preface.backbones.base import set_dropout
 from preface.errors import UserError
 from preface.pretraining.mixture import IGNORED, Batch, Mixture, ObjectiveName
 from preface.pretraining.optimizer import build_optimizer, rate_share, restore, state_tensors

@@ -15,12 +15,14 @@ import torch
 from accelerate import Accelerator
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from preface.backbones.base import SEEN
 from preface.backbones.frozen import fuse_gelu
-from preface.backbones.t5 import SEEN, device_named, dtype_named, load_checkpoint
+from preface.backbones.load import device_named, dtype_named, load_checkpoint
 from preface.errors import UserError
 from preface.options import validated
 from preface.pretraining.architecture import load_architecture
 from preface.pretraining.card import write_card
+from preface.pretraining.instructions import worded
 from preface.pretraining.keep_out import KeepOut
 from preface.pretraining.loop import Pretraining
 from preface.pretraining.mixture import (
@@ -39,7 +41,6 @@ from preface.pretraining.settings import Settings
 from preface.pretraining.tokens import Tokens
 from preface.records.results import installed_versions, write_atomically
 from preface.tasks import Example, load_split, load_task
-from preface.tasks.instructions import filled, read_rows, worded
 from preface.tasks.task import SplitName
 from preface.terminal.progress import warn
 
@@ -340,8 +341,8 @@ def _instructions(
             raise UserError(f"tasks: {task.name} is named twice; rename one of the files")
         if split == "validation" and split not in task.splits:
             continue
-        read = read_rows(task, split, record["data"])
-        rows = [row for row in read if kept_out is None or not kept_out.matches(filled(task, row[0]))]
+        read = load_split(task, split, data=record["data"]).examples
+        rows = [row for row in read if kept_out is None or not kept_out.matches(row.text)]
         if not rows:
             raise UserError(f"{name}: no row is left once the evaluation inputs of --keep-out are out; leave it out")
         # what is long is shown in part: half of the length leaves room for the wording; single texts also in short

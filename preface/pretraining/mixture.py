@@ -6,7 +6,7 @@ import random
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import numpy as np
 import torch
@@ -15,10 +15,10 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from preface.errors import UserError
+from preface.pretraining.instructions import mixing_rates
 from preface.pretraining.objectives import Ids, noise_mask, prefix_lm, span_corruption, span_lengths
 from preface.pretraining.settings import ObjectiveName
-from preface.tasks import Example
-from preface.tasks.instructions import mixing_rates
+from preface.tasks import Example, render
 
 IGNORED = -100
 """A label that is padding."""
@@ -156,23 +156,20 @@ class Instructions:
         """The rows of a window's steps, each step's of like length."""
         dice = random.Random(f"instructions/{self.seed}/{window}")
         names = dice.choices(list(self.rates), list(self.rates.values()), k=rows * WINDOW)
-        texts, answers = [], []
-        for name in names:
-            example = dice.choice(dice.choice(self.tasks[name]))
-            texts.append(example.text)
-            answers.append(str(example.label))
-        eos = int(self.tokenizer.eos_token_id)  # type: ignore[arg-type]
-        read = [ids[: self.input_length - 1] for ids in self._ids(texts)]
-        said = [ids[: LONGEST_ANSWER - 1] for ids in self._ids(answers)]
-        pairs = [([*text, eos], [*answer, eos]) for text, answer in zip(read, said, strict=True)]
+        examples = [dice.choice(dice.choice(self.tasks[name])) for name in names]
+        read, _ = render(self._ids, examples, self.input_length)
+        said, _ = self._ids([str(example.label) for example in examples], LONGEST_ANSWER)
+        pairs = list(zip(read, said, strict=True))
         pairs.sort(key=lambda pair: len(pair[0]))
         steps = [pairs[start : start + rows] for start in range(0, len(pairs), rows)]
         dice.shuffle(steps)
         return steps
 
-    def _ids(self, texts: list[str]) -> list[list[int]]:
-        ids: list[list[int]] = self.tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]  # type: ignore[assignment]
-        return ids
+    def _ids(self, texts: Sequence[str], max_tokens: int) -> tuple[list[list[int]], list[bool]]:
+        """As a backbone's `tokenize`."""
+        eos = int(self.tokenizer.eos_token_id)  # type: ignore[arg-type]
+        ids = cast(list[list[int]], self.tokenizer(list(texts), add_special_tokens=False, verbose=False)["input_ids"])
+        return [[*item[: max_tokens - 1], eos] for item in ids], [len(item) >= max_tokens for item in ids]
 
 
 class Mixture:

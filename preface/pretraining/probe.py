@@ -10,8 +10,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from preface.backbones import attention
-from preface.backbones.t5 import Backbone
+from preface.backbones.t5 import T5Backbone
 from preface.methods import PrefixTuning
 from preface.tuning.train import train
 
@@ -34,11 +33,9 @@ def probe(
     The model is copied, so its weights and gradients stay as they are.
     """
     shutil.rmtree(folder, ignore_errors=True)  # of an attempt that was killed
-    attention.register()
     twin: Any = copy.deepcopy(model)
     twin.to(torch.float32)
-    twin.set_attn_implementation(attention.NAME)
-    backbone = Backbone(f"weights of {folder.parent.parent.name}", twin, tokenizer)
+    backbone = T5Backbone(f"weights of {folder.parent.parent.name}", twin, tokenizer)
     run = train(
         backbone,
         task,

@@ -14,7 +14,7 @@ from tokenizers.models import Unigram
 from transformers import TokenizersBackend
 
 from preface.errors import UserError
-from preface.tasks.wording import brief
+from preface.tasks.lines import brief
 
 PAD, EOS, UNKNOWN = "<pad>", "</s>", "<unk>"
 """They have the ids 0, 1 and 2."""

@@ -19,14 +19,14 @@ from typing import Any, BinaryIO
 import numpy as np
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from preface.backbones.t5 import checkpoint_path
+from preface.backbones.load import checkpoint_path
 from preface.errors import UserError
 from preface.pretraining.corpus import Document, identity, iter_documents
 from preface.pretraining.keep_out import KeepOut
 from preface.pretraining.tokenizer import train_tokenizer
 from preface.records.results import installed_versions, write_atomically
-from preface.tasks.draw import folded
-from preface.tasks.wording import brief
+from preface.tasks.lines import brief
+from preface.tasks.split import folded
 from preface.terminal.progress import progress
 
 PIECE = re.compile(r"\S+(?:\s+\S+){0,999}")

@@ -11,13 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
 from preface.errors import UserError
-from preface.prompts import SITES, Injection, KeyValues
+from preface.prompts import Prompts
 
 KEEP = 2
 """Training checkpoints kept: if the last is damaged, the one before it serves."""
@@ -29,47 +28,16 @@ class DamagedError(Exception):
 
 @dataclass(frozen=True)
 class SavedPrompt:
-    """A soft prompt read from disk: an injection of one prompt, and what its file says of it."""
+    """A soft prompt read from disk, and what its file says of it."""
 
-    injection: Injection
+    prompts: Prompts
+    """A single one."""
     card: dict[str, Any]
 
 
-def tensors_of(injection: Injection, prompt: int = 0) -> dict[str, Tensor]:
-    """The tensors of one prompt of an injection: `embeddings` `[n, d_model]`; `site.keys`, `site.values`
-    `[L, H, n, d_kv]`; `site.relative` `[]`. All float32."""
-    tensors = {}
-    if injection.embeddings is not None:
-        tensors["embeddings"] = injection.embeddings[prompt]
-    for site in SITES:
-        kv = injection.site(site)
-        if kv is not None:
-            tensors[f"{site}.keys"] = torch.stack([layer[prompt] for layer in kv.keys])
-            tensors[f"{site}.values"] = torch.stack([layer[prompt] for layer in kv.values])
-            if kv.relative is not None:
-                tensors[f"{site}.relative"] = kv.relative[prompt]
-    # clones: a view of a bank's storage would keep the whole bank, and safetensors refuses to write it
-    return {name: tensor.detach().cpu().clone() for name, tensor in tensors.items()}
-
-
-def injection_of(tensors: Mapping[str, Tensor]) -> Injection:
-    """The inverse of `tensors_of`: an injection of one prompt."""
-    sites = {}
-    for site in SITES:
-        if f"{site}.keys" in tensors:
-            relative = tensors.get(f"{site}.relative")
-            sites[site] = KeyValues.from_stacked(
-                tensors[f"{site}.keys"][None],
-                tensors[f"{site}.values"][None],
-                relative=None if relative is None else relative[None],
-            )
-    embeddings = tensors.get("embeddings")
-    return Injection(embeddings=None if embeddings is None else embeddings[None], **sites)  # type: ignore[arg-type]
-
-
-def save_prompt(folder: Path, injection: Injection, card: Mapping[str, Any], prompt: int = 0) -> None:
-    """Write one prompt of an injection into `folder` as `prompt.safetensors` and `prompt.json`."""
-    _write_folder(folder, "prompt", tensors_of(injection, prompt), card)
+def save_prompt(folder: Path, prompts: Prompts, card: Mapping[str, Any], index: int = 0) -> None:
+    """Write one of some prompts into `folder` as `prompt.safetensors` and `prompt.json`."""
+    _write_folder(folder, "prompt", prompts.tensors_of(index), card)
 
 
 def load_prompt(folder: str | Path) -> SavedPrompt:
@@ -85,7 +53,7 @@ def load_prompt(folder: str | Path) -> SavedPrompt:
         tensors, card = _read_folder(folder, "prompt")
     except DamagedError as error:
         raise UserError(f"{error}; train it again, or copy it anew") from error
-    return SavedPrompt(injection_of(tensors), card)
+    return SavedPrompt(Prompts.one(tensors), card)
 
 
 def save_state(

@@ -6,7 +6,7 @@ import json
 import os
 import platform
 import subprocess
-from collections.abc import Iterable
+from collections.abc import Hashable, Iterable
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from functools import cache
@@ -36,6 +36,10 @@ def installed_versions() -> dict[str, str]:
     return found
 
 
+SETTINGS = ("learning_rate", "scoring", "instruction", "method")
+"""The entries of a cell's details that are part of what it measures."""
+
+
 @dataclass(frozen=True)
 class Cell:
     """One measured number: a method, trained on one task with one seed, evaluated on another."""
@@ -57,6 +61,17 @@ class Cell:
     split: str = "test"
     details: dict[str, Any] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=lambda: dict(installed_versions()))
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """How it was trained and evaluated, beyond what the other fields say: `SETTINGS`, where known."""
+        return {name: self.details[name] for name in SETTINGS if self.details.get(name) is not None}
+
+    @property
+    def identity(self) -> tuple[Hashable, ...]:
+        """What was measured: of cells that share it the last one counts."""
+        where = (self.backbone, self.method, self.train_task, self.eval_task, self.split, self.metric, self.seed)
+        return (*where, json.dumps(self.settings, sort_keys=True, default=str))
 
 
 def write_atomically(path: Path, text: str) -> None:

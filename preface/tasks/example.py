@@ -1,109 +1,179 @@
-"""From a row to an example: the text that the model reads and the word that it should answer."""
+"""Examples keep their fields; a template makes their text, and what is too long is cut in its long fields."""
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass
-from typing import Any
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache, cached_property
+from string import Formatter
 
 from preface.errors import UserError
-from preface.tasks.row import Row
-from preface.tasks.task import Task
-from preface.tasks.wording import listed
+
+Tokenize = Callable[[Sequence[str], int], tuple[list[list[int]], list[bool]]]
+"""From texts and a number of tokens to the ids of each, cut to the number, and whether it was cut."""
+
+
+@dataclass(frozen=True)
+class Template:
+    """Literal text and fields in turn."""
+
+    pieces: tuple[tuple[str, str | None], ...]
+    """Literal text and the name of the field after it; None: no field."""
+
+    @classmethod
+    def parse(cls, source: str) -> Template:
+        """Read `{premise} … {hypothesis}`; raises ValueError, in one line, if it is broken or names no field."""
+        pieces = []
+        try:
+            for literal, name, spec, conversion in Formatter().parse(source.strip()):
+                if name == "" or spec or conversion:
+                    raise ValueError("template takes plain field names in braces, such as {text}; write {{ for a brace")
+                pieces.append((literal, name))
+        except ValueError as error:
+            raise ValueError(f"template {source!r}: {error}") from error
+        if all(name is None for _, name in pieces):
+            raise ValueError("template names no field; {text} stands for the input")
+        return cls(tuple(pieces))
+
+    @classmethod
+    def of(cls, source: str) -> Template:
+        """As `parse`, for templates that are not of a task's definition: raises UserError."""
+        try:
+            return cls.parse(source)
+        except ValueError as error:
+            raise UserError(str(error)) from error
+
+    @cached_property
+    def names(self) -> tuple[str, ...]:
+        """The fields that it names, each once."""
+        return tuple(dict.fromkeys(name for _, name in self.pieces if name is not None))
+
+    @cached_property
+    def is_one_field(self) -> bool:
+        """Whether it is one field and nothing else."""
+        return len(self.pieces) == 1 and self.pieces[0][0] == ""
+
+    def render(self, fields: Mapping[str, str]) -> str:
+        """The text, without white space around it."""
+        if self.is_one_field:
+            return fields[self.names[0]].strip()
+        return "".join([literal + (fields[name] if name else "") for literal, name in self.pieces]).strip()
+
+    def over(self, template: Template) -> Template:
+        """This with the fields of a task's `template`, for whose whole text `{text}` stands.
+
+        Raises UserError if this names another field.
+        """
+        return _over(self, template)
+
+
+@cache
+def _over(outer: Template, inner: Template) -> Template:
+    other = [name for name in outer.names if name not in ("text", *inner.names)]
+    if other:
+        have = ", ".join(f"{{{name}}}" for name in dict.fromkeys(("text", *inner.names)))
+        raise UserError(f"template: there is no field {{{other[0]}}}; there are {have}")
+    pieces: list[tuple[str, str | None]] = []
+    for literal, name in outer.pieces:
+        whole = ((literal, None), *inner.pieces) if name == "text" else ((literal, name),)
+        pieces += [piece for piece in whole if piece != ("", None)]
+    return Template(tuple(pieces))
+
+
+ONE_TEXT = Template.parse("{text}")
 
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """One text, after the task's template, and its label word; None if it is not labelled."""
+    """The fields of a row that its template names, and its label word; None if it is not labelled."""
 
-    text: str
+    fields: Mapping[str, str]
     label: str | None
+    template: Template = ONE_TEXT
+
+    @classmethod
+    def of(cls, text: str, label: str | None = None) -> Example:
+        """An example of one text."""
+        return cls({"text": text}, label)
+
+    @property
+    def text(self) -> str:
+        """The whole text."""
+        return self.template.render(self.fields)
 
 
-def label_value(value: Any) -> str:
-    """A label as text: stripped, and `1` for 1.0, which tables make of whole numbers beside a null."""
-    if isinstance(value, float) and value.is_integer():
-        return str(int(value))
-    return str(value).strip()
+def render(
+    tokenize: Tokenize, examples: Sequence[Example], max_tokens: int, template: str = "{text}"
+) -> tuple[list[list[int]], list[bool]]:
+    """The token ids of each example's text, at most `max_tokens`, and whether it was cut.
 
+    Too long a text is cut at the end of its longest field, or of several down to the same length: what the
+    template says stays. `template` says more than a task's own does, such as an instruction; it may name the fields
+    of that, and `{text}` stands for its whole text.
 
-def is_blank(value: Any) -> bool:
-    """Whether a field holds nothing: null, NaN, or only white space."""
-    if isinstance(value, float):
-        return math.isnan(value)
-    return value is None or (isinstance(value, str) and not value.strip())
-
-
-def field_of(row: Row, field: str) -> Any:
-    """The value of a field; raises UserError, listing the fields there are, if the row does not have it."""
-    try:
-        return row.fields[field]
-    except KeyError as error:
-        raise UserError(
-            f"{row.place}: has no field '{field}'; its fields are {listed(row.fields)}; name the right one"
-        ) from error
-
-
-def text_of(task: Task, row: Row) -> str:
-    """The text of a row.
-
-    Raises UserError, naming file, line and field, if a field is missing or blank, or is no text (numbers are
-    taken in the task's input fields).
+    Raises UserError if a template is broken, names a field that there is not, or is too long itself.
     """
-    pieces = []
-    for literal, field in task.pieces:
-        pieces.append(literal)
-        if field == "text":
-            pieces.append(" ".join(_input(row, name) for name in task.fields.input))
-        elif field is not None:
-            pieces.append(_input(row, field) if field in task.fields.input else _text(row, field))
-    text = "".join(pieces)
-    for old, new in task.replace.items():
-        text = text.replace(old, new)
-    text = text.strip()
-    if not text:
-        raise UserError(f"{row.place}: the text is empty once the task's replacements are made; leave the row out")
-    if not text.isascii():
-        try:
-            text.encode()
-        except UnicodeEncodeError as error:
-            # JSON can write half of a surrogate pair, which no tokenizer reads
-            fields = listed(task.fields.input)
-            raise UserError(f"{row.place}: the field {fields} holds half a character; correct it") from error
-    return text
+    asked = Template.of(template)
+    templates = [asked.over(example.template) for example in examples]
+    texts = [each.render(example.fields) for each, example in zip(templates, examples, strict=True)]
+    ids, cut = tokenize(texts, max_tokens)
+    # of one field alone the first pieces stay, as a tokenizer cuts
+    long = [i for i, too_long in enumerate(cut) if too_long and not templates[i].is_one_field]
+    if long:
+        cuts = [_Cut(templates[i], {name: examples[i].fields[name] for name in templates[i].names}) for i in long]
+        for i, shortened in zip(long, _shortened(tokenize, cuts, max_tokens), strict=True):
+            ids[i] = shortened
+    return ids, cut
 
 
-def label_of(task: Task, row: Row) -> str | None:
-    """The label word of a row, None if the task leaves rows with this label out.
+@dataclass
+class _Cut:
+    """The search for the number of characters that fields may have."""
 
-    Raises UserError, naming file, line and field, if the field is missing or blank, or its label is unknown.
-    """
-    field = task.fields.label
-    value = field_of(row, field)
-    if is_blank(value):
-        raise UserError(f"{row.place}: the field '{field}' is empty; each row needs a label")
-    if isinstance(value, list | dict):
-        raise UserError(f"{row.place}: the field '{field}' is a {type(value).__name__}; a label is one value")
-    try:
-        return task.labels[label_value(value)]
-    except KeyError as error:
-        raise UserError(
-            f"{row.place}: the field '{field}' is {listed([label_value(value)])}; "
-            f"known labels are {listed(task.labels)}"
-        ) from error
+    template: Template
+    fields: Mapping[str, str]
+    fits: int = 0
+    ids: list[int] = field(default_factory=list)
+    """The tokens of the text with fields of `fits` characters."""
+    too_many: int = 0
+    tokens: int = 0
+    """How many tokens there are with fields of `too_many` characters."""
 
+    def text(self, characters: int) -> str:
+        return self.template.render({name: value[:characters].rstrip() for name, value in self.fields.items()})
 
-def _input(row: Row, field: str) -> str:
-    value = field_of(row, field)
-    if isinstance(value, int | float) and not isinstance(value, bool) and not is_blank(value):
-        return str(value)
-    return _text(row, field)
+    def guess(self, max_tokens: int, halve: bool) -> int:
+        """A number between those known: by proportion, or, so that the search ends soon in any case, the middle."""
+        width, known = self.too_many - self.fits, len(self.ids)
+        step = width // 2 if halve else width * (max_tokens - known) // (self.tokens - known)
+        return self.fits + min(max(step, 1), width - 1)
 
 
-def _text(row: Row, field: str) -> str:
-    value = field_of(row, field)
-    if is_blank(value):
-        raise UserError(f"{row.place}: the field '{field}' is empty; fill it or leave the row out")
-    if not isinstance(value, str):
-        raise UserError(f"{row.place}: the field '{field}' is no text but {type(value).__name__}; make it text")
-    return value
+def _shortened(tokenize: Tokenize, cuts: Sequence[_Cut], max_tokens: int) -> list[list[int]]:
+    def tokens(texts: list[str]) -> list[list[int]]:
+        return tokenize(texts, sys.maxsize)[0]
+
+    for cut in cuts:
+        cut.too_many = max(map(len, cut.fields.values()))
+    shortest, longest = tokens([cut.text(0) for cut in cuts]), tokens([cut.text(cut.too_many) for cut in cuts])
+    for cut, none, whole in zip(cuts, shortest, longest, strict=True):
+        cut.ids, cut.tokens = none, len(whole)
+        if len(whole) <= max_tokens:  # all but white space at the end of a field
+            cut.fits, cut.ids = cut.too_many, whole
+        if len(none) > max_tokens:
+            raise UserError(
+                f"template: its own words take {len(none)} tokens, and an input may have {max_tokens}; shorten it, or "
+                "allow longer inputs"
+            )
+    turn = 0
+    while searching := [cut for cut in cuts if cut.too_many - cut.fits > 1 and len(cut.ids) < max_tokens]:
+        turn += 1
+        guesses = [cut.guess(max_tokens, halve=turn % 3 == 0) for cut in searching]
+        tried = tokens([cut.text(guess) for cut, guess in zip(searching, guesses, strict=True)])
+        for cut, guess, ids in zip(searching, guesses, tried, strict=True):
+            if len(ids) <= max_tokens:
+                cut.fits, cut.ids = guess, ids
+            else:
+                cut.too_many, cut.tokens = guess, len(ids)
+    return [cut.ids for cut in cuts]

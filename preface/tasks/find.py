@@ -7,18 +7,18 @@ import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from glob import escape, glob
-from pathlib import Path
+from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Literal
 
 from preface.errors import UserError
-from preface.tasks.example import Example, label_of, text_of
+from preface.tasks.example import Example
 from preface.tasks.hub import NotOnHubError, hub_rows
-from preface.tasks.read import iter_rows
-from preface.tasks.registry import HERE, read_task, registered
-from preface.tasks.row import OnBad, Row, raise_bad
-from preface.tasks.task import FileSource, SplitName, Task
+from preface.tasks.lines import brief
+from preface.tasks.read import OnBad, Row, iter_rows, raise_bad
+from preface.tasks.registry import read_task, registered
+from preface.tasks.task import FileSource, SplitName, Task, example_of, label_of
 
-EMBEDDED = HERE / "examples"
+EMBEDDED = Path(__file__).parent / "examples"
 Place = Literal["folder", "hub", "embedded", "nowhere"]
 
 
@@ -114,6 +114,32 @@ def read_part(task: Task, part: str, data: str | Path | None, skip_bad_rows: boo
     )
 
 
+def refuse_outside(task: Task) -> None:
+    """Raise UserError, which names it, if the task may read a file outside the data folder and the package."""
+    source = task.source
+    files = [source.files.parts, source.files.labels] if source.files else []
+    named = [*source.embedded.values(), *(pattern for parts in files for each in parts.values() for pattern in each)]
+    if source.hub is not None:
+        named += [source.hub.id, source.hub.folder or ""]
+    named = [name for name in named if _leaves(name)]
+    if task.folder is not None:
+        named.append(str(task.folder))
+    if source.hub is not None and (task.folder or Path()).joinpath(source.hub.id).exists():
+        named.append(source.hub.id)
+    if named:
+        raise UserError(
+            f"{task.name}: it comes from elsewhere and names {brief(named[0])}, which is not in the data folder; it is "
+            "not read: name the data yourself"
+        )
+
+
+def _leaves(name: str) -> bool:
+    """Whether a relative name may lead out of the folder that it begins in, on any system."""
+    return any(
+        path.is_absolute() or path.drive or ".." in path.parts for path in (PurePosixPath(name), PureWindowsPath(name))
+    )
+
+
 def _strict(message: str) -> None:
     raise_bad(f"{message} (or --skip-bad-rows)")
 
@@ -195,7 +221,7 @@ def _collect(task: Task, rows: Iterable[Row], found: Part, on_bad: OnBad) -> int
         try:
             label = label_of(task, row)
             if label is not None:
-                found.examples.append(Example(text_of(task, row), label))
+                found.examples.append(example_of(task, row, label))
             count += 1
         except UserError as error:
             on_bad(str(error))

@@ -9,9 +9,9 @@ from pathlib import Path
 from threading import Thread
 from typing import Any
 
-from preface.tasks.row import Row
+from preface.tasks.lines import brief
+from preface.tasks.read import Row
 from preface.tasks.task import HubSource
-from preface.tasks.wording import brief
 
 SECONDS = 5.0
 """How long the hub has to answer before it counts as out of reach; `datasets` alone would try for minutes."""

@@ -1,4 +1,4 @@
-"""Lines of text from a stream of bytes: bounded memory, and an error that says where the bytes are wrong."""
+"""Lines of text: from a stream of bytes, in bounded memory; and of values for messages, which are one line each."""
 
 from __future__ import annotations
 
@@ -6,17 +6,33 @@ import codecs
 import gzip
 import sys
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO, cast
 
 from preface.errors import UserError
-from preface.tasks.wording import STDIN
 
+STDIN = "-"
 CHUNK = 1 << 16
 LONGEST = 1 << 24
 """The longest line, and the longest cell of a table: a file without line ends must not fill the memory."""
+
+
+def shown(source: str | Path) -> str:
+    """A file's path, or `standard input`."""
+    return "standard input" if str(source) == STDIN else str(source)
+
+
+def brief(text: object) -> str:
+    """A value on one line, cut where it becomes too long to read."""
+    line = " ".join(str(text).split()).encode(errors="replace").decode()  # half characters cannot be printed
+    return line if len(line) <= 200 else line[:199] + "…"
+
+
+def listed(names: Iterable[object]) -> str:
+    """`'a', 'b', 'c'`, or `none`."""
+    return brief(", ".join(f"'{name}'" for name in names)) or "none"
 
 
 @contextmanager

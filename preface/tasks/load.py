@@ -1,35 +1,25 @@
-"""Load tasks, their splits, and examples to predict on."""
+"""Load tasks by reference: the name of a shipped one, a YAML file, or a data file of one's own."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
-from typing import get_args
+from typing import Any
 
 from preface.errors import UserError
-from preface.tasks.draw import ORDER, draw
-from preface.tasks.example import Example, is_blank, label_value, text_of
-from preface.tasks.find import Source, read_part
-from preface.tasks.own import INPUT_NAMES, data_task
-from preface.tasks.read import SUFFIXES, Format, iter_rows
-from preface.tasks.registry import find_task, is_yaml, read_task, registered, split_reference, validated
-from preface.tasks.row import OnBad, Row, raise_bad
-from preface.tasks.task import SplitName, Task
+from preface.tasks.example import Template
+from preface.tasks.lines import STDIN, listed
+from preface.tasks.read import SUFFIXES, format_of, is_blank, iter_rows
+from preface.tasks.registry import is_yaml, read_task, registered, split_reference, unknown_task, validated
+from preface.tasks.task import Task, label_value
 
-
-@dataclass(frozen=True)
-class Split:
-    """The examples of one split of a task, and what they were read from."""
-
-    task: str
-    split: SplitName
-    examples: list[Example]
-    sources: list[Source]
-    skipped: list[str]
-    """Messages of the bad rows left out of the part that the split is drawn from."""
+INPUT_NAMES = ("text", "sentence", "input", "content")
+"""Fields that are taken for the text, the first that a file has, if none is named."""
+LABEL_NAME = "label"
+MOST_LABELS = 500
+"""With more different values a field is a score or an identity, hardly a label."""
 
 
 def load_task(
@@ -39,108 +29,75 @@ def load_task(
     label: str | None = None,
     label_words: Mapping[str, str | None] | None = None,
     encoding: str | None = None,
+    template: str | None = None,
+    validation: str | Path | None = None,
+    test: str | Path | None = None,
 ) -> Task:
     """The task that a reference names: `NAME`, a YAML file, both also with `:option=value,…`, or a data file.
 
-    `input` and `label` name the fields of a data file (by default `text` or a like name, and `label`),
-    `label_words` gives the word of each label value, None to leave such rows out; for other tasks these
-    override what the task says. Raises UserError if there is no such task, option, file or field.
+    `input` and `label` name the fields of a data file (by default the fields that `template` names, or `text` or a
+    like name, and `label`), `label_words` gives the word of each label value, None to leave such rows out; for other
+    tasks these override what the task says. `validation` and `test` are files of these splits beside a data file, of
+    which else a tenth is held out, and all rows are the test. Raises UserError if there is no such task, option, file
+    or field.
     """
+    inputs = (input,) if isinstance(input, str) else None if input is None else tuple(input)
+    own = _Own(inputs, label, label_words, encoding, template, validation, test)
     if isinstance(spec, Task):
-        task = spec
-    else:
-        base, options = (str(spec), None) if os.path.isfile(spec) else split_reference(str(spec))
-        if base in registered():
-            task = read_task(find_task(base), options)
-        elif is_yaml(base):
-            task = read_task(Path(base), options)
-        elif _is_path(base):
-            return data_task(Path(base), input=input, label=label, label_words=label_words, encoding=encoding)
-        else:
-            find_task(base)
-    return _overridden(task, input, label, label_words, encoding)
+        return _overridden(spec, own)
+    base, options = (str(spec), None) if os.path.isfile(spec) else split_reference(str(spec))
+    if base in registered():
+        return _overridden(read_task(registered()[base], options), own)
+    if is_yaml(base):
+        return _overridden(read_task(Path(base), options), own)
+    if not _is_path(base):
+        raise unknown_task(base)
+    return _data_task(Path(base), own)
 
 
-def load_split(
-    task: str | Path | Task, split: str, *, data: str | Path | None = None, skip_bad_rows: bool = False
-) -> Split:
-    """Load a split. `data` is the folder of data files, by default what PREFACE_DATA names.
+@dataclass(frozen=True)
+class _Own:
+    """What a user says of a data file, or in place of what a task says."""
 
-    A place is looked for in this order: the data folder, a YAML task's own folder, the hub, the package. With
-    `skip_bad_rows`, rows that cannot be used are left out and listed; otherwise the first of them raises.
+    input: tuple[str, ...] | None = None
+    label: str | None = None
+    label_words: Mapping[str, str | None] | None = None
+    encoding: str | None = None
+    template: str | None = None
+    validation: str | Path | None = None
+    test: str | Path | None = None
 
-    Raises UserError if the task has no such split, its rows are found nowhere, a row is bad, no row is left,
-    or train has only one label.
-    """
-    task = load_task(task)
-    rule = next((rule for name, rule in task.splits.items() if name == split), None)
-    if rule is None:
-        raise UserError(f"{task.name} has no split '{split}'; it has {', '.join(task.splits)}")
-    name: SplitName = next(known for known in get_args(SplitName) if known == split)
-    read = cache(lambda part: read_part(task, part, data, skip_bad_rows))
-    own = read(rule.part)
-
-    def examples_of(part: str) -> list[Example]:
-        try:
-            return read(part).examples
-        except UserError as error:
-            raise UserError(f"{error}; it is needed to keep its texts out of {name}") from error
-
-    examples = draw(task, name, examples_of)
-    if not examples:
-        before = [n for n in ORDER[: ORDER.index(name)] if n in task.splits and task.splits[n].part == rule.part]
-        drawn = f", and {' and '.join(before)} took theirs first" if before else ""
-        raise UserError(
-            f"{task.name}: an empty split: no rows are left for {name} (its part '{rule.part}' has "
-            f"{len(own.examples)} usable rows{drawn}); give more data, other options or another task"
-        )
-    labels = {example.label for example in examples}
-    if name == "train" and len(labels) < 2:
-        raise UserError(f"{task.name}: only one label, '{labels.pop()}', in {name}; training needs two or more")
-    return Split(task.name, name, examples, own.sources, own.skipped)
+    @property
+    def names(self) -> tuple[str, ...]:
+        """What the template names; raises UserError if it is broken."""
+        return Template.of(self.template or "{text}").names
 
 
-def iter_examples(
-    task: Task,
-    source: str | Path,
-    *,
-    skip_bad_rows: bool = False,
-    on_skip: Callable[[str], None] | None = None,
-    format: Format | None = None,
-    encoding: str = "utf-8",
-) -> Iterator[tuple[Row, Example]]:
-    """Stream examples from a file or from standard input (`-`), labelled or not, as rows arrive.
-
-    If a file has not the task's input field, the first usual name for a text that it has is taken. A label is
-    None where the row has none that the task knows, by its value or its word. With `skip_bad_rows`, rows that
-    cannot be used are left out, and `on_skip` gets their messages. Raises UserError as `load_split` does.
-    """
-    on_bad: OnBad = (on_skip or (lambda message: None)) if skip_bad_rows else raise_bad
-    fitted: Task | None = None
-    for row in iter_rows(source, format, encoding, on_bad=on_bad):
-        if fitted is None:
-            fitted = _fitted(task, row)
-        try:
-            example = Example(text_of(fitted, row), _known_label(fitted, row))
-        except UserError as error:
-            on_bad(str(error))
-        else:
-            yield row, example
-
-
-def _fitted(task: Task, row: Row) -> Task:
-    names = [name for name in INPUT_NAMES if name in row.fields]
-    if len(task.fields.input) > 1 or task.fields.input[0] in row.fields or not names:
+def _overridden(task: Task, own: _Own) -> Task:
+    if own == _Own():
         return task
-    return _overridden(task, names[0], None, None, None)
-
-
-def _known_label(task: Task, row: Row) -> str | None:
-    value = row.fields.get(task.fields.label)
-    if is_blank(value):
-        return None
-    text = label_value(value)
-    return task.labels.get(text, text if text in task.label_words else None)
+    if file := own.validation or own.test:
+        raise UserError(f"{file}: is for a data file; {task.name} has splits of its own")
+    definition = task.model_dump(exclude_unset=True)
+    inputs = own.input
+    if own.template is not None:
+        definition["template"] = own.template
+        definition.pop("instructions", None)  # they ask with the fields of the template that this replaces
+        inputs = inputs or (None if "text" in own.names else own.names)
+    elif inputs is not None and "text" not in task.wording.names:
+        raise UserError(
+            f"{task.name}: its template {task.template!r} names its fields, so the input cannot be set; give a "
+            "--template with those of the file"
+        )
+    if inputs is not None:
+        definition["fields"]["input"] = inputs
+    if own.label is not None:
+        definition["fields"]["label"] = own.label
+    if own.label_words is not None:
+        definition["labels"] = dict(own.label_words)
+    if own.encoding is not None and definition["source"].get("files"):
+        definition["source"]["files"]["encoding"] = own.encoding
+    return validated(definition, task.name)
 
 
 def _is_path(reference: str) -> bool:
@@ -148,27 +105,98 @@ def _is_path(reference: str) -> bool:
         return False
     path = Path(reference)
     suffix = Path(path.stem).suffix if path.suffix == ".gz" else path.suffix
-    return os.path.exists(path) or reference == "-" or suffix.lower() in SUFFIXES
+    return os.path.exists(path) or reference == STDIN or suffix.lower() in SUFFIXES
 
 
-def _overridden(
-    task: Task,
-    input: str | Sequence[str] | None,
-    label: str | None,
-    label_words: Mapping[str, str | None] | None,
-    encoding: str | None,
-) -> Task:
-    if input is None and label is None and label_words is None and encoding is None:
-        return task
-    definition = task.model_dump(exclude_unset=True)
-    if input is not None:
-        if not any(field == "text" for _, field in task.pieces):
-            raise UserError(f"{task.name}: its template {task.template!r} names its fields, so the input cannot be set")
-        definition["fields"]["input"] = input if isinstance(input, str) else tuple(input)
-    if label is not None:
-        definition["fields"]["label"] = label
-    if label_words is not None:
-        definition["labels"] = dict(label_words)
-    if encoding is not None and definition["source"].get("files"):
-        definition["source"]["files"]["encoding"] = encoding
-    return validated(definition, task.name)
+def _data_task(path: Path, own: _Own) -> Task:
+    """The task of a data file: its labels as they are, a held-out tenth as validation, all rows as test.
+
+    The file is read once for its labels unless they are given.
+    """
+    if str(path) == STDIN:
+        raise UserError("standard input: cannot be a task, since it can be read only once; save it as a file")
+    if path.is_dir():
+        raise UserError(f"{path}: is a folder; name a data file, or give the folder as --data with a task's name")
+    encoding = own.encoding or "utf-8"
+    fields = _field_names(path, encoding)
+    inputs = own.input or (_first(path, INPUT_NAMES, fields, "--input") if "text" in own.names else own.names)
+    label = own.label or _first(path, (LABEL_NAME,), fields, "--label")[0]
+    parts = {"all": path}
+    rules: dict[str, dict[str, Any]] = {
+        "train": {"part": "all"},
+        "validation": {"part": "all", "share": 0.1, "size": 1000},
+        "test": {"part": "all", "apart": False},
+    }
+    for split, file in (("validation", own.validation), ("test", own.test)):
+        if file is not None:
+            parts[split] = Path(file)
+            rules[split] = {"part": split}
+    for file in parts.values():
+        there = _field_names(file, encoding)
+        for name in (*inputs, *(name for name in own.names if name != "text"), label):
+            if name not in there:
+                raise UserError(f"{file}: has no field '{name}'; its fields are {listed(there)}")
+    definition = {
+        "name": path.name,
+        "description": f"own data from {path}",
+        "source": {
+            "files": {"parts": {part: [str(file.resolve())] for part, file in parts.items()}, "encoding": encoding}
+        },
+        "fields": {"input": inputs, "label": label},
+        "template": own.template or "{text}",
+        "labels": _labels(path, label, encoding, own.label_words),
+        "splits": rules,
+        "folder": path.resolve().parent,
+    }
+    return validated(definition, str(path))
+
+
+def _labels(path: Path, label: str, encoding: str, given: Mapping[str, str | None] | None) -> dict[str, str | None]:
+    """The word of each label: as given, or as it is in the file."""
+    labels = given if given is not None else {value: value for value in _label_values(path, label, encoding)}
+    words = dict.fromkeys(word for word in labels.values() if word is not None)
+    if len(words) >= 2:
+        return dict(labels)
+    if given is None:
+        raise UserError(
+            f"{path}: only one label, {listed(words)}, in the field '{label}'; a task needs two or more (--label names "
+            "the field, --label-words the labels)"
+        )
+    raise UserError(
+        f"{path}: --label-words leaves fewer than two different words, {listed(words)}; a task needs two or more, and "
+        f"{listed(labels)} may each have one of its own"
+    )
+
+
+def _field_names(path: Path, encoding: str) -> tuple[str, ...]:
+    """The fields of the first row that can be read."""
+    format_of(path)
+    bad: list[str] = []
+    for row in iter_rows(path, encoding=encoding, on_bad=bad.append):
+        return tuple(row.fields)
+    raise UserError(bad[0] if bad else f"{path}: an empty split: the file has no rows; give a file with labelled rows")
+
+
+def _first(path: Path, names: tuple[str, ...], fields: tuple[str, ...], option: str) -> tuple[str]:
+    for name in names:
+        if name in fields:
+            return (name,)
+    if len(fields) == 1 and ";" in fields[0]:
+        raise UserError(f"{path}: seems to be separated by semicolons; save it with commas or, as .tsv, with tabs")
+    raise UserError(f"{path}: no field is called '{names[0]}', name one with {option}; its fields are {listed(fields)}")
+
+
+def _label_values(path: Path, label: str, encoding: str) -> list[str]:
+    """The different labels, sorted; rows that cannot be read are left for the time when splits are loaded."""
+    values: set[str] = set()
+    for row in iter_rows(path, encoding=encoding, on_bad=lambda message: None):
+        value = row.fields.get(label)
+        if not is_blank(value) and label_value(value).lower() != "nan":  # as tables write that there is none
+            values.add(label_value(value))
+        if len(values) > MOST_LABELS:
+            raise UserError(
+                f"{path}: the field '{label}' has more than {MOST_LABELS} different values; is it the label?"
+            )
+    if not values:
+        raise UserError(f"{path}: the field '{label}' is empty in each row; name the label's field with --label")
+    return sorted(values)

@@ -1,21 +1,23 @@
-"""Rows from data files, one at a time: CSV, TSV, JSON Lines, Parquet, plain lines, and `sentence@label`."""
+"""Rows from data files, one at a time: CSV, TSV, JSON Lines, JSON, Parquet, plain lines, and `sentence@label`."""
 
 from __future__ import annotations
 
+import csv
 import json
-from collections.abc import Iterable, Iterator, Sequence
+import math
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
 from itertools import chain, zip_longest
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from preface.errors import UserError
-from preface.tasks.lines import iter_lines, open_bytes
-from preface.tasks.row import OnBad, Row, raise_bad
-from preface.tasks.table import table_rows
-from preface.tasks.wording import STDIN, brief, shown
+from preface.tasks.lines import LONGEST, STDIN, brief, iter_lines, listed, open_bytes, shown
 
-Format = Literal["csv", "tsv", "jsonl", "parquet", "txt", "text@label"]
-"""`txt` is one text a line; `text@label` is one text and, after the last @, its label a line."""
+Format = Literal["csv", "tsv", "jsonl", "json", "parquet", "txt", "text@label"]
+"""`json` is one array of objects or texts; `txt` is one text a line; `text@label` is one text and, after the last @,
+its label a line."""
 
 SUFFIXES: dict[str, Format] = {
     ".csv": "csv",
@@ -26,6 +28,47 @@ SUFFIXES: dict[str, Format] = {
     ".parquet": "parquet",
     ".txt": "txt",
 }
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One row of a file and where it stands; `line` is counted from 1 (its first line, if it has several)."""
+
+    file: str
+    line: int
+    fields: dict[str, Any]
+    unit: str = "line"
+    """What `line` counts: `row` in files that have no lines."""
+
+    @property
+    def place(self) -> str:
+        """`reviews.csv line 17`, as messages begin."""
+        return f"{self.file} {self.unit} {self.line}"
+
+    def value(self, field: str) -> Any:
+        """The value of a field; raises UserError, listing the fields there are, if the row does not have it."""
+        try:
+            return self.fields[field]
+        except KeyError as error:
+            raise UserError(
+                f"{self.place}: has no field '{field}'; its fields are {listed(self.fields)}; name the right one"
+            ) from error
+
+
+def is_blank(value: Any) -> bool:
+    """Whether a field holds nothing: null, NaN, or only white space."""
+    if isinstance(value, float):
+        return math.isnan(value)
+    return value is None or (isinstance(value, str) and not value.strip())
+
+
+OnBad = Callable[[str], None]
+"""Called with the message of each row that cannot be read; the row is left out if it returns."""
+
+
+def raise_bad(message: str) -> None:
+    """The strict `OnBad`: the first bad row is an error."""
+    raise UserError(message)
 
 
 def format_of(source: str | Path) -> Format:
@@ -50,12 +93,14 @@ def iter_rows(
     quoted: bool = True,
     columns: Sequence[str] | None = None,
     labels: str | Path | None = None,
+    need: Collection[str] = (),
     on_bad: OnBad = raise_bad,
 ) -> Iterator[Row]:
-    """Stream the rows of a file, or of standard input (`-`: JSON Lines if it begins with `{`, else CSV).
+    """Stream the rows of a file, or of standard input (`-`: JSON Lines, a JSON array, or else CSV).
 
     `separator` and `quoted` are for tables (GLUE's files know no quoting); `columns` names the columns of a
-    file without a header; `labels` is the file whose lines are the labels of a `txt` file.
+    file without a header; `labels` is the file whose lines are the labels of a `txt` file; `need` are fields of
+    which a table's header must have one.
 
     Raises UserError, naming file and line, for a file that is missing, has the wrong encoding, or no usable
     header; a single row that is broken goes to `on_bad`.
@@ -69,10 +114,12 @@ def iter_rows(
     with open_bytes(source) as stream:
         lines = iter_lines(stream, name, encoding)
         if format is None:
-            format, lines = _sniffed(lines)
+            format, lines = _sniffed(lines, need)
         rows: Iterator[Row]
         if format == "jsonl":
             rows = _jsonl(lines, name, on_bad)
+        elif format == "json":
+            rows = _json(lines, name, on_bad)
         elif format == "txt" and labels is not None:
             rows = _parallel(lines, labels, name, encoding, columns)
         elif format == "txt":
@@ -80,7 +127,9 @@ def iter_rows(
         elif format == "text@label":
             rows = _at(lines, name, columns, on_bad)
         else:
-            rows = table_rows(lines, name, separator or ("\t" if format == "tsv" else ","), quoted, columns, on_bad)
+            separator = separator or ("\t" if format == "tsv" else ",")
+            records = _quoted(lines, separator) if quoted else _unquoted(lines, separator)
+            rows = _table(records, name, columns, need, on_bad)
         yield from _without_nul(rows, on_bad)
 
 
@@ -93,13 +142,22 @@ def _without_nul(rows: Iterator[Row], on_bad: OnBad) -> Iterator[Row]:
             on_bad(f"{row.place}: the field '{brief(broken)}' holds a NUL byte; take it out (or --encoding)")
 
 
-def _sniffed(lines: Iterator[str]) -> tuple[Format, Iterator[str]]:
+def _sniffed(lines: Iterator[str], need: Collection[str]) -> tuple[Format, Iterator[str]]:
+    """The format that the first line shows, and the lines."""
     seen = []
     for line in lines:
         seen.append(line)
         if line.strip():
             break
-    found: Format = "jsonl" if seen and seen[-1].lstrip().startswith("{") else "csv"
+    first = seen[-1].strip() if seen else ""
+    found: Format = "csv"
+    if first.startswith("{"):
+        found = "jsonl"
+    elif first.startswith("["):
+        found = "json"
+    elif first.startswith('"') and need:  # one text a line, or the header of a table with one column
+        with suppress(ValueError):
+            found = "csv" if json.loads(first) in need else "jsonl"
     return found, chain(seen, lines)
 
 
@@ -108,17 +166,36 @@ def _jsonl(lines: Iterable[str], name: str, on_bad: OnBad) -> Iterator[Row]:
         if not line.strip():
             continue
         try:
-            fields = json.loads(line)
+            value = json.loads(line)
         except json.JSONDecodeError as error:
             on_bad(f"{name} line {number}: is not JSON at column {error.colno} ({error.msg}); write one object")
             continue
         except (ValueError, RecursionError) as error:  # numbers of thousands of digits, thousands of brackets
             on_bad(f"{name} line {number}: is not JSON that can be read ({error}); write one object a line")
             continue
-        if not isinstance(fields, dict):
+        if isinstance(value, dict | str):
+            yield Row(name, number, {"text": value} if isinstance(value, str) else value)
+        else:
             on_bad(f'{name} line {number}: is not a JSON object; each line is one, such as {{"text": "…"}}')
-            continue
-        yield Row(name, number, fields)
+
+
+def _json(lines: Iterable[str], name: str, on_bad: OnBad) -> Iterator[Row]:
+    try:
+        values = json.loads("\n".join(lines))
+    except json.JSONDecodeError as error:
+        raise UserError(
+            f"{name} line {error.lineno}: is not JSON at column {error.colno} ({error.msg}); write one array, "
+            "or one object a line"
+        ) from error
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{name}: is not JSON that can be read ({error}); write one array of objects") from error
+    if not isinstance(values, list):
+        raise UserError(f"{name}: is no JSON array but {type(values).__name__}; write one array of objects")
+    for number, value in enumerate(values, 1):
+        if isinstance(value, dict | str):
+            yield Row(name, number, {"text": value} if isinstance(value, str) else value, "item")
+        else:
+            on_bad(f'{name} item {number}: is neither an object, such as {{"text": "…"}}, nor a text')
 
 
 def _plain(lines: Iterable[str], name: str, columns: Sequence[str] | None) -> Iterator[Row]:
@@ -149,6 +226,72 @@ def _at(lines: Iterable[str], name: str, columns: Sequence[str] | None, on_bad: 
             yield Row(name, number, {text_field: text, label_field: label.strip()})
         elif line.strip():
             on_bad(f"{name} line {number}: has no '@label' at its end; each line is text@label")
+
+
+def _table(
+    records: Iterable[tuple[int, list[str] | str]],
+    name: str,
+    columns: Sequence[str] | None,
+    need: Collection[str],
+    on_bad: OnBad,
+) -> Iterator[Row]:
+    """The rows of numbered records: the first is the header unless `columns` names the fields; text is an error."""
+    header = list(columns) if columns else None
+    for number, cells in records:
+        place = f"{name} line {number}"
+        if header is None:
+            header = _header(cells, place, need)
+        elif isinstance(cells, str):
+            on_bad(f"{place}: {cells}")
+        elif len(cells) != len(header):
+            on_bad(
+                f"{place}: has {len(cells)} cells, but the header has {len(header)} ({listed(header)}); "
+                "quote cells that hold the separator"
+            )
+        else:
+            yield Row(name, number, dict(zip(header, cells, strict=True)))
+
+
+def _header(cells: list[str] | str, place: str, need: Collection[str]) -> list[str]:
+    if isinstance(cells, str):
+        raise UserError(f"{place}: {cells}")
+    names = [cell.strip() for cell in cells]
+    if any("\0" in cell for cell in names):
+        raise UserError(f"{place}: the header holds a NUL byte; name the file's --encoding if it is a text file")
+    twice = next((n for n in names if names.count(n) > 1), None)
+    if twice is not None:
+        raise UserError(
+            f"{place}: the header names the field {listed([twice])} twice; give each column a name of its own"
+        )
+    if need and not set(need) & set(names):
+        raise UserError(
+            f"{place}: has no field '{next(iter(need))}'; its fields are {listed(names)}; name the right one, or give "
+            'JSON Lines, such as {"text": "…"}'
+        )
+    return names
+
+
+def _quoted(lines: Iterable[str], separator: str) -> Iterator[tuple[int, list[str] | str]]:
+    csv.field_size_limit(LONGEST)  # the module's own limit, 131,072 characters, is less than a long article
+    reader = csv.reader((line + "\n" for line in lines), delimiter=separator, strict=True)
+    while True:
+        number = reader.line_num + 1
+        try:
+            cells = next(reader)
+        except StopIteration:
+            return
+        except csv.Error as error:  # the reader goes on with the next line
+            yield number, f'its quoting is broken ({error}); a quoted cell ends in " and writes " as ""'
+            continue
+        if cells:
+            yield number, cells
+
+
+def _unquoted(lines: Iterable[str], separator: str) -> Iterator[tuple[int, list[str] | str]]:
+    for number, line in enumerate(lines, 1):
+        line = line.removesuffix("\r")
+        if line:
+            yield number, line.split(separator)
 
 
 def _parquet(source: str | Path) -> Iterator[Row]:

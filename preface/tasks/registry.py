@@ -1,4 +1,4 @@
-"""Tasks by name: each YAML file beside this module is one, and a user's own YAML file is one too."""
+"""Tasks by name: each YAML file in `definitions/` is one, and a user's own YAML file is one too."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ import yaml
 from pydantic import ValidationError
 
 from preface.errors import UserError, first_line
+from preface.tasks.lines import brief
 from preface.tasks.read import SUFFIXES
 from preface.tasks.task import Option, Task
-from preface.tasks.wording import brief
 
-HERE = Path(__file__).parent
+DEFINITIONS = Path(__file__).parent / "definitions"
 
 
 @cache
 def registered() -> dict[str, Path]:
     """The YAML files of the tasks that come with Preface, by name."""
-    return {path.stem: path for path in sorted(HERE.glob("*.yaml"))}
+    return {path.stem: path for path in sorted(DEFINITIONS.glob("*.yaml"))}
 
 
 def split_reference(reference: str) -> tuple[str, str | None]:
@@ -55,7 +55,7 @@ def read_task(path: Path, options: str | None = None) -> Task:
     no such option or value.
     """
     definition = _read_yaml(path)
-    own = path.parent == HERE
+    own = path.parent == DEFINITIONS
     reference = path.stem if own else str(path)
     chosen = parse_options(options, f"{reference}:{options}") if options is not None else {}
     try:
@@ -89,12 +89,10 @@ def validated(definition: dict[str, Any], place: str) -> Task:
         raise UserError(f"{place}: {_in_words(error)}") from error
 
 
-def find_task(name: str) -> Path:
-    """The YAML file of a registered task; raises UserError, with what is near, for other names."""
-    if name in registered():
-        return registered()[name]
+def unknown_task(name: str) -> UserError:
+    """The error for a name that no task has, with what is near."""
     near = get_close_matches(name.split(":")[0], registered(), n=1)
-    raise UserError(
+    return UserError(
         f"no task is called '{brief(name)}'{f', did you mean {near[0]}' if near else ''}? Give one of "
         f"{', '.join(registered())}, or the path of a YAML file or of a data file ({', '.join(SUFFIXES)})"
     )

@@ -1,15 +1,17 @@
-"""What a task is: where its rows come from, which fields are text, what its labels are, how it splits."""
+"""What a task is: where its rows come from, how they become examples, what its labels are, how it splits."""
 
 from __future__ import annotations
 
 from functools import cached_property
 from pathlib import Path
-from string import Formatter
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PositiveInt, model_validator
 
-from preface.tasks.read import Format
+from preface.errors import UserError
+from preface.tasks.example import Example, Template
+from preface.tasks.lines import listed
+from preface.tasks.read import Format, Row, is_blank
 
 SplitName = Literal["train", "validation", "test"]
 
@@ -123,21 +125,6 @@ class Option(Model):
         return self
 
 
-def template_pieces(template: str) -> tuple[tuple[str, str | None], ...]:
-    """A template as pairs of literal text and the field after it; raises ValueError if it is broken or has no field."""
-    pieces = []
-    try:
-        for literal, field, spec, conversion in Formatter().parse(template):
-            if field == "" or spec or conversion:
-                raise ValueError("template takes plain field names in braces, such as {text}; write {{ for a brace")
-            pieces.append((literal, field))
-    except ValueError as error:
-        raise ValueError(f"template {template!r}: {error}") from error
-    if all(field is None for _, field in pieces):
-        raise ValueError("template names no field; {text} stands for the input")
-    return tuple(pieces)
-
-
 class Instruction(Model):
     """A way to ask for the label in words. In YAML a string is an instruction without answers of its own."""
 
@@ -147,9 +134,9 @@ class Instruction(Model):
     """What to answer in place of each label word, as yes for positive; empty: the label words themselves."""
 
     @cached_property
-    def pieces(self) -> tuple[tuple[str, str | None], ...]:
-        """The template as pairs of literal text and the field after it."""
-        return template_pieces(self.template)
+    def wording(self) -> Template:
+        """The template as what renders a text."""
+        return Template.parse(self.template)
 
     @model_validator(mode="before")
     @classmethod
@@ -158,7 +145,7 @@ class Instruction(Model):
 
     @model_validator(mode="after")
     def _holds_together(self) -> Instruction:
-        template_pieces(self.template)
+        Template.parse(self.template)
         if len(set(self.answers.values())) < len(self.answers) or "" in self.answers.values():
             raise ValueError(f"answers needs a different word for each label, not {list(self.answers.values())}")
         return self
@@ -176,7 +163,7 @@ class Task(Model):
     instructions: tuple[Instruction, ...] = ()
     """Ways to ask for the label in words, for instruction tuning and for use without a prompt."""
     replace: dict[str, str] = {}
-    """Strings to replace in the text, in this order."""
+    """Strings to replace in each field of the text, in this order."""
     labels: dict[Text, Text | None]
     """The label word of each label value as text; rows whose value has no word (null) are left out."""
     metric: Literal["accuracy", "macro_f1"] = "accuracy"
@@ -191,18 +178,24 @@ class Task(Model):
         return tuple(dict.fromkeys(word for word in self.labels.values() if word is not None))
 
     @cached_property
-    def pieces(self) -> tuple[tuple[str, str | None], ...]:
-        """The template as pairs of literal text and the field after it; raises ValueError if it is broken."""
-        return template_pieces(self.template)
+    def wording(self) -> Template:
+        """The template as what renders a text; raises ValueError if it is broken."""
+        return Template.parse(self.template)
+
+    @property
+    def text_fields(self) -> tuple[str, ...]:
+        """The fields of a row that its text is made of."""
+        each = ((name,) if name != "text" else self.fields.input for name in self.wording.names)
+        return tuple(dict.fromkeys(name for names in each for name in names))
 
     @model_validator(mode="after")
     def _holds_together(self) -> Task:
-        names = [field for _, field in self.pieces if field is not None]
+        names = self.wording.names
         if self.fields.label in self.fields.input or (self.fields.label in names and self.fields.label != "text"):
             raise ValueError(f"the label field {self.fields.label!r} may not be part of the text")
         for number, instruction in enumerate(self.instructions):
             # splits are drawn by the template's text: with other fields, a text could stand in two splits
-            other = next((field for _, field in instruction.pieces if field not in (None, *names)), None)
+            other = next((field for field in instruction.wording.names if field not in names), None)
             if other is not None:
                 have = ", ".join(f"{{{name}}}" for name in names)
                 raise ValueError(f"instructions.{number}: {{{other}}} is no field of the template, which has {have}")
@@ -213,3 +206,75 @@ class Task(Model):
                 known = ", ".join(sorted(self.source.parts)) or "none"
                 raise ValueError(f"splits.{name}.part {rule.part!r} is no part of the source; parts: {known}")
         return self
+
+
+def label_value(value: Any) -> str:
+    """A label as text: stripped, and `1` for 1.0, which tables make of whole numbers beside a null."""
+    if isinstance(value, float) and value.is_integer():
+        return str(int(value))
+    return str(value).strip()
+
+
+def label_of(task: Task, row: Row) -> str | None:
+    """The label word of a row, None if the task leaves rows with this label out.
+
+    Raises UserError, naming file, line and field, if the field is missing or blank, or its label is unknown.
+    """
+    field = task.fields.label
+    value = row.value(field)
+    if is_blank(value):
+        raise UserError(f"{row.place}: the field '{field}' is empty; each row needs a label")
+    if isinstance(value, list | dict):
+        raise UserError(f"{row.place}: the field '{field}' is a {type(value).__name__}; a label is one value")
+    try:
+        return task.labels[label_value(value)]
+    except KeyError as error:
+        raise UserError(
+            f"{row.place}: the field '{field}' is {listed([label_value(value)])}; "
+            f"known labels are {listed(task.labels)}"
+        ) from error
+
+
+def known_label(task: Task, row: Row) -> str | None:
+    """The label word of a row that need not be labelled: None if it has none that the task knows, as value or word."""
+    value = row.fields.get(task.fields.label)
+    if is_blank(value):
+        return None
+    text = label_value(value)
+    return task.labels.get(text, text if text in task.label_words else None)
+
+
+def example_of(task: Task, row: Row, label: str | None) -> Example:
+    """The example of a row.
+
+    Raises UserError, naming file, line and field, if a field is missing or blank, or is no text (numbers are
+    taken in the task's input fields).
+    """
+    inputs = task.fields.input
+    fields = {}
+    for name in task.wording.names:
+        text = " ".join([_text(row, each, inputs) for each in (inputs if name == "text" else (name,))])
+        for old, new in task.replace.items():
+            text = text.replace(old, new)
+        fields[name] = text.strip()
+    example = Example(fields, label, task.wording)
+    if not (text := example.text):
+        raise UserError(f"{row.place}: the text is empty once the task's replacements are made; leave the row out")
+    if not text.isascii():
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            # JSON can write half of a surrogate pair, which no tokenizer reads
+            raise UserError(f"{row.place}: the field {listed(inputs)} holds half a character; correct it") from error
+    return example
+
+
+def _text(row: Row, field: str, inputs: tuple[str, ...]) -> str:
+    value = row.value(field)
+    if is_blank(value):
+        raise UserError(f"{row.place}: the field '{field}' is empty; fill it or leave the row out")
+    if isinstance(value, int | float) and not isinstance(value, bool) and field in inputs:
+        return str(value)
+    if not isinstance(value, str):
+        raise UserError(f"{row.place}: the field '{field}' is no text but {type(value).__name__}; make it text")
+    return value

@@ -14,14 +14,15 @@ from typing import Any
 import torch
 
 from preface.backbones import batching
+from preface.backbones.base import Backbone
 from preface.backbones.contexts import Inputs
-from preface.backbones.t5 import DEFAULT, Backbone, bfloat16_is_fast, device_named, load_backbone
+from preface.backbones.load import DEFAULT, bfloat16_is_fast, device_named, load_backbone
 from preface.errors import UserError
-from preface.labelling.score import LabelWords
+from preface.labelling.label_words import LabelWords
 from preface.methods import Method, PrefixTuning, PromptTuning
 from preface.methods.init import Initializer
 from preface.options import validated
-from preface.tasks import Example, Task
+from preface.tasks import Example, Task, render
 from preface.tasks.options import DataOptions
 from preface.terminal.progress import progress
 from preface.tuning.step import Step
@@ -116,12 +117,12 @@ def fastest(timings: Sequence[Timing]) -> Timing:
 
 def describe(method: Method) -> str:
     """As in the table: a method, its length and its sites."""
-    sites = f" at {' '.join(method.sites)}" if isinstance(method, PrefixTuning) and len(method.sites) < 3 else ""
+    sites = f" at {' '.join(method.sites)}" if isinstance(method, PrefixTuning) and method.sites is not None else ""
     return f"{method.name.removesuffix('-tuning')} of {method.length}{sites}"
 
 
 def _options(method: Method) -> str:
-    sites = f" --sites {' '.join(method.sites)}" if isinstance(method, PrefixTuning) else ""
+    sites = f" --sites {' '.join(method.sites)}" if isinstance(method, PrefixTuning) and method.sites else ""
     return f"--method {method.name} --length {method.length}{sites}"
 
 
@@ -145,7 +146,7 @@ class _Subject:
     def _load(self, dtype: str) -> tuple[Backbone, list[list[int]], list[list[int]]]:
         """The backbone, and the task's inputs and targets in its pieces."""
         model = load_backbone(self.backbone, dtype, self.device)
-        ids, _ = model.tokenize([example.text for example in self.examples], 512)
+        ids, _ = render(model.tokenize, self.examples, 512)
         labels = LabelWords.of(model, self.task.label_words)
         return model, ids, labels.targets(str(example.label) for example in self.examples)
 
@@ -159,9 +160,9 @@ class _Subject:
         at = {index: place for place, index in enumerate(rows)}
         batches = [[[at[index] for index in order[place]] for order in orders] for place in range(count)]
         ids, targets = [ids[index] for index in rows], [targets[index] for index in rows]
-        bank = method.build(model, Initializer.parse("random"), range(members))
-        keep = bank.leaves_encoder
-        step = Step(model, bank, Inputs(model, ids, keep), targets)
+        module = method.build(model, Initializer.parse("random"), range(members))
+        keep = module.leaves_reading
+        step = Step(model, module, Inputs(model, ids, keep), targets)
         with _threads(threads):
             self._seconds(step, batches[:1])  # the first step of a process pays for much that no other does
             for _ in range(3 if step.few_shapes else 0):  # nor is a shape recorded and checked but once

@@ -9,26 +9,26 @@ from torch import Tensor
 from torch.nn.functional import pad
 from torch.nn.utils.rnn import pad_sequence
 
+from preface.backbones.base import Backbone, Context
 from preface.backbones.captured import Captured, Outputs, cuda_graphs, padded_length
 from preface.backbones.contexts import Inputs
-from preface.backbones.t5 import Backbone, EncoderStates
-from preface.methods.base import Bank
+from preface.methods.base import PromptModule
 from preface.tuning.optimizers import OptimizerName, clip_gradients, optimizer
 
 
 class Step:
-    """What is trained and what trains it: each call is one update of the bank's prompts, side by side.
+    """What is trained and what trains it: each call is one update of the module's prompts, side by side.
 
     A call does not wait for a GPU: what is counted is counted on the CPU, and the losses are read when they are wanted.
-    On a GPU, batches are padded to a few shapes, and the way through the model and back is launched as a whole
-    (`captured`), but for dropout and checkpointing, which draw and compute anew. Nobody may then hold an
-    injection of the bank's with its gradients: autograd would go on on the stream where that was made.
+    With `capture`, batches are padded to a few shapes, and the way through the model and back is launched as a whole
+    (`captured`), but for dropout and checkpointing, which draw and compute anew. Nobody may then hold prompts of the
+    module's with their gradients: autograd would go on on the stream where those were made.
     """
 
     def __init__(
         self,
         backbone: Backbone,
-        bank: Bank,
+        module: PromptModule,
         inputs: Inputs,
         targets: Sequence[Sequence[int]],
         optimizer_name: OptimizerName = "adamw",
@@ -36,14 +36,18 @@ class Step:
         clip: float | None = 1.0,
         dropout: float = 0.0,
         gradient_checkpointing: bool = False,
+        capture: bool = False,
     ) -> None:
-        self.backbone, self.bank, self.inputs, self.targets = backbone, bank, inputs, targets
-        self.parameters: dict[str, Tensor] = dict(bank.named_parameters())
+        self.backbone, self.module, self.inputs, self.targets = backbone, module, inputs, targets
+        self.parameters: dict[str, Tensor] = dict(module.named_parameters())
         self.optimizer = optimizer(optimizer_name, self.parameters, weight_decay)
-        self.leaves_encoder = bank.leaves_encoder
+        self.leaves_reading = module.leaves_reading
         self.clip, self.dropout, self.gradient_checkpointing = clip, dropout, gradient_checkpointing
+        self.size = len(next(iter(self.parameters.values())))
+        """P."""
         self.longest = max(map(len, targets), default=0)
-        self.few_shapes = backbone.device.type == "cuda" and not dropout and not gradient_checkpointing
+        # written for GPUs and never seen to work on one: whoever wants it asks for it
+        self.few_shapes = capture and backbone.device.type == "cuda" and not dropout and not gradient_checkpointing
         stream = torch.cuda.Stream(backbone.device) if self.few_shapes else None
         self.record = lambda: cuda_graphs(stream)  # type: ignore[arg-type]
         self.captured: Captured | None = None
@@ -93,25 +97,27 @@ class Step:
         send = self.backbone.send
         chosen = [index for batch in batches for index in batch]
         rows = torch.tensor([place for place, batch in enumerate(batches) for _ in batch])  # [B]
-        labels = labels_of([self.targets[index] for index in chosen])  # [B, S]
+        answers, labels = answers_of([self.targets[index] for index in chosen], self.backbone.lead_in)  # [B, S]
         shares = shares_of(labels, rows, len(batches))
         with torch.no_grad():
-            if self.leaves_encoder and self.dropout == 0:
-                states = self.inputs.states(chosen)
-                inputs, mask = states.hidden, states.mask
-            else:  # with dropout the encoder's states are drawn anew for each row of each step
+            if self.leaves_reading and self.dropout == 0:
+                context = self.inputs.read(chosen)
+                inputs, mask = context.states, context.mask
+            else:  # with dropout every text is read anew in each step
                 inputs, mask = self.inputs.padded(chosen)
         if self.few_shapes:
             more = padded_length(mask.shape[1]) - mask.shape[1]
             inputs = pad(inputs, (0, 0, 0, more) if inputs.dim() == 3 else (0, more))  # masked, whatever it is
             mask = pad(mask, (0, more))
-            labels = send(pad(labels, (0, self.longest - labels.shape[1]), value=-100))
+            more = self.longest + len(self.backbone.lead_in) - 1 - labels.shape[1]
+            labels, answers = send(pad(labels, (0, more), value=-100)), pad(answers, (0, more))
         owners = send(rows)
         all_alike = len({len(batch) for batch in batches}) == 1  # then each prompt's rows lie side by side
-        every = list(members) == list(range(self.bank.size))
+        every = list(members) == list(range(self.size))
         return (
             inputs,
             mask,
+            send(answers),
             labels,
             owners,
             send(shares),
@@ -123,6 +129,7 @@ class Step:
         self,
         inputs: Tensor,
         mask: Tensor,
+        answers: Tensor,
         labels: Tensor,
         owners: Tensor,
         shares: Tensor,
@@ -132,8 +139,9 @@ class Step:
         """Through the model and back.
 
         Args:
-            inputs: pieces `[B, T]`, or encoder states `[B, T, d]`.
+            inputs: pieces `[B, T]`, or contexts `[B, T, w]`.
             mask: `[B, T]`.
+            answers: what the answers read, `[B, S]`.
             labels: `[B, S]`, −100 for padding; on the CPU, but where shapes must not depend on what they are.
             owners: which of the members each row trains, `[B]`.
             shares: of each row in its member's loss, `[B]`.
@@ -143,23 +151,26 @@ class Step:
         Returns:
             Losses `[members]`, and the gradients of all parameters.
         """
-        injection = self.bank.injection()
+        prompts = self.module()
         if members is not None:
-            injection = injection.members(members)
-        size = injection.size
-        if rows is not None:
-            injection = injection.on(rows)
-        encoded = inputs.dim() == 3
-        states = EncoderStates(inputs, mask) if encoded else self.backbone.encode(inputs, mask, injection)
-        pieces = self.backbone.losses(states, labels, injection, every_position=self.few_shapes)  # [B, S]
-        losses = member_losses(pieces, owners, shares, size)
+            prompts = prompts.select(members)
+        been_read = inputs.dim() == 3
+        context = Context(inputs, mask) if been_read else self.backbone.read(inputs, mask, prompts, rows)
+        pieces = self.backbone.losses(context, answers, labels, prompts, rows, self.few_shapes)  # [B, S]
+        losses = member_losses(pieces, owners, shares, prompts.size)
         gradients = torch.autograd.grad(losses.sum(), list(self.parameters.values()), allow_unused=True)
         return losses.detach(), *gradients
 
 
-def labels_of(targets: Sequence[Sequence[int]]) -> Tensor:
-    """Label pieces as `[B, S]`, padded with −100; on the CPU, where counting them keeps no device waiting."""
-    return pad_sequence([torch.tensor(pieces) for pieces in targets], batch_first=True, padding_value=-100)
+def answers_of(targets: Sequence[Sequence[int]], lead_in: Sequence[int]) -> tuple[Tensor, Tensor]:
+    """What answers read, and the piece to come after each (−100: none is learned), both `[B, S]`.
+
+    On the CPU, where counting labels keeps no device waiting.
+    """
+    unlearned = [-100] * (len(lead_in) - 1)
+    inputs = [torch.tensor([*lead_in, *pieces[:-1]]) for pieces in targets]
+    labels = [torch.tensor([*unlearned, *pieces]) for pieces in targets]
+    return pad_sequence(inputs, batch_first=True), pad_sequence(labels, batch_first=True, padding_value=-100)
 
 
 def shares_of(labels: Tensor, owners: Tensor, size: int) -> Tensor:

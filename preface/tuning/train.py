@@ -11,9 +11,10 @@ from typing import Any
 
 import torch
 
-from preface.backbones.t5 import DEFAULT, Backbone, load_backbone
+from preface.backbones.base import Backbone
+from preface.backbones.load import DEFAULT, load_backbone
 from preface.errors import UserError
-from preface.labelling.score import LabelWords
+from preface.labelling.label_words import LabelWords
 from preface.methods import Method, PrefixTuning, method_named
 from preface.records.results import installed_versions
 from preface.records.run import RECORD, Run, now, write_record
@@ -92,7 +93,7 @@ def train(
             "backbone": backbone.name,
             "dtype": str(backbone.dtype).removeprefix("torch."),
             "fingerprint": backbone.fingerprint,
-            "shape": asdict(backbone.shape),
+            "shape": backbone.sizes,
             "backbone_saw": list(backbone.seen_tasks),
             "task": the_task.model_dump(mode="json"),
             "method": {"name": the_method.name, "config": the_method.model_dump(mode="json")},

@@ -10,10 +10,11 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoTokenizer, T5Config, T5ForConditionalGeneration
 
-from preface.backbones import attention
-from preface.backbones.t5 import EMBEDDED, Backbone
-from preface.prompts import Injection, KeyValues
+from preface.backbones.load import EMBEDDED
+from preface.backbones.t5 import T5Backbone
+from preface.prompts import Prompts
 from preface.tuning.optimizers import AdamW
+from preface.tuning.step import answers_of
 
 N, STEPS, RATE, DECAY = 5, 50, 0.2, 0.01
 HEADS, D_KV = 4, 8
@@ -69,15 +70,15 @@ def theirs(wrapped: nn.Module, trained: nn.Parameter) -> list[float]:
     return losses
 
 
-def ours(layers: int, initial: Tensor, injection: Callable[[Tensor], Injection]) -> list[float]:
-    attention.register()
-    backbone = Backbone("random", model(layers, attention.NAME), AutoTokenizer.from_pretrained(EMBEDDED / "nano"))
+def ours(layers: int, initial: Tensor, prompts_of: Callable[[Tensor], Prompts]) -> list[float]:
+    backbone = T5Backbone("random", model(layers, "sdpa"), AutoTokenizer.from_pretrained(EMBEDDED / "nano"))
     trained = initial.detach().clone()[None].requires_grad_(True)  # a population of one
     optimizer = AdamW({"prompt": trained}, weight_decay=DECAY)
     losses = []
     for ids, mask, labels in batches():
-        worn = injection(trained)
-        pieces = backbone.losses(backbone.encode(ids, mask, worn), labels, worn)
+        prompts = prompts_of(trained)
+        answers, _ = answers_of([row[row != -100].tolist() for row in labels], backbone.lead_in)
+        pieces = backbone.losses(backbone.read(ids, mask, prompts), answers, labels, prompts)
         loss = pieces.sum() / (labels != -100).sum()
         trained.grad = None
         loss.backward()
@@ -99,10 +100,10 @@ def test_prompt_tuning_is_pefts() -> None:
     initial = table.detach().clone()
     assert initial.shape == (N, HEADS * D_KV)
     expected = theirs(wrapped, table)
-    assert_same_curve(ours(2, initial, lambda trained: Injection(embeddings=trained)), expected)
+    assert_same_curve(ours(2, initial, lambda trained: Prompts({"embeddings": trained})), expected)
 
 
-def as_peft_reads(table: Tensor, layers: int) -> Injection:
+def as_peft_reads(table: Tensor, layers: int) -> Prompts:
     """PEFT's table of a prefix, `[P, n, 2L · d]`, as it reaches the decoder.
 
     PEFT puts the table beside itself, 4L blocks of d numbers, and gives four of them to each layer, of which the first
@@ -110,8 +111,10 @@ def as_peft_reads(table: Tensor, layers: int) -> Injection:
     table is never read and layers share the rest.
     """
     blocks = table.unflatten(-1, (2 * layers, HEADS, D_KV)).permute(2, 0, 3, 1, 4)  # [2L, P, H, n, d_kv]
-    keys, values = (tuple(blocks[(4 * layer + part) % (2 * layers)] for layer in range(layers)) for part in (0, 1))
-    return Injection(decoder=KeyValues(keys, values))
+    keys, values = (
+        torch.stack([blocks[(4 * layer + part) % (2 * layers)] for layer in range(layers)], dim=1) for part in (0, 1)
+    )  # [P, L, H, n, d_kv]
+    return Prompts({"decoder.keys": keys, "decoder.values": values})
 
 
 @pytest.mark.parametrize(("layers", "read"), [(2, 2), (3, 6)])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -13,6 +15,7 @@ from transformers.models.t5.modeling_t5 import T5LayerNorm
 
 from preface.backbones import frozen
 from preface.backbones.frozen import FEW, FrozenLinear, FrozenNorm, cross_entropy, log_total, make_frozen
+from preface.backbones.load import load_backbone
 
 VOCABULARY, WIDTH = 37, 12
 DTYPES = pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
@@ -173,3 +176,13 @@ def test_make_frozen_changes_neither_weights_nor_logits(name: str) -> None:
     after = model.state_dict()
     assert list(after) == list(weights)
     assert all(torch.equal(after[key], weight) for key, weight in weights.items())
+
+
+@pytest.mark.parametrize("part", ["decoder.block.0.layer.1.EncDecAttention.k", "encoder.block.0.layer.0.layer_norm"])
+def test_a_weight_that_wants_a_gradient_is_refused(part: str, checkpoint_folder: Path) -> None:
+    """Frozen layers give none, so to train them would train a part of the model without a word."""
+    backbone = load_backbone(checkpoint_folder, dtype="float32", device="cpu")
+    ids, mask = torch.tensor([[5, 6, 1]]), torch.ones(1, 3, dtype=torch.long)
+    backbone.model.get_submodule(part).weight.requires_grad_(True)
+    with pytest.raises(RuntimeError, match="load_checkpoint"):
+        backbone.logits(backbone.read(ids, mask), torch.tensor([[0]]))

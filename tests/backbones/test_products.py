@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
 from preface.backbones.products import cross_attention, self_attention
-from preface.prompts import spread
+from preface.prompts import of_rows
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ many = settings(deadline=None, max_examples=25)
 
 def reference(query: Tensor, key: Tensor, value: Tensor, prefix: tuple[Tensor, ...], bias: Tensor | None) -> Tensor:
     if prefix:
-        keys, values = (spread(part, None, len(query)) for part in prefix)
+        keys, values = (of_rows(part, None, len(query)) for part in prefix)
         key, value = torch.cat([keys, key], dim=2), torch.cat([values, value], dim=2)
     return scaled_dot_product_attention(query, key, value, attn_mask=bias, scale=1.0)
 

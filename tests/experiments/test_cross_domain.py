@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -10,9 +11,12 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 
 import preface
-from preface.backbones.t5 import Backbone
+from preface.backbones.base import Backbone, Site
+from preface.baselines.zero_shot import ZeroShot
 from preface.errors import UserError
-from preface.experiments.cross_domain import RECIPES, load_experiment, seen
+from preface.experiments.cross_domain import seen
+from preface.experiments.prompt import Prompt
+from preface.experiments.spec import SPECS, load_experiment
 from preface.methods import PrefixTuning
 from preface.records.results import Cell
 from preface.tasks import load_split
@@ -24,8 +28,10 @@ SMALL = {
     "train_task": "film",
     "eval_tasks": ["film", "posts"],
     "columns": [
-        {"method": "prefix-tuning", "options": {"length": 2}, "learning_rates": [0.001, 0.01]},
-        {"method": "prompt-tuning", "options": {"length": 2}, "learning_rates": [0.1]},
+        "zero-shot",
+        {"method": "prefix-tuning", "length": 2, "learning_rates": [0.001, 0.01]},
+        {"method": "prompt-tuning", "length": 2, "learning_rates": [0.1]},
+        "tf-idf",
     ],
     "seeds": 2,
     "search": {"steps": 2},
@@ -89,8 +95,9 @@ def test_tfidf_is_scikit_learn_s(finished: Path) -> None:
 
 def test_again_measures_nothing(finished: Path, nano: Backbone, spec: Path, monkeypatch: Any) -> None:
     before = (finished / "results.json").read_text()
-    monkeypatch.setattr("preface.experiments.cross_domain.evaluate", lambda *a, **k: pytest.fail("measured again"))
-    monkeypatch.setattr("preface.experiments.cross_domain.train", lambda *a, **k: pytest.fail("trained again"))
+    for module in ("baselines.zero_shot", "experiments.prompt"):
+        monkeypatch.setattr(f"preface.{module}.evaluate", lambda *a, **k: pytest.fail("measured again"))
+    monkeypatch.setattr("preface.experiments.prompt.train", lambda *a, **k: pytest.fail("trained again"))
     preface.compare_cross_domain(spec, out=finished, backbone=nano)
     assert (finished / "results.json").read_text() == before
 
@@ -120,10 +127,17 @@ def test_a_slip_costs_nothing(nano: Backbone, spec: Path, tmp_path: Path) -> Non
     column = {"method": "prefix-tuning", "learning_rates": [0.01]}
     for change in (
         {"eval_tasks": ["film", "revews"]},
-        {"columns": [{**column, "options": {"lenght": 3}}]},
-        {"columns": [{**column, "recipe": {"stepz": 3}}]},
+        {"eval_tasks": ["film", "film"]},
+        {"columns": [{**column, "lenght": 3}]},
+        {"columns": [{**column, "batch_size": 0}]},
         {"columns": [column, column]},
-        {"columns": [{**column, "name": "tf-idf"}]},
+        {"columns": [{**column, "name": "tf-idf"}, "tf-idf"]},
+        {"columns": ["prefixtuning"]},
+        {"columns": [{"kind": "tfidf"}]},
+        {"columns": [{**column, "vary": {"lenght": [1, 2]}}]},
+        {"vary": {"lenght": [1, 2]}},
+        {"vary": {"length": []}},
+        {"recipe": {"stepz": 3}},
         {"recipe": {"seeds": 3}},
         {"eval_tasks": ["tweets:neutral=keep"]},
     ):
@@ -146,32 +160,34 @@ def test_another_experiment_does_not_get_mixed_in(finished: Path, nano: Backbone
         preface.compare_cross_domain(spec, out=finished, backbone=nano, seeds=3)
 
 
-@pytest.mark.parametrize("name", sorted(path.stem for path in RECIPES.glob("*.yaml")))
-def test_shipped_recipes_are_whole(name: str) -> None:
+@pytest.mark.parametrize("name", sorted(path.stem for path in SPECS.glob("*.yaml")))
+def test_shipped_specs_are_whole(name: str) -> None:
     experiment = load_experiment(name)
-    for column in experiment.columns:
-        column.build()
+    assert experiment.expanded()
     for task in (experiment.train_task, *experiment.eval_tasks):
         preface.tasks.load_task(task)
 
 
-def test_paper_a_is_the_source_s_recipe() -> None:
+def test_paper_a_is_the_paper_s_recipe() -> None:
     experiment = load_experiment("paper-a")
     assert experiment.backbone == "google-t5/t5-large"
-    assert experiment.recipe["batch_size"] == 16
-    assert experiment.recipe["epochs"] == 5
-    assert experiment.columns[0].learning_rates == (1e-4,)
-    shape = preface.backbones.t5.Shape(1024, 64, 16, 24, 24, 32128)
-    assert experiment.columns[0].build().counts(shape).trained == 11_943_936
-    assert experiment.zero_shot is not None
-    assert experiment.zero_shot.backbone == "google/flan-t5-large"
+    zero_shot, prefix, _ = experiment.expanded()
+    assert isinstance(prefix, Prompt)
+    assert prefix.recipe.batch_size == 16
+    assert prefix.recipe.epochs == 5
+    assert prefix.recipe.learning_rates == (1e-4,)
+    sites = {name: Site(24, 16, 64, of="text") for name in ("encoder", "decoder", "cross")}
+    large: Any = SimpleNamespace(name="t5-large", sites=sites, width=1024)
+    assert prefix.method.counts(large).trained == 11_943_936
+    assert isinstance(zero_shot, ZeroShot)
+    assert zero_shot.backbone == "google/flan-t5-large"
 
 
 @pytest.mark.parametrize(
     ("content", "says"),
     [("title: [", "no YAML"), ("just text", "a mapping"), ("title: x", "train-task"), ("colour: red", "title")],
 )
-def test_broken_recipes(content: str, says: str, tmp_path: Path) -> None:
+def test_broken_specs(content: str, says: str, tmp_path: Path) -> None:
     file = tmp_path / "r.yaml"
     file.write_text(content)
     with pytest.raises(UserError, match=says):

@@ -14,6 +14,7 @@ from PIL import Image
 from rich.console import Console
 
 from preface.errors import UserError
+from preface.experiments.lines import figure_of_lines, panels_of
 from preface.experiments.report import html, markdown, pivot, plot, rich_table, write_report
 from preface.records.results import Cell, read_cells
 
@@ -46,10 +47,10 @@ def cells() -> list[Cell]:
     random = np.random.default_rng(0)
     found = []
     for task in TASKS:
-        found.append(cell("tf-idf", task, 0.7))
+        found.append(cell("zero-shot", task, 0.55))
         for seed in range(3):
             found += [cell(method, task, random.uniform(0.6, 0.9), seed=seed) for method in SEEDED]
-        found.append(cell("zero-shot", task, 0.55))
+        found.append(cell("tf-idf", task, 0.7))
     return found
 
 
@@ -134,9 +135,9 @@ def test_splits_and_metrics_are_rows_of_their_own() -> None:
 
 
 def test_backbones_and_training_tasks_are_columns_of_their_own() -> None:
-    table = pivot([cell("tf-idf"), cell(), cell(backbone="large"), cell("zero-shot"), cell("tf-idf", "imdb")])
+    table = pivot([cell("zero-shot"), cell(), cell(backbone="large"), cell("tf-idf"), cell("tf-idf", "imdb")])
     assert table.columns == ("zero-shot · small", "prefix-tuning · small", "prefix-tuning · large", "tf-idf")
-    table = pivot([cell(), cell(train_task="imdb"), cell("zero-shot"), cell("tf-idf")])
+    table = pivot([cell("zero-shot"), cell(), cell(train_task="imdb"), cell("tf-idf")])
     assert table.columns == (
         "zero-shot",
         "prefix-tuning · from sst2",
@@ -145,10 +146,42 @@ def test_backbones_and_training_tasks_are_columns_of_their_own() -> None:
     )
 
 
-def test_labels_never_collide_whatever_a_cell_says_of_what_does_not_matter() -> None:
+def test_labels_never_collide_whatever_a_cell_says() -> None:
     measured = [cell(), cell("tf-idf", backbone="x"), cell("tf-idf"), cell("zero-shot", train_task="imdb")]
     table = pivot([*measured, cell("zero-shot", "imdb"), cell(train_task=None), cell("tf-idf", "imdb")])
-    assert len(set(table.columns)) == len(table.columns) == 4
+    assert len(set(table.columns)) == len(table.columns) == 6
+    assert sum(len(entry.values) for row in table.rows for entry in row.entries.values()) == 7
+
+
+def test_a_method_that_nobody_has_heard_of_has_its_column_where_its_cells_stand() -> None:
+    measured = [
+        cell("zero-shot"),
+        cell("soft-adapters", details={"depth": 3}),
+        cell("tf-idf"),
+        cell("ensemble", seed=1),
+    ]
+    table = pivot([*measured, cell("bag-of-words", "imdb", backbone="", train_task=None)])
+    assert table.columns == ("zero-shot", "soft-adapters", "tf-idf", "ensemble", "bag-of-words")
+    assert "Frozen: small." in table.caption
+
+
+def test_cells_that_differ_only_in_learning_rate_are_all_reported(tmp_path: Path) -> None:
+    measured = [
+        cell(value=value, seed=seed, details={"learning_rate": rate})
+        for rate, value in ((0.01, 0.6), (0.1, 0.8))
+        for seed in (0, 1)
+    ]
+    write_report(measured, tmp_path, "All rates")
+    table = pivot(measured)
+    assert table.columns == ("prefix-tuning · learning rate 0.01", "prefix-tuning · learning rate 0.1")
+    assert [entry.values for entry in table.rows[0].entries.values()] == [(0.6, 0.6), (0.8, 0.8)]
+    assert len(Page(tmp_path / "report.html").tables["cells"]) == 1 + 4
+
+
+def test_settings_stand_in_the_head_where_nothing_else_tells_columns_apart() -> None:
+    short, long = ({"learning_rate": 0.1, "method": {"length": n, "init": "random"}} for n in (5, 20))
+    table = pivot([cell(details=short), cell(details=long), cell("prompt-tuning", details={"learning_rate": 0.3})])
+    assert table.columns == ("prefix-tuning · length 5", "prefix-tuning · length 20", "prompt-tuning")
 
 
 def test_differing_row_counts_are_shown_as_a_range() -> None:
@@ -296,9 +329,9 @@ def test_plot_places_every_mean_and_seed(cells: list[Cell], tmp_path: Path) -> N
         [[c.value for c in cells if (c.method, c.eval_task) == ("prefix-tuning", task)] for task in TASKS]
     )
     means, deviations = values.mean(1), values.std(1, ddof=1)
-    np.testing.assert_allclose(drawn("fill: #d9480f; fill-opacity: 0.6"), values.ravel(), atol=0.001)
-    np.testing.assert_allclose(drawn("fill: #d9480f")[1:], means, atol=0.001)  # the first is the legend's
-    caps = np.array(drawn("fill: #d9480f; stroke: #d9480f")).reshape(-1, 2)
+    np.testing.assert_allclose(drawn("fill: #2f8fdb; fill-opacity: 0.6"), values.ravel(), atol=0.001)
+    np.testing.assert_allclose(drawn("fill: #2f8fdb")[1:], means, atol=0.001)  # the first is the legend's
+    caps = np.array(drawn("fill: #2f8fdb; stroke: #2f8fdb")).reshape(-1, 2)
     np.testing.assert_allclose(caps, np.stack([means - deviations, means + deviations], 1), atol=0.001)
 
 
@@ -313,11 +346,11 @@ def test_plot_writes_pictures_by_suffix_and_always_the_same(cells: list[Cell], t
 
 
 def test_plot_labels_do_not_overlap(cells: list[Cell]) -> None:
-    from preface.experiments.report import _figure
+    from preface.experiments.plot import figure_of_dots
 
     many = [cell(f"method-{i}", task, value=i / 20, backbone=f"backbone-{i}") for i in range(12) for task in TASKS]
     for measured in (cells, many, [cell()]):
-        figure = _figure(pivot(measured), 0.5)
+        figure = figure_of_dots(pivot(measured), 0.5)
         figure.draw_without_rendering()
         (axes,), (legend,) = figure.axes, figure.legends
         boxes = [label.get_window_extent() for label in axes.get_yticklabels()]
@@ -339,8 +372,47 @@ def test_write_report_leaves_four_files(cells: list[Cell], tmp_path: Path) -> No
         "report.html",
     }
     assert read_cells(tmp_path / "out/results.json") == cells
-    assert json.loads((tmp_path / "out/results.json").read_text())[0]["method"] == "tf-idf"
+    assert json.loads((tmp_path / "out/results.json").read_text())[0]["method"] == "zero-shot"
     assert (tmp_path / "out/table.md").read_text(encoding="utf-8") == markdown(pivot(cells))
+
+
+def varied(base: str, value: float, task: str = "sst2", seed: int = 0, **axes: object) -> Cell:
+    name = " · ".join([base, *(f"{axis} {value}" for axis, value in axes.items())])
+    return cell(name, task, value, seed=seed, details={"column": base, "varied": axes})
+
+
+def test_varied_axes_are_drawn_as_lines(tmp_path: Path) -> None:
+    measured = [
+        varied(base, 0.5 + length / 100 + seed / 50, task, seed, length=length)
+        for base in SEEDED
+        for task in TASKS
+        for length in (20, 1, 5)
+        for seed in (0, 1)
+    ]
+    panels = panels_of([*measured, cell("tf-idf")])
+    assert list(panels) == [("length", "prefix-tuning"), ("length", "prompt-tuning")]
+    assert list(panels["length", "prefix-tuning"]) == list(TASKS)
+    assert panels["length", "prefix-tuning"]["imdb"]["5"] == (5, [pytest.approx(0.55), pytest.approx(0.57)])
+    figure = figure_of_lines(panels)
+    lines = [line for line in figure.axes[0].lines if line.get_linestyle() == "-" and len(line.get_xdata())]
+    assert all(list(line.get_xdata()) == [1, 5, 20] for line in lines)
+    np.testing.assert_allclose(lines[0].get_ydata(), [52, 56, 71])
+    write_report([*measured, cell("tf-idf")], tmp_path, "Lengths")
+    assert Image.open(tmp_path / "vary.png").format == "PNG"
+    assert "Lines:" in (tmp_path / "report.html").read_text()
+
+
+def test_two_axes_are_panels_for_each_value_of_the_other() -> None:
+    measured = [
+        varied("prefix-tuning", 0.5, length=length, init=init) for length in (1, 5) for init in ("random", "labels")
+    ]
+    assert list(panels_of(measured)) == [
+        ("length", "prefix-tuning · init random"),
+        ("init", "prefix-tuning · length 1"),
+        ("length", "prefix-tuning · init labels"),
+        ("init", "prefix-tuning · length 5"),
+    ]
+    figure_of_lines(panels_of(measured)).draw_without_rendering()  # names stand one after the other
 
 
 def test_no_cells_is_an_error_that_leaves_nothing(tmp_path: Path) -> None:

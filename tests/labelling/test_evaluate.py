@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from sklearn.metrics import accuracy_score, f1_score
 
 import preface
-from preface.backbones.t5 import Backbone
+from preface.backbones.base import Backbone
 from preface.errors import UserError
-from preface.labelling.score import metric
+from preface.labelling.metric import metric
 from preface.methods import PrefixTuning, PromptTuning
 from preface.records.results import read_cells
 from preface.records.run import Run
@@ -179,3 +179,19 @@ def test_a_bad_row_ends_the_stream_after_those_before_it(run: Run, tmp_path: Pat
     kept = preface.predict(run, file, skip_bad_rows=True, on_skip=skipped.append)
     assert [line["line"] for line in kept] == [1, 2, 4]
     assert len(skipped) == 1
+
+
+def test_a_question_after_a_long_text_is_asked(nano: Backbone, tmp_path: Path) -> None:
+    data = tmp_path / "long.csv"
+    data.write_text("text,label\n" + "".join(f"{'it goes on and on ' * 40}{i},{i % 2}\n" for i in range(4)))
+
+    def probabilities(instruction: str) -> str:
+        out = tmp_path / "out"
+        words = {"0": "negative", "1": "positive"}
+        (cell,) = preface.evaluate(
+            None, [data], backbone=nano, instruction=instruction, label_words=words, max_input_tokens=40, out=out
+        )
+        assert cell.details["cut_inputs"] == 4
+        return next(out.glob("*.jsonl")).read_text()
+
+    assert probabilities("{text} Is it good?") != probabilities("{text} What language is it?")

@@ -5,11 +5,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from preface.backbones.t5 import Backbone
+from preface.backbones.base import Backbone
 from preface.errors import UserError
 from preface.methods import PrefixTuning, PromptTuning
-from preface.methods.init import COMMON, Initializer, common_pieces, key_values, label_embeddings, text_ids
-from preface.prompts import Injection
+from preface.methods.init import COMMON, Initializer, key_values, label_embeddings, text_ids
 from preface.records.checkpoint import save_prompt
 
 EXAMPLES = [(f"text number {i} is here", ("yes", "no")[i % 2]) for i in range(30)]
@@ -23,7 +22,7 @@ def test_random_is_uniform_in_plus_minus_one_half(nano: Backbone) -> None:
 
 
 def test_common_pieces_are_ordinary_and_in_order_of_frequency(nano: Backbone) -> None:
-    pieces = common_pieces(nano)
+    pieces = nano.common_pieces(COMMON)
     assert len(pieces) == COMMON == len(set(pieces))
     words = nano.tokenizer.convert_ids_to_tokens(pieces)
     assert not any("extra_id" in word or word in ("<pad>", "</s>", "<unk>") for word in words)
@@ -33,7 +32,7 @@ def test_common_pieces_are_ordinary_and_in_order_of_frequency(nano: Backbone) ->
 
 def test_vocabulary_samples_without_replacement(nano: Backbone) -> None:
     drawn = Initializer.parse("vocabulary").embeddings(nano, COMMON, seed=3)
-    assert len(drawn.unique(dim=0)) == len(nano.model.shared.weight[common_pieces(nano)].unique(dim=0))
+    assert len(drawn.unique(dim=0)) == len(nano.model.shared.weight[nano.common_pieces(COMMON)].unique(dim=0))
     with pytest.raises(UserError, match="5000 pieces"):
         Initializer.parse("vocabulary").embeddings(nano, COMMON + 1, seed=3)
 
@@ -84,18 +83,17 @@ def test_activations_are_keys_of_training_examples(nano: Backbone) -> None:
 
 def test_from_a_saved_prompt(nano: Backbone, tmp_path: Path) -> None:
     for method in (PromptTuning(length=3), PrefixTuning(length=3, sites=("cross",))):
-        bank = method.build(nano, Initializer.parse("vocabulary"), [1])
+        module = method.build(nano, Initializer.parse("vocabulary"), [1])
         folder = tmp_path / method.name
-        save_prompt(folder, bank.injection(), {})
+        save_prompt(folder, module(), {})
         again = method.build(nano, Initializer.parse(f"prompt:{folder}"), [5, 6])
-        for mine, theirs in zip(again.parameters(), bank.parameters(), strict=True):
+        for mine, theirs in zip(again.parameters(), module.parameters(), strict=True):
             assert torch.equal(mine[0], theirs[0])
             assert torch.equal(mine[1], theirs[0])
         with pytest.raises(UserError, match="length"):
             method.model_copy(update={"length": 4}).build(nano, Initializer.parse(f"prompt:{folder}"), [0])
     with pytest.raises(UserError, match="no prompt here"):
         Initializer.parse("prompt:/nowhere").saved()
-    assert Injection().size == 0
 
 
 @pytest.mark.parametrize("text", ["", "bogus", "text:", "random:3", "labels", "activations"])

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
 from torch.nn.functional import cross_entropy
-from transformers import T5Config
 
-from preface.backbones.t5 import Backbone, Shape
+from preface.backbones.base import Backbone, Site
 from preface.methods import METHODS, Method, PrefixTuning, PromptTuning
 from preface.methods.init import Initializer
-from preface.records.checkpoint import load_prompt, save_prompt, tensors_of
+from preface.records.checkpoint import load_prompt, save_prompt
 from preface.tuning.step import member_losses, shares_of
+from tests.backbones.test_t5 import forward
 
 EXAMPLES = [(f"text number {i} is here", ("yes", "no")[i % 2]) for i in range(9)]
 VARIANTS = [
@@ -30,11 +32,11 @@ def build(method: Method, backbone: Backbone, seeds: list[int]):
     return method.build(backbone, Initializer.parse(method.init, ("yes", "no"), EXAMPLES), seeds)
 
 
-def forward(backbone: Backbone, bank, rows: list[int]):
+def answered(backbone: Backbone, module, rows: list[int]):
     ids, mask = backbone.pad(backbone.tokenize([f"one {'more ' * row}text" for row in range(len(rows))], 32)[0])
     labels, label_mask = backbone.pad(backbone.tokenize(["positive", "no"] * len(rows), 8)[0][: len(rows)])
     labels = labels.masked_fill(label_mask == 0, -100)
-    return backbone.forward(ids, mask, labels, bank.injection().on(torch.tensor(rows))), labels
+    return forward(backbone, ids, mask, labels, module(), torch.tensor(rows)), labels
 
 
 def losses_by_member(logits: torch.Tensor, labels: torch.Tensor, rows: list[int], size: int) -> torch.Tensor:
@@ -45,30 +47,30 @@ def losses_by_member(logits: torch.Tensor, labels: torch.Tensor, rows: list[int]
 
 
 def test_every_trained_element_gets_a_gradient(method: Method, tiny: Backbone) -> None:
-    bank = build(method, tiny, [0, 1])
+    module = build(method, tiny, [0, 1])
     with tiny.training():
-        logits, labels = forward(tiny, bank, [0, 1, 1])
+        logits, labels = answered(tiny, module, [0, 1, 1])
         losses_by_member(logits, labels, [0, 1, 1], 2).sum().backward()
-    for name, parameter in bank.named_parameters():
+    for name, parameter in module.named_parameters():
         assert (parameter.grad != 0).all(), name
     assert all(parameter.grad is None for parameter in tiny.model.parameters())
 
 
 def test_members_do_not_touch_each_other(method: Method, tiny: Backbone) -> None:
-    bank = build(method, tiny, [0, 1, 2])
-    logits, labels = forward(tiny, bank, [0, 1, 1])
+    module = build(method, tiny, [0, 1, 2])
+    logits, labels = answered(tiny, module, [0, 1, 1])
     losses_by_member(logits, labels, [0, 1, 1], 3)[1].backward()
-    for parameter in bank.parameters():
+    for parameter in module.parameters():
         assert not parameter.grad[0].any()
         assert parameter.grad[1].any()
         assert not parameter.grad[2].any()
 
 
 def test_counts_are_what_is_there(method: Method, tiny: Backbone) -> None:
-    bank = build(method, tiny, [0, 1])
-    counts = method.counts(tiny.shape)
-    assert counts.trained == sum(parameter[0].numel() for parameter in bank.parameters())
-    tensors = tensors_of(bank.injection())
+    module = build(method, tiny, [0, 1])
+    counts = method.counts(tiny)
+    assert counts.trained == sum(parameter[0].numel() for parameter in module.parameters())
+    tensors = module().tensors_of(0)
     assert counts.stored == sum(t.numel() for name, t in tensors.items() if not name.endswith("relative"))
 
 
@@ -82,26 +84,21 @@ def test_a_member_starts_the_same_alone_and_in_company(method: Method, tiny: Bac
 @torch.no_grad()
 def test_saved_and_loaded_gives_the_same_logits(method: Method, tiny: Backbone, tmp_path: Path) -> None:
     """The reparametrisation is dropped, and nothing is lost by it."""
-    bank = build(method, tiny, [0, 1])
-    expected, _ = forward(tiny, bank, [1, 1])
-    save_prompt(tmp_path / "prompt", bank.injection(), {"about": "this"}, prompt=1)
+    module = build(method, tiny, [0, 1])
+    expected, _ = answered(tiny, module, [1, 1])
+    save_prompt(tmp_path / "prompt", module(), {"about": "this"}, index=1)
     saved = load_prompt(tmp_path / "prompt")
     assert saved.card == {"about": "this"}
-
-    class Loaded:
-        def injection(self):
-            return saved.injection
-
-    actual, _ = forward(tiny, Loaded(), [0, 0])
+    actual, _ = answered(tiny, lambda: saved.prompts, [0, 0])
     torch.testing.assert_close(actual, expected)
 
 
 @torch.no_grad()
 def test_greedy_and_beam_generation(method: Method, tiny: Backbone) -> None:
-    injection = build(method, tiny, [0, 1]).injection().on(torch.tensor([1, 0]))
+    prompts = build(method, tiny, [0, 1])()
     ids, mask = tiny.pad(tiny.tokenize(["one", "two and three"], 32)[0])
     for beams in (1, 2):
-        written = tiny.generate(ids, mask, injection, max_new_tokens=4, num_beams=beams)
+        written = tiny.generate(ids, mask, prompts, torch.tensor([1, 0]), max_new_tokens=4, num_beams=beams)
         assert written.shape[0] == 2
 
 
@@ -109,16 +106,16 @@ def test_greedy_and_beam_generation(method: Method, tiny: Backbone) -> None:
 def test_reparametrised_prefix_starts_near_its_initialisation(method: Method, tiny: Backbone) -> None:
     if not isinstance(method, PrefixTuning) or method.reparametrize is None:
         pytest.skip("for the reparametrised prefix")
-    made = build(method, tiny, [0]).injection()
-    direct = build(method.model_copy(update={"reparametrize": None}), tiny, [0]).injection()
-    for mine, theirs in zip(made.cross.keys, direct.cross.keys, strict=True):
-        assert (mine - theirs).abs().max() < 0.05 * theirs.abs().max()
+    made = build(method, tiny, [0])()
+    direct = build(method.model_copy(update={"reparametrize": None}), tiny, [0])()
+    mine, theirs = made.tensors["cross.keys"], direct.tensors["cross.keys"]
+    assert (mine - theirs).abs().max() < 0.05 * theirs.abs().max()
 
 
-@pytest.mark.parametrize("large", [T5Config(d_model=1024, d_kv=64, num_heads=16, num_layers=24, vocab_size=32128)])
-def test_numbers_of_t5_large(method: Method, large: T5Config) -> None:
-    shape = Shape.of(large)
-    assert PromptTuning(length=100).counts(shape).trained == 102_400
-    assert PrefixTuning(length=20).counts(shape).trained == 2_949_120
-    assert PrefixTuning(length=20, sites=("decoder",)).counts(shape).stored == 983_040
+def test_numbers_of_t5_large(method: Method) -> None:
+    sites = {name: Site(24, 16, 64, of="text") for name in ("encoder", "decoder", "cross")}
+    large: Any = SimpleNamespace(name="t5-large", sites=sites, width=1024)
+    assert PromptTuning(length=100).counts(large).trained == 102_400
+    assert PrefixTuning(length=20).counts(large).trained == 2_949_120
+    assert PrefixTuning(length=20, sites=("decoder",)).counts(large).stored == 983_040
     assert set(METHODS) == {"prefix-tuning", "prompt-tuning"}

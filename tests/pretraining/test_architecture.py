@@ -7,7 +7,7 @@ import pytest
 import torch
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 
-from preface.backbones.t5 import EMBEDDED
+from preface.backbones.load import EMBEDDED
 from preface.errors import UserError
 from preface.pretraining.architecture import SHAPES, Architecture, load_architecture
 

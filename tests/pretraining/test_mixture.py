@@ -7,7 +7,7 @@ import pytest
 import torch
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from preface.backbones.t5 import EMBEDDED
+from preface.backbones.load import EMBEDDED
 from preface.errors import UserError
 from preface.pretraining.mixture import (
     IGNORED,
@@ -86,7 +86,7 @@ def test_sentinels_are_those_of_the_tokenizer(tokenizer: PreTrainedTokenizerBase
 
 def told(rows: int, name: str) -> list[list[Example]]:
     return [
-        [Example(f"{wording} {name} {'word ' * (row % 7)}{row}", name) for row in range(rows)]
+        [Example.of(f"{wording} {name} {'word ' * (row % 7)}{row}", name) for row in range(rows)]
         for wording in ("judge:", "what is it?")
     ]
 
@@ -111,12 +111,12 @@ def test_instructions_are_mixed_by_size_in_all_wordings(tokenizer: PreTrainedTok
 
 
 def test_long_instructions_are_cut_to_the_input_length(tokenizer: PreTrainedTokenizerBase) -> None:
-    tasks = {"long": [[Example("word " * 200, "yes")]]}
+    tasks = {"long": [[Example.of("word " * 200, "yes")]]}
     assert Instructions(tasks, tokenizer, 32, seed=0).batch(0, 2).inputs.shape == (2, 32)
 
 
 def test_rows_of_a_step_are_of_like_length(tokenizer: PreTrainedTokenizerBase) -> None:
-    tasks = {"mixed": [[Example("word " * size, "yes") for size in range(1, 60)]]}
+    tasks = {"mixed": [[Example.of("word " * size, "yes") for size in range(1, 60)]]}
     objective = Instructions(tasks, tokenizer, 64, seed=0)
     batches = [objective.batch(step, 16) for step in range(16)]
     real = sum(int(batch.mask.sum()) for batch in batches if batch.mask is not None)

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from preface.errors import UserError
-from preface.prompts import Injection
+from preface.prompts import Prompts
 from preface.records.checkpoint import KEEP, load_prompt, load_state, save_prompt, save_state
 
 
@@ -64,7 +64,7 @@ def test_a_half_written_folder_does_not_count(tmp_path: Path) -> None:
 
 
 def test_an_altered_prompt_is_refused(tmp_path: Path) -> None:
-    save_prompt(tmp_path / "p", Injection(embeddings=torch.ones(1, 2, 3)), {"words": ["a"]})
+    save_prompt(tmp_path / "p", Prompts({"embeddings": torch.ones(1, 2, 3)}), {"words": ["a"]})
     assert load_prompt(tmp_path / "p").card == {"words": ["a"]}
     card = json.loads((tmp_path / "p" / "prompt.json").read_text())
     (tmp_path / "p" / "prompt.json").write_text(json.dumps(card | {"words": ["b"]}))
@@ -74,6 +74,6 @@ def test_an_altered_prompt_is_refused(tmp_path: Path) -> None:
 
 def test_saving_again_replaces(tmp_path: Path) -> None:
     for value in (1.0, 2.0):
-        save_prompt(tmp_path / "p", Injection(embeddings=torch.full((1, 2, 3), value)), {})
-    assert float(load_prompt(tmp_path / "p").injection.embeddings.mean()) == 2.0
+        save_prompt(tmp_path / "p", Prompts({"embeddings": torch.full((1, 2, 3), value)}), {})
+    assert float(load_prompt(tmp_path / "p").prompts.embeddings.mean()) == 2.0
     assert [path.name for path in tmp_path.iterdir()] == ["p"]

@@ -44,6 +44,10 @@ def texts(examples: list[Example]) -> list[str]:
     return [example.text for example in examples]
 
 
+def pairs(examples: list[Example]) -> list[tuple[str, str | None]]:
+    return [(example.text, example.label) for example in examples]
+
+
 def fails(call: Any, *given: Any, **named: Any) -> str:
     def done() -> None:
         result = call(*given, **named)

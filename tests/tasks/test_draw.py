@@ -9,11 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from preface.tasks import Example
-from preface.tasks.draw import draw, folded
+from preface.tasks.split import draw, folded
 from tests.tasks.making import task
 
 EXAMPLES = st.lists(
-    st.builds(Example, st.text("aAb ", min_size=1, max_size=3), st.sampled_from(["bad", "good"])), max_size=60
+    st.builds(Example.of, st.text("aAb ", min_size=1, max_size=3), st.sampled_from(["bad", "good"])), max_size=60
 )
 
 
@@ -39,7 +39,7 @@ def test_hold_outs_of_one_part_divide_it(rows: list[Example], size: int, test: i
 def test_draws_are_the_same_everywhere() -> None:
     def drawn(seed: int, split: str = "test", **rule: Any) -> list[int]:
         rules = {"train": {"part": "train"}, "test": {"part": "train", "seed": seed, **rule}}
-        examples = [Example(str(i), "bad" if i % 4 else "good") for i in range(40)]
+        examples = [Example.of(str(i), "bad" if i % 4 else "good") for i in range(40)]
         return [int(row.text) for row in draw(task(splits=rules), split, lambda _: examples)]  # type: ignore[arg-type]
 
     # these very numbers: another platform or version of Python must not change anyone's splits
@@ -52,7 +52,7 @@ def test_draws_are_the_same_everywhere() -> None:
 @given(st.lists(st.integers(1, 400), min_size=2, max_size=9), st.sampled_from([50, 1000]))
 def test_shares_of_each_label(counts: list[int], size: int) -> None:
     words = {str(i): f"word {i}" for i in range(len(counts))}
-    examples = [Example(f"{i} {n}", words[str(i)]) for i, count in enumerate(counts) for n in range(count)]
+    examples = [Example.of(f"{i} {n}", words[str(i)]) for i, count in enumerate(counts) for n in range(count)]
     rules = {"train": {"part": "train"}, "validation": {"part": "train", "share": 0.1, "size": size}}
     held = draw(task(labels=words, splits=rules), "validation", lambda _: examples)
     got = Counter(row.label for row in held)

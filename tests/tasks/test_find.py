@@ -15,7 +15,7 @@ import pytest
 import yaml
 
 from preface.tasks import Example, Task, find, list_tasks, load_split
-from tests.tasks.making import fails, jsonl, rows, task, texts
+from tests.tasks.making import fails, jsonl, pairs, rows, task, texts
 from tests.tasks.test_task import SHIPPED
 
 # Where rows come from
@@ -82,7 +82,7 @@ def test_texts_and_labels_in_two_files(tmp_path: Path) -> None:
     )
     (folder / "test_labels.txt").write_text("2\n1\n0\n")
     split = load_split("tweets", "test", data=tmp_path)
-    assert split.examples == [Example("so\u2028good", "positive"), Example("bad", "negative")]
+    assert split.examples == [Example.of("so\u2028good", "positive"), Example.of("bad", "negative")]
     assert [(Path(source.name).name, source.rows) for source in split.sources] == [
         ("test_text.txt", 3),
         ("test_labels.txt", 3),
@@ -95,27 +95,27 @@ def test_files_as_their_authors_distribute_them(tmp_path: Path) -> None:
     (tmp_path / "sst2").mkdir()
     (tmp_path / "sst2" / "dev.tsv").write_text('sentence\tlabel\n"it \'s a charm \t1\nbleak "\t0\n')
     assert load_split("sst2", "test", data=tmp_path).examples == [
-        Example("\"it 's a charm", "positive"),
-        Example('bleak "', "negative"),
+        Example.of("\"it 's a charm", "positive"),
+        Example.of('bleak "', "negative"),
     ]
     (tmp_path / "financial_phrasebank").mkdir()
     (tmp_path / "financial_phrasebank" / "Sentences_75Agree.txt").write_bytes(
         b"Sales in \xc5land rose , info@x.fi said .@positive\r\nNothing new .@neutral\r\n"
     )
     assert load_split("financial_phrasebank:agreement=75", "test", data=tmp_path).examples == [
-        Example("Sales in Åland rose , info@x.fi said .", "positive")
+        Example.of("Sales in Åland rose , info@x.fi said .", "positive")
     ]
     (tmp_path / "glue" / "CoLA").mkdir(parents=True)
     (tmp_path / "glue" / "CoLA" / "dev.tsv").write_text('gj04\t1\t\tWe "yelled".\ngj04\t0\t*\tWe yelled hoarse.\n')
     assert load_split("cola", "test", data=tmp_path).examples == [
-        Example('We "yelled".', "acceptable"),
-        Example("We yelled hoarse.", "unacceptable"),
+        Example.of('We "yelled".', "acceptable"),
+        Example.of("We yelled hoarse.", "unacceptable"),
     ]
     mrpc = '\ufeffQuality\t#1 ID\t#2 ID\t#1 String\t#2 String\r\n1\t8\t9\tHe said " so .\tSo he said .\r\n'
     (tmp_path / "glue" / "MRPC").mkdir()
     (tmp_path / "glue" / "MRPC" / "dev.tsv").write_bytes(mrpc.encode())
-    assert load_split("mrpc", "test", data=tmp_path).examples == [
-        Example('He said " so . Does that mean that So he said .', "yes")
+    assert pairs(load_split("mrpc", "test", data=tmp_path).examples) == [
+        ('He said " so . Does that mean that So he said .', "yes")
     ]
     jsonl(tmp_path / "semeval_twitter" / "train.jsonl", [
         {"text": '"I\\u2019m \\""""so\\"""" happy\\u002c \\""yes\\"""', "label": "positive"}
@@ -134,6 +134,41 @@ def test_shipped_tasks_are_listed_with_where_their_rows_are(tmp_path: Path) -> N
     assert {info.name: info.places for info in list_tasks()}["cr"]["test"] == "hub"
 
 
+def test_a_task_from_elsewhere_reads_nothing_outside(tmp_path: Path) -> None:
+    data, secret = tmp_path / "data", jsonl(tmp_path / "secret.jsonl", rows(4))
+    jsonl(data / "train.jsonl", rows(9))
+    jsonl(data / "test.jsonl", rows(4, "other"))
+    split = load_split(task(), "test", data=data, inside_only=True)
+    assert split == load_split(task(), "test", data=data)
+    assert load_split("film", "test", inside_only=True).examples
+    rules = {"test": {"part": "test"}}
+    hub = {"splits": {"test": "train"}}
+    for source in (
+        {"files": {"parts": {"test": str(secret)}}},
+        {"files": {"parts": {"test": "../secret.jsonl"}}},
+        {"files": {"parts": {"test": "C:\\secret.jsonl"}}},
+        {"files": {"parts": {"test": "test.jsonl"}, "format": "txt", "labels": {"test": "deep/../../secret.jsonl"}}},
+        {"files": {"parts": {"test": "test.jsonl", "train": str(secret)}}},
+        {"embedded": {"test": "../../../secret.jsonl"}},
+        {"hub": hub | {"id": str(tmp_path)}},
+        {"hub": hub | {"id": "a/b", "folder": "../secret"}},
+    ):
+        foreign = task(source=source, splits=rules)
+        message = fails(load_split, foreign, "test", data=data, inside_only=True)
+        assert message.startswith("mine: it comes from elsewhere and names ")
+        assert "secret" in message or str(tmp_path) in message
+    message = fails(load_split, task(folder=tmp_path), "test", data=data, inside_only=True)
+    assert f"names {tmp_path}, which is not in the data folder" in message
+
+
+def test_a_hub_name_from_elsewhere_is_no_local_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    jsonl(tmp_path / "mine" / "train.jsonl", rows(4))
+    monkeypatch.chdir(tmp_path)
+    foreign = task(source={"hub": {"id": "mine", "splits": {"test": "train"}}}, splits={"test": {"part": "test"}})
+    assert len(load_split(foreign, "test").examples) == 4
+    assert "names mine, which is not" in fails(load_split, foreign, "test", inside_only=True)
+
+
 # The hub
 
 
@@ -150,7 +185,7 @@ def test_a_local_folder_in_the_hubs_format(tmp_path: Path, folder: str | None) -
     jsonl(inner / "validation.jsonl", rows(3, "other", labels=3))
     each = hub_task(tmp_path, **({"folder": folder} if folder else {}))
     split = load_split(each, "test")
-    assert split.examples == [Example("other 0", "bad"), Example("other 1", "good")]
+    assert split.examples == [Example.of("other 0", "bad"), Example.of("other 1", "good")]
     assert [(source.rows, source.sha256, source.revision) for source in split.sources] == [(3, None, None)]
     assert split.sources[0].name == f"data {folder} validation" if folder else "data validation"
     assert len(load_split(each, "train").examples) == 20

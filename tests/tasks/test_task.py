@@ -10,9 +10,9 @@ import pytest
 import yaml
 
 from preface.errors import UserError
-from preface.tasks import Example, Row, Task, load_task
-from preface.tasks.example import label_of, text_of
+from preface.tasks import Row, Task, load_task
 from preface.tasks.registry import registered
+from preface.tasks.task import example_of, label_of
 
 SENTIMENT = {
     "company_news", "cr", "film", "financial_phrasebank", "imdb", "mpqa",
@@ -212,8 +212,9 @@ def test_the_template_takes_any_field_and_replacements() -> None:
         )
     )
     read = row(**{"a b": "one<br />x", "second": 2, "other": "<br />y", "label": 1, "text": "not used"})
-    assert text_of(task, read) == "{q} one x 2 |  y"
-    assert Example(text_of(task, read), label_of(task, read)).label == "good"
+    example = example_of(task, read, label_of(task, read))
+    assert (example.text, example.label) == ("{q} one x 2 | y", "good")
+    assert example.fields == {"text": "one x 2", "other": "y"}
 
 
 @pytest.mark.parametrize(
@@ -244,7 +245,7 @@ def test_label_values(value: Any, word: str | None) -> None:
 def test_fields_that_are_no_text(fields: dict[str, Any], said: str) -> None:
     task = Task.model_validate(definition(template="{text}{other}", replace={"gone": ""}))
     with pytest.raises(UserError) as caught:
-        text_of(task, row(**fields))
+        example_of(task, row(**fields), None)
     assert str(caught.value).startswith(said)
 
 

@@ -12,8 +12,8 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from preface.backbones.base import Backbone
 from preface.backbones.contexts import Inputs
-from preface.backbones.t5 import Backbone
 from preface.methods import Method, PrefixTuning, PromptTuning
 from preface.methods.init import Initializer
 from preface.tuning.step import Step
@@ -34,8 +34,8 @@ RATES = [0.1, 0.2, 0.05]
 
 
 def step_of(backbone: Backbone, method: Method, members: int = 3) -> Step:
-    bank = method.build(backbone, Initializer.parse("random"), range(members))
-    return Step(backbone, bank, Inputs(backbone, IDS, keep=bank.leaves_encoder), TARGETS)
+    module = method.build(backbone, Initializer.parse("random"), range(members))
+    return Step(backbone, module, Inputs(backbone, IDS, keep=module.leaves_reading), TARGETS)
 
 
 def as_on_a_gpu(step: Step) -> Repeating:
@@ -123,8 +123,8 @@ def elsewhere(step: Step) -> None:
         module.__dict__.pop("turned", None)  # a copy that other steps have made
         if isinstance(getattr(module, "preceding_bias", None), torch.Tensor):
             module.preceding_bias = module.preceding_bias.to("meta")
-    step.bank.to("meta")
-    step.parameters = dict(step.bank.named_parameters())
+    step.module.to("meta")
+    step.parameters = dict(step.module.named_parameters())
 
 
 BATCHES = [([[0, 1], [2, 3], [4, 5]], [0, 1, 2]), ([[0, 1], [2]], [0, 2])]
@@ -144,7 +144,7 @@ def test_a_recorded_step_neither_waits_nor_leaves_its_device(
     assert losses is not None
     assert losses.shape == (len(members),)
     assert [gradient.shape for gradient in gradients if gradient is not None] == [
-        p.shape for p in step.bank.parameters()
+        p.shape for p in step.module.parameters()
     ]
     assert on_the_cpu.found == []
 

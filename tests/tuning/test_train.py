@@ -13,10 +13,9 @@ import pytest
 import torch
 
 import preface
-from preface.backbones.t5 import Backbone, weights_hash
+from preface.backbones.base import Backbone, weights_hash
 from preface.errors import UserError
 from preface.methods import Method, PrefixTuning, PromptTuning
-from preface.records.checkpoint import tensors_of
 from preface.records.run import RECORD, Run
 from preface.terminal.interrupt import Interrupted
 from preface.tuning import population
@@ -47,7 +46,7 @@ def train(backbone: Backbone, task: Path | None, out: Path | None = None, **chan
 
 
 def prompts(run: Run) -> list[dict[str, torch.Tensor]]:
-    return [tensors_of(run.prompt(member.index).injection) for member in run.members]
+    return [run.prompt(member.index).prompts.tensors_of(0) for member in run.members]
 
 
 def losses(run: Run) -> list[list[float]]:
@@ -88,17 +87,17 @@ def test_a_population_learns_and_leaves_its_record(tiny: Backbone, finished: Run
     assert record["splits"]["train"]["rows"] + record["splits"]["validation"]["rows"] == 60
     assert record["recipe"]["steps"] == 12
     assert record["versions"]["torch"] == torch.__version__.split("+")[0] or record["versions"]["torch"]
-    assert record["result"]["trained_parameters"] == METHOD.counts(tiny.shape).trained
+    assert record["result"]["trained_parameters"] == METHOD.counts(tiny).trained
     assert (
         len((finished.folder / "predictions.jsonl").read_text().splitlines()) == record["splits"]["validation"]["rows"]
     )
-    assert tensors_of(finished.prompt().injection).keys() == prompts(finished)[finished.best.index].keys()
+    assert finished.prompt().prompts.tensors_of(0).keys() == prompts(finished)[finished.best.index].keys()
     first, last = losses(finished)[0], losses(finished)[-1]
     assert min(last) < min(first)
 
 
 def test_the_backbone_is_the_same_before_and_after(tiny: Backbone, data_file: Path, tmp_path: Path) -> None:
-    before = weights_hash(tiny.model, torch.float32)
+    before = weights_hash(tiny, torch.float32)
     train(tiny, data_file, tmp_path / "run", steps=3)
     train(
         tiny,
@@ -109,7 +108,7 @@ def test_the_backbone_is_the_same_before_and_after(tiny: Backbone, data_file: Pa
         optimizer="adafactor",
         dropout=0.1,
     )
-    assert weights_hash(tiny.model, torch.float32) == before
+    assert weights_hash(tiny, torch.float32) == before
 
 
 def test_a_member_trains_as_it_would_alone(tiny: Backbone, data_file: Path, finished: Run, tmp_path: Path) -> None:

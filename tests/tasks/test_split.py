@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from preface.tasks import Example, iter_examples, load_split, load_task
-from preface.tasks.draw import folded
+from preface.tasks.split import folded
 from tests.tasks.making import Rows, fails, jsonl, rows, task, texts
 
 # Splits
@@ -28,7 +28,7 @@ def test_splits_of_files(tmp_path: Path) -> None:
         "validation": 5,
         "test": 4,
     }
-    assert found["test"].examples[:2] == [Example("other 0", "bad"), Example("other 1", "good")]
+    assert found["test"].examples[:2] == [Example.of("other 0", "bad"), Example.of("other 1", "good")]
     for name, path, count in (("train", train, 30), ("validation", train, 30), ("test", test, 4)):
         (source,) = found[name].sources
         assert (found[name].task, found[name].split, found[name].skipped) == ("mine", name, [])
@@ -105,7 +105,36 @@ def test_another_field_is_taken_for_the_text(tmp_path: Path) -> None:
     assert next(iter_examples(named, tmp_path / "a.csv", encoding="utf-16"))[1].text == "x"
     (tmp_path / "b.csv").write_text("review\nx\n")
     message = fails(iter_examples, load_task("sst2"), tmp_path / "b.csv")
-    assert message == f"{tmp_path}/b.csv line 2: has no field 'sentence'; its fields are 'review'; name the right one"
+    said = f"{tmp_path}/b.csv line 1: has no field 'sentence'; its fields are 'review'; name the right one"
+    assert message == f'{said}, or give JSON Lines, such as {{"text": "…"}}'
+
+
+def piped(monkeypatch: pytest.MonkeyPatch, content: str) -> list[tuple[str, str]]:
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(content.encode())))
+    return [(row.place, example.text) for row, example in iter_examples(load_task("sst2"), "-")]
+
+
+@pytest.mark.parametrize("content", ["a good film", "a good film\n", "a good film\nand a bad one\n", "good, bad\n"])
+def test_plain_text_on_standard_input_is_no_table(monkeypatch: pytest.MonkeyPatch, content: str) -> None:
+    message = fails(piped, monkeypatch, content)
+    assert message.startswith("standard input line 1: has no field 'sentence'; its fields are ")
+    assert message.endswith('or give JSON Lines, such as {"text": "…"}')
+
+
+def test_json_on_standard_input(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert piped(monkeypatch, '"a good film"\n') == [("standard input line 1", "a good film")]
+    assert piped(monkeypatch, '"text"\n"a good film"\n') == [("standard input line 2", "a good film")]
+    assert piped(monkeypatch, '[\n{"sentence": "one", "label": 0},\n{"sentence": "two"}]\n') == [
+        ("standard input item 1", "one"),
+        ("standard input item 2", "two"),
+    ]
+    assert piped(monkeypatch, '["one", {"text": "two"}]') == [
+        ("standard input item 1", "one"),
+        ("standard input item 2", "two"),
+    ]
+    assert fails(piped, monkeypatch, '["one", 2]').startswith("standard input item 2: is neither an object, such as")
+    assert fails(piped, monkeypatch, '["one"').startswith("standard input line 1: is not JSON at column 7")
+    assert piped(monkeypatch, "") == piped(monkeypatch, "[]") == piped(monkeypatch, "text\n") == []
 
 
 def test_bad_rows_of_a_stream(tmp_path: Path) -> None:

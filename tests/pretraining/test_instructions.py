@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from preface.tasks import Example, Task, load_split, load_task
-from preface.tasks.instructions import answers_of, crop, load_instructions, mixing_rates
-from tests.tasks.making import fails, jsonl, rows, task, texts
+from preface.pretraining.instructions import answers_of, crop, load_instructions, mixing_rates
+from preface.tasks import Task, load_split, load_task
+from tests.tasks.making import fails, jsonl, pairs, rows, task, texts
 from tests.tasks.test_task import SENTIMENT, SHIPPED
 
 REVIEWS = {"imdb", "cr", "sst2", "film", "reviews"}
@@ -32,10 +32,10 @@ def test_instructions_of_shipped_tasks(name: str) -> None:
         assert 4 <= len(templates) <= 8
         assert ("sentiment: {text}" in templates) == (name in SENTIMENT)
         assert ("review sentiment: {text}" in templates) == (name in REVIEWS)
-        named = {field for _, field in each.pieces if field}
+        named = set(each.wording.names)
         for instruction in each.instructions:
             assert set(answers_of(each, instruction)) == set(each.label_words)
-            assert {field for _, field in instruction.pieces if field} == named
+            assert set(instruction.wording.names) == named
             _, options, listed = instruction.template.partition("OPTIONS:")
             assert (
                 not options or "{" in listed or all(word in listed for word in answers_of(each, instruction).values())
@@ -50,9 +50,9 @@ def test_the_same_rows_under_each_instruction(tmp_path: Path) -> None:
     for split in ("train", "validation", "test"):
         own = load_split(each, split, data=tmp_path).examples
         first, second = load_instructions(each, split, data=tmp_path)
-        assert first == [Example(f"kind: {row.text}", row.label) for row in own]
+        assert pairs(first) == [(f"kind: {row.text}", row.label) for row in own]
         answer = {"good": "yes", "bad": "no"}
-        assert second == [Example(f"{row.text} {{Good}}?", answer[str(row.label)]) for row in own]
+        assert pairs(second) == [(f"{row.text} {{Good}}?", answer[str(row.label)]) for row in own]
 
 
 def test_several_fields_and_replacements(tmp_path: Path) -> None:
@@ -64,16 +64,16 @@ def test_several_fields_and_replacements(tmp_path: Path) -> None:
         splits={"test": {"part": "test"}},
         instructions=["{b b}: {a}{{}}", "{b b}?"],
     )
-    assert load_instructions(each, "test", data=tmp_path) == [
-        [Example("two: one{}", "good")],
-        [Example("two?", "good")],
+    assert [pairs(examples) for examples in load_instructions(each, "test", data=tmp_path)] == [
+        [("two: one{}", "good")],
+        [("two?", "good")],
     ]
 
 
 def test_a_task_without_instructions_has_one_with_its_label_words(tmp_path: Path) -> None:
     jsonl(tmp_path / "test.jsonl", rows(1))
     (only,) = load_instructions(task(), "test", data=tmp_path)
-    assert only == [Example("text 0\nOptions: bad, good.\nAnswer:", "bad")]
+    assert pairs(only) == [("text 0\nOptions: bad, good.\nAnswer:", "bad")]
     braces = task(labels={"0": "{", "1": "b"})
     assert texts(load_instructions(braces, "test", data=tmp_path)[0]) == ["text 0\nOptions: {, b.\nAnswer:"]
 

@@ -6,12 +6,11 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-import torch
-
-from preface.backbones.t5 import Backbone
+from preface.backbones.base import Backbone
 from preface.methods import METHODS, Method, PrefixTuning
 from preface.methods.init import Initializer
 from preface.options import validated
+from preface.tuning.step import answers_of
 
 
 def list_methods(
@@ -23,7 +22,7 @@ def list_methods(
     for name, method in METHODS.items():
         variants: list[dict[str, Any]] = [{}]
         if method is PrefixTuning:
-            variants.append({"reparametrize": backbone.shape.d_model})
+            variants.append({"reparametrize": backbone.width})
         for variant in variants:
             fields = {
                 "length": length,
@@ -35,7 +34,7 @@ def list_methods(
             receiving = _gradient_receiving(backbone, configured)
             rows.append(
                 {"method": name, "summary": method.summary, "length": configured.length, **variant}
-                | asdict(configured.counts(backbone.shape))
+                | asdict(configured.counts(backbone))
                 | {"gradient_receiving": receiving}
             )
     return rows
@@ -43,9 +42,9 @@ def list_methods(
 
 def _gradient_receiving(backbone: Backbone, method: Method) -> int:
     """How many of one prompt's trained numbers have a gradient other than zero after one backward pass."""
-    bank = method.build(backbone, Initializer.parse(method.init), [0])
+    module = method.build(backbone, Initializer.parse(method.init), [0])
     inputs, mask = backbone.pad(backbone.tokenize(["a frozen book and its preface"], 32)[0])
-    labels = torch.tensor(backbone.tokenize(["positive"], 8)[0])
-    injection = bank.injection()
-    backbone.losses(backbone.encode(inputs, mask, injection), labels, injection).mean().backward()
-    return sum(int((p.grad != 0).sum()) for p in bank.parameters() if p.grad is not None)
+    answers, labels = answers_of(backbone.tokenize(["positive"], 8)[0], backbone.lead_in)
+    prompts = module()
+    backbone.losses(backbone.read(inputs, mask, prompts), answers, labels, prompts).mean().backward()
+    return sum(int((p.grad != 0).sum()) for p in module.parameters() if p.grad is not None)

@@ -4,22 +4,15 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from preface.errors import UserError
-from preface.tasks.example import Example
-from preface.tasks.load import load_split, load_task
-from preface.tasks.task import Instruction, Task
-from preface.tasks.wording import listed
+from preface.tasks import Example, Task, load_split, load_task
+from preface.tasks.lines import listed
+from preface.tasks.task import Instruction
 
-MARK = "\0"
-"""Set around the fields of a text to find them again; files with a NUL byte in a field are refused."""
 SENTENCE_END = re.compile(r"""[.!?…]["'’”)\]]*$""")
-
-Fields = dict[str, str]
-Labelled = tuple[Fields, str]
-"""The fields of a row, and its label word."""
 
 
 def load_instructions(
@@ -40,21 +33,21 @@ def load_instructions(
     Raises UserError as `load_split` does, and if an instruction's answers are not for the task's label words.
     """
     task = load_task(task)
-    return worded(task, read_rows(task, split, data), cap=cap, words=words, seed=seed)
+    return worded(task, load_split(task, split, data=data).examples, cap=cap, words=words, seed=seed)
 
 
 def worded(
-    task: Task, rows: list[Labelled], *, cap: int | None = 30_000, words: int | None = None, seed: int = 0
+    task: Task, examples: Sequence[Example], *, cap: int | None = 30_000, words: int | None = None, seed: int = 0
 ) -> list[list[Example]]:
-    """Rows, as `read_rows` gives them, under each instruction of the task; see `load_instructions`."""
+    """Examples of the task under each of its instructions; see `load_instructions`."""
     instructions = task.instructions or (generic(task),)
     answers = [answers_of(task, instruction) for instruction in instructions]
     rng = random.Random(seed)
-    if cap is not None and len(rows) > cap:
-        ranks = [rng.random() for _ in rows]
-        rows = [rows[i] for i in sorted(sorted(range(len(rows)), key=ranks.__getitem__)[:cap])]
+    if cap is not None and len(examples) > cap:
+        ranks = [rng.random() for _ in examples]
+        examples = [examples[i] for i in sorted(sorted(range(len(examples)), key=ranks.__getitem__)[:cap])]
     return [
-        [Example(filled(instruction, _cropped(fields, words, rng)), given[label]) for fields, label in rows]
+        [Example(_cropped(each.fields, words, rng), given[str(each.label)], instruction.wording) for each in examples]
         for instruction, given in zip(instructions, answers, strict=True)
     ]
 
@@ -104,38 +97,7 @@ def crop(text: str, words: int, rng: random.Random) -> str:
     return " ".join(tokens[start : start + words])
 
 
-def marked(task: Task) -> Task:
-    """The task with marks around the fields of its texts, so that `fields_of` finds them again.
-
-    Its texts are the same but for the marks, so its splits draw the same rows.
-    """
-    template = "".join(
-        _literal(literal) + ("" if field is None else f" {MARK} {{{field}}} {MARK} ") for literal, field in task.pieces
-    )
-    return Task.model_validate(task.model_dump(exclude_unset=True) | {"template": template, "instructions": ()})
-
-
-def fields_of(task: Task, text: str) -> Fields:
-    """The fields that the task's template names, of a text of the marked task."""
-    names = [field for _, field in task.pieces if field is not None]
-    values = [value.strip() for value in text.split(MARK)[1::2]]
-    if len(values) != len(names):
-        raise UserError(f"{task.name}: a text holds a NUL byte ('{values[0][:40]}…'); take it out")
-    return dict(zip(names, values, strict=True))
-
-
-def read_rows(task: Task, split: str, data: str | Path | None = None) -> list[Labelled]:
-    """The fields that the task's template names, and the label word, of each row of a split."""
-    examples = load_split(marked(task), split, data=data).examples
-    return [(fields_of(task, example.text), str(example.label)) for example in examples]
-
-
-def filled(instruction: Instruction | Task, fields: Fields) -> str:
-    """The text of a row under an instruction, or under the task's own template."""
-    return "".join(literal + (fields[field] if field else "") for literal, field in instruction.pieces).strip()
-
-
-def _cropped(fields: Fields, words: int | None, rng: random.Random) -> Fields:
+def _cropped(fields: Mapping[str, str], words: int | None, rng: random.Random) -> Mapping[str, str]:
     return fields if words is None else {name: crop(value, words, rng) for name, value in fields.items()}
 
 

@@ -1,7 +1,7 @@
-"""Attention that reads an injection: one function for T5's self-attention, one module for its cross-attention.
+"""T5's attention, which reads prompts: one function for self-attention, one module for cross-attention.
 
 Transformers lets a program register an attention function by name and hands unknown keyword arguments of `forward`
-down to it. Reading the injection's keys and values here gives every T5-family model prefix tuning at every site:
+down to it. Reading the prompts' keys and values here gives every T5-family model prefix tuning at every site:
 no fork of the model's code, no key-value cache, gradient checkpointing and `torch.compile` intact.
 """
 
@@ -17,14 +17,15 @@ from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 from transformers.models.t5.modeling_t5 import T5Attention
 
 from preface.backbones import products
-from preface.prompts import Injection, Site, Worn
+from preface.backbones.frozen import refuse_gradient
+from preface.prompts import Prefix, Prompts
 
 NAME = "preface"
 """The name under which the function is registered: `attn_implementation="preface"`."""
 SHORT = 256
 """Keys up to which plain products beat torch's fused kernel on a CPU (docs/performance.md)."""
 
-Biases = dict[Site, Tensor | None]
+Biases = dict[str, Tensor | None]
 """What is added to the scores at each site: built by a stack's first layer, read by the others."""
 
 
@@ -37,44 +38,45 @@ def attention(
     dropout: float = 0.0,
     scaling: float | None = None,
     position_bias: Tensor | None = None,  # [1, H, q, k]
-    injection: Injection | None = None,
+    prompts: Prompts | None = None,
+    rows: Tensor | None = None,  # [B]
     query_positions: Tensor | None = None,  # [q] or [B, q]
     biases: Biases | None = None,
     **_: Any,
 ) -> tuple[Tensor, None]:
-    """Self-attention of T5 with the keys and values of `injection` before its own; returns `[B, q, H, d_kv]`.
+    """Self-attention of T5 with the keys and values of each row's prompt before its own; returns `[B, q, H, d_kv]`.
 
     `query_positions` is the position of each query in its sequence, needed only where several sequences are packed
-    into one (`labelling.score`), or where a sequence begins with padding. Without `biases` each layer builds its own.
+    into one (`tree`), or where a sequence begins with padding. Without `biases` each layer builds its own.
     """
-    site: Site = "decoder" if module.is_decoder else "encoder"
-    worn = injection.worn(site, module.layer_idx, query) if injection is not None else None
+    site = "decoder" if module.is_decoder else "encoder"
+    prefix = prompts.at(site, module.layer_idx, query, rows) if prompts is not None else None
     biases = {} if biases is None else biases
     if site not in biases:
         table = module.preceding_bias
         if site == "decoder" and query_positions is not None:  # a tree of words: places are no positions
-            distance = query_positions[:, None] - query_positions[None, :]
-            position_bias = _at_distance(table, distance)[None].to(query.dtype)  # [1, H, q, q]
-        if worn is not None and query_positions is None:
+            distance = query_positions[..., :, None] - query_positions[..., None, :]
+            position_bias = _by_row(_at_distance(table, distance), query_positions).to(query.dtype)  # [1 or B, H, q, q]
+        if prefix is not None and query_positions is None:
             # with a cache, the queries are the last q of k tokens
             query_positions = torch.arange(key.shape[2] - query.shape[2], key.shape[2], device=query.device)
-        before = None if worn is None else _prefix_bias(worn, table, query_positions, query.dtype)
-        biases[site] = _bias(before, worn, _own_bias(attention_mask, position_bias, query.dtype), key)
-    keys, values = (worn.keys, worn.values) if worn is not None else (None, None)
+        before = None if prefix is None else _prefix_bias(prefix, table, query_positions, query.dtype)
+        biases[site] = _bias(before, prefix, _own_bias(attention_mask, position_bias, query.dtype), key)
+    keys, values = (prefix.keys, prefix.values) if prefix is not None else (None, None)
     if query.device.type == "cpu" and key.shape[2] <= SHORT and dropout == 0:
         query = query if scaling in (None, 1.0) else query * scaling
         output = products.self_attention(query, key, value, keys, values, biases[site])  # [B, H, q, d_kv]
     else:
-        output = _fused(query, key, value, worn, biases[site], dropout, scaling)
+        output = _fused(query, key, value, prefix, biases[site], dropout, scaling)
     return output.transpose(1, 2), None
 
 
 def _fused(
-    query: Tensor, key: Tensor, value: Tensor, worn: Worn | None, bias: Tensor | None, dropout: float, scaling: Any
+    query: Tensor, key: Tensor, value: Tensor, prefix: Prefix | None, bias: Tensor | None, dropout: float, scaling: Any
 ) -> Tensor:
     """Attention by torch's own kernel; `[B, H, q, d_kv]`."""
-    if worn is not None:
-        keys, values = worn.by_row()
+    if prefix is not None:
+        keys, values = prefix.by_row()
         key, value = torch.cat([keys, key], dim=2), torch.cat([values, value], dim=2)
     return functional.scaled_dot_product_attention(
         query, key, value, attn_mask=bias, dropout_p=dropout, scale=1.0 if scaling is None else scaling
@@ -100,7 +102,8 @@ class CrossAttention(nn.Module):
         hidden_states: Tensor,  # [B, S, d]
         mask: Tensor | None = None,  # [B, 1, 1, m]
         key_value_states: Tensor | None = None,  # [B, m, d]
-        injection: Injection | None = None,
+        prompts: Prompts | None = None,
+        rows: Tensor | None = None,  # [B]
         biases: Biases | None = None,
         **_: Any,
     ) -> tuple[Tensor, None, None]:
@@ -108,16 +111,18 @@ class CrossAttention(nn.Module):
         assert key_value_states is not None
         states = key_value_states
         query = self.q(hidden_states).unflatten(-1, (self.heads, self.d_kv)).transpose(1, 2)  # [B, H, S, d_kv]
-        worn = injection.worn("cross", self.layer_idx, query) if injection is not None else None
+        prefix = prompts.at("cross", self.layer_idx, query, rows) if prompts is not None else None
         biases = {} if biases is None else biases
         if "cross" not in biases:  # T5's cross-attention knows no positions
-            before = None if worn is None else _prefix_bias(worn, None, None, query.dtype)
-            biases["cross"] = _bias(before, worn, _own_bias(mask, None, query.dtype), states[:, None])
+            before = None if prefix is None else _prefix_bias(prefix, None, None, query.dtype)
+            biases["cross"] = _bias(before, prefix, _own_bias(mask, None, query.dtype), states[:, None])
         dropout = self.dropout if self.training else 0.0
         few, many = query.shape[2], states.shape[1]
         # operations: few · d · H (e + m) against m · d · H · e
         if few * (1 + many / self.d_kv) < many and dropout == 0:
-            keys, values = (worn.keys, worn.values) if worn is not None else (None, None)
+            keys, values = (prefix.keys, prefix.values) if prefix is not None else (None, None)
+            refuse_gradient(self.k.weight)  # these two are no layers here
+            refuse_gradient(self.v.weight)
             output = products.cross_attention(
                 query, states, self.k.weight, self.v.weight, keys, values, biases["cross"]
             )
@@ -125,7 +130,7 @@ class CrossAttention(nn.Module):
             key, value = (
                 project(states).unflatten(-1, (self.heads, self.d_kv)).transpose(1, 2) for project in (self.k, self.v)
             )  # [B, H, m, d_kv]
-            output = _fused(query, key, value, worn, biases["cross"], dropout, 1.0)
+            output = _fused(query, key, value, prefix, biases["cross"], dropout, 1.0)
         return self.o(output.transpose(1, 2).flatten(2)), None, None
 
 
@@ -139,11 +144,11 @@ def _own_bias(mask: Tensor | None, position_bias: Tensor | None, dtype: torch.dt
     return torch.where(mask, seen, torch.finfo(dtype).min).to(dtype)
 
 
-def _bias(before: Tensor | None, worn: Worn | None, own: Tensor | None, key: Tensor) -> Tensor | None:
+def _bias(before: Tensor | None, prefix: Prefix | None, own: Tensor | None, key: Tensor) -> Tensor | None:
     """The biases of n prefix keys and of the k others, `key` `[B, ·, k, ·]`, in one tensor, where there are any."""
-    if worn is None or (before is None and own is None):
+    if prefix is None or (before is None and own is None):
         return own
-    n, k = worn.keys.shape[2], key.shape[2]
+    n, k = prefix.length, key.shape[2]
     before = key.new_zeros(1, 1, 1, n) if before is None else before
     own = key.new_zeros(1, 1, 1, k) if own is None else own
     shape = torch.broadcast_shapes(before.shape[:3], own.shape[:3])
@@ -155,19 +160,25 @@ def _at_distance(table: Tensor, distance: Tensor) -> Tensor:
     return table[:, distance.clamp(0, table.shape[1] - 1)]
 
 
-def _prefix_bias(worn: Worn, table: Tensor | None, query_positions: Tensor | None, dtype: torch.dtype) -> Tensor | None:
+def _by_row(bias: Tensor, query_positions: Tensor) -> Tensor:
+    """`[H, q, k]` to `[1, H, q, k]`, where all rows have the same positions, or `[H, B, q, k]` to `[B, H, q, k]`."""
+    return bias[None] if query_positions.dim() == 1 else bias.transpose(0, 1)
+
+
+def _prefix_bias(
+    prefix: Prefix, table: Tensor | None, query_positions: Tensor | None, dtype: torch.dtype
+) -> Tensor | None:
     """The bias of the prefix's keys, `[B or 1, H or 1, q or 1, n]`; None where it is nothing but zeros."""
-    prefix = worn.prefix
     bias = None
     if table is not None and query_positions is not None:  # [H, distances]
         places = torch.arange(prefix.length, 0, -1, device=table.device)  # the last key stands 1 before token 0
         distance = query_positions[..., None] + places  # [q, n] or [B, q, n]
         bias = _at_distance(table, distance).to(dtype)  # [H, q, n] or [H, B, q, n]
-        bias = bias[None] if query_positions.dim() == 1 else bias.transpose(0, 1)  # [1 or B, H, q, n]
+        bias = _by_row(bias, query_positions)  # [1 or B, H, q, n]
         if prefix.relative is not None:
-            bias = bias * worn.spread(prefix.relative)[:, None, None, None].to(dtype)
+            bias = bias * prefix.of_rows(prefix.relative)[:, None, None, None].to(dtype)
     if prefix.mask is not None:
-        seen = worn.spread(prefix.mask)[:, None, None, :]  # [B, 1, 1, n]
+        seen = prefix.of_rows(prefix.mask)[:, None, None, :]  # [B, 1, 1, n]
         bias = torch.where(seen, 0.0 if bias is None else bias, torch.finfo(dtype).min).to(dtype)
     return bias
 

@@ -1,0 +1,343 @@
+"""What a backbone is: a frozen model that reads a text, and answers under any soft prompt.
+
+Reading makes a `Context`; answering goes on from one. Losses, the probabilities of label words and free generation
+stand on these two, so a model family is one file that says how it reads and how it answers.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from preface.backbones.frozen import FrozenLinear, cross_entropy, log_total, make_frozen
+from preface.backbones.tree import Trees
+from preface.prompts import Prompts
+
+SEEN = "preface_seen_tasks"
+"""Where a model's configuration lists the tasks whose labelled examples it was trained on, as far as Preface knows."""
+
+
+@dataclass(frozen=True)
+class Site:
+    """An attention site: where a prefix can go, and its sizes."""
+
+    layers: int
+    heads: int
+    """Of keys and values."""
+    width: int
+    """Numbers of a key or a value."""
+    of: Literal["text", "answer"]
+    """Which tokens its own keys and values are made of."""
+
+
+@dataclass(frozen=True)
+class Context:
+    """What a backbone knows of the texts of a batch once it has read them."""
+
+    states: Tensor
+    """`[B, m, w]`: w numbers a token (`Backbone.state_width`)."""
+    mask: Tensor
+    """`[B, m]`, 1 where a token is real."""
+
+
+class Backbone(ABC):
+    """A frozen model and its tokenizer. Its weights get no gradient and never change."""
+
+    attention: ClassVar[str]
+    """The attention implementation of Transformers that reads prompts."""
+
+    def __init__(
+        self, name: str, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, revision: str | None = None
+    ) -> None:
+        """
+        Args:
+            name: as it is named in records, or a path.
+            model: its weights are frozen, and its attention is replaced by the one that reads prompts.
+            revision: the commit on the hub that it came from.
+        """
+        self.name, self.revision, self.tokenizer = name, revision, tokenizer
+        self.model: Any = model.eval().requires_grad_(False)  # its submodules are its family's, which no type says
+        if model.config._attn_implementation != self.attention:
+            model.set_attn_implementation(self.attention)
+        self.kept: dict[str, Any] = {}  # contexts, by the texts they are of (`contexts`)
+        make_frozen(model)
+
+    # what a family says
+
+    @property
+    @abstractmethod
+    def sites(self) -> Mapping[str, Site]:
+        """Where prefixes can go."""
+
+    @property
+    @abstractmethod
+    def sizes(self) -> dict[str, int]:
+        """All sizes that a soft prompt must fit, as its card has them."""
+
+    @property
+    @abstractmethod
+    def embeddings(self) -> Tensor:
+        """The table of input embeddings, `[vocabulary, d]`."""
+
+    @property
+    @abstractmethod
+    def head(self) -> FrozenLinear:
+        """The projection onto the vocabulary, which reads what `answer` gives."""
+
+    @property
+    @abstractmethod
+    def state_width(self) -> int:
+        """w, the numbers that a context has a token."""
+
+    @property
+    @abstractmethod
+    def lead_in(self) -> tuple[int, ...]:
+        """The pieces that every answer begins after."""
+
+    @abstractmethod
+    def read(
+        self, input_ids: Tensor, mask: Tensor, prompts: Prompts | None = None, rows: Tensor | None = None
+    ) -> Context:
+        """Read texts.
+
+        Args:
+            input_ids, mask: `[B, T]`.
+            prompts, rows: the prompt of each row (`Prompts.at`).
+        """
+
+    @abstractmethod
+    def answer(
+        self,
+        context: Context,
+        input_ids: Tensor,
+        prompts: Prompts | None = None,
+        rows: Tensor | None = None,
+        mask: Tensor | None = None,
+        positions: Tensor | None = None,
+    ) -> Tensor:
+        """Go on from what was read.
+
+        Args:
+            context: of B texts.
+            input_ids: `[B, S]`.
+            prompts, rows: the prompt of each row.
+            mask: `[B, 1, S, S]`, which inputs each may see; None: those before it.
+            positions: of each input, `[S]` or `[B, S]`; None: one after the other.
+
+        Returns:
+            What the projection onto the vocabulary reads after each input, `[B, S, d]`.
+        """
+
+    @abstractmethod
+    def key_values(self, places: Mapping[str, Tensor], text: Tensor, mask: Tensor, answer: Tensor) -> dict[str, Tensor]:
+        """The keys and values that the model itself makes at some places.
+
+        Args:
+            places: for each site `[n, 2]`: row and token, of the text or of the answer (`Site.of`).
+            text, mask: what is read, embedded `[B, T, d]`, and `[B, T]`.
+            answer: what the answer reads, embedded `[B, S, d]`.
+
+        Returns:
+            `SITE.keys` and `SITE.values`, `[L, H, n, d_head]`, float32.
+        """
+
+    @abstractmethod
+    def generate(
+        self,
+        input_ids: Tensor,
+        mask: Tensor,
+        prompts: Prompts | None = None,
+        rows: Tensor | None = None,
+        **options: Any,
+    ) -> Tensor:
+        """Generated tokens `[B, S]`; `options` are Transformers' own (`num_beams`, `max_new_tokens`, …)."""
+
+    @abstractmethod
+    def common_pieces(self, count: int) -> list[int]:
+        """The ids of the commonest ordinary pieces, at most `count`."""
+
+    # what follows
+
+    @property
+    def device(self) -> torch.device:
+        return self.model.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.embeddings.dtype
+
+    @property
+    def width(self) -> int:
+        """d, the numbers of an input embedding."""
+        return self.embeddings.shape[1]
+
+    @property
+    def seen_tasks(self) -> tuple[str, ...]:
+        """Tasks whose labelled examples its training saw: none of them is a new domain for it. Empty if not known."""
+        return tuple(getattr(self.model.config, SEEN, ()))
+
+    @cached_property
+    def parameters(self) -> int:
+        """The number of the model's own parameters, all frozen."""
+        return sum(parameter.numel() for parameter in self.model.parameters())
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 of all weights, as bfloat16, so that a checkpoint loaded in either precision has one name."""
+        return weights_hash(self, torch.bfloat16)
+
+    @cached_property
+    def exact_fingerprint(self) -> str:
+        """SHA-256 of all that decides what the model computes: weights as they are, and the whole configuration."""
+        config = {name: value for name, value in self.model.config.to_dict().items() if name != "_name_or_path"}
+        text = json.dumps(config, sort_keys=True, default=str)
+        return hashlib.sha256((weights_hash(self, self.dtype) + text).encode()).hexdigest()
+
+    def embed(self, ids: Tensor) -> Tensor:
+        """`[...]` to `[..., d]`."""
+        return functional.embedding(ids, self.embeddings)
+
+    def logits(
+        self, context: Context, input_ids: Tensor, prompts: Prompts | None = None, rows: Tensor | None = None
+    ) -> Tensor:
+        """`[B, S, vocabulary]`: of the piece after each input `[B, S]`."""
+        logits: Tensor = self.head(self.answer(context, input_ids, prompts, rows))
+        return logits
+
+    def losses(
+        self,
+        context: Context,
+        input_ids: Tensor,
+        labels: Tensor,
+        prompts: Prompts | None = None,
+        rows: Tensor | None = None,
+        every_position: bool = False,
+    ) -> Tensor:
+        """−log of the probability of each label piece, 0 where there is none, float32.
+
+        The loss of `logits`, without them. No position is projected that has no label, unless `every_position` is,
+        which makes all shapes the same whatever the labels are.
+
+        Args:
+            input_ids: what the answer reads, `[B, S]`.
+            labels: the piece to come after each, −100 where none is learned, `[B, S]`. Best left on the CPU unless
+                `every_position`: counting them there keeps no device waiting.
+        """
+        hidden = self.answer(context, self.send(input_ids), prompts, rows).flatten(0, 1)  # [B * S, d]
+        flat = labels.flatten()
+        if every_position:
+            flat = self.send(flat)
+            pieces = cross_entropy(hidden, self.head, flat.clamp(min=0))
+            return pieces.masked_fill(flat == -100, 0.0).view_as(labels)
+        real = (flat != -100).nonzero().squeeze(1)  # [M]
+        if len(real) < len(flat):
+            places = self.send(real)
+            pieces = cross_entropy(hidden[places], self.head, self.send(flat[real]))
+            return pieces.new_zeros(len(flat)).index_add(0, places, pieces).view_as(labels)
+        return cross_entropy(hidden, self.head, self.send(flat)).view_as(labels)
+
+    def log_probabilities(
+        self,
+        context: Context,
+        trees: Trees,
+        which: Tensor | None = None,
+        prompts: Prompts | None = None,
+        rows: Tensor | None = None,
+    ) -> Tensor:
+        """Log-probabilities `[B, C]` of the words of a tree, −inf where a row's tree has fewer than C.
+
+        All words of a row lie in one answer, hidden from each other by a mask; each is scored as if it stood alone.
+
+        Args:
+            context: of B texts.
+            trees: V trees of words.
+            which: the tree of each row, `[B]`; None: all rows have the first.
+            prompts, rows: the prompt of each row.
+        """
+        size = len(context.mask)
+        which = torch.zeros(size, dtype=torch.long) if which is None else which
+        trees = trees.of_rows(which).to(self.device)
+        hidden = self.answer(context, trees.inputs, prompts, rows, trees.mask[:, None], trees.positions)  # [B, S, d]
+        totals = log_total(hidden.flatten(0, 1), self.head).view(size, -1)  # [B, S]
+        # the words' own logits in float32: rounded to bfloat16, different words would tie
+        own = hidden.gather(1, trees.places[..., None].expand(-1, -1, hidden.shape[2])).float()  # [B, K, d]
+        chosen = (own * self.head.weight[trees.pieces].float()).sum(-1)  # [B, K]
+        scores = totals.new_zeros(size, trees.words + 1)  # the last column takes what is padding
+        scores.scatter_add_(1, trees.owners, chosen - totals.gather(1, trees.places))
+        return scores[:, :-1].masked_fill(
+            trees.counts[:, None] <= torch.arange(trees.words, device=self.device), -torch.inf
+        )
+
+    @contextmanager
+    def training(self, dropout: float = 0.0, gradient_checkpointing: bool = False) -> Iterator[None]:
+        """Training mode with a dropout rate (0: the same function as in evaluation), and back."""
+        if not dropout and not gradient_checkpointing:
+            yield  # a model without dropout knows no difference
+            return
+        set_dropout(self.model, dropout)
+        if gradient_checkpointing:
+            self.model.activation_checkpointing_enable({"use_reentrant": False})
+            # Transformers makes the embeddings want a gradient, for the sake of the other kind of checkpointing
+            self.model.disable_input_require_grads()
+        self.model.train()
+        try:
+            yield
+        finally:
+            self.model.eval()
+            if gradient_checkpointing:
+                self.model.activation_checkpointing_disable()
+
+    def tokenize(self, texts: Sequence[str], max_tokens: int) -> tuple[list[list[int]], list[bool]]:
+        """Token ids of each text, ended by `</s>`, and whether it was cut to `max_tokens`."""
+        eos = self.model.config.eos_token_id
+        ids = self.tokenizer(list(texts), add_special_tokens=False, verbose=False)["input_ids"] if texts else []
+        cut = [len(item) > max_tokens - 1 for item in ids]
+        return [[*item[: max_tokens - 1], eos] for item in ids], cut
+
+    def pad(self, sequences: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
+        """Ids and mask `[B, T]`, padded on the right, on the model's device."""
+        length = max(map(len, sequences))
+        padding = self.model.config.pad_token_id
+        ids = torch.tensor([[*item, *[padding] * (length - len(item))] for item in sequences])
+        mask = torch.tensor([[1] * len(item) + [0] * (length - len(item)) for item in sequences])
+        return self.send(ids), self.send(mask)
+
+    def send(self, tensor: Tensor) -> Tensor:
+        """A tensor of the CPU on the model's device, without waiting for it."""
+        return send(tensor, self.device)
+
+
+def send(tensor: Tensor, device: torch.device) -> Tensor:
+    """A tensor on a device; from the CPU to a GPU without waiting for it."""
+    if device.type != "cuda" or tensor.is_cuda:
+        return tensor.to(device)
+    return tensor.pin_memory().to(device, non_blocking=True)
+
+
+def weights_hash(backbone: Backbone, dtype: torch.dtype) -> str:
+    """SHA-256 of a model's sizes and of all its weights, in `dtype`."""
+    digest = hashlib.sha256(repr(backbone.sizes).encode())
+    for name, weight in sorted(backbone.model.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(weight.to("cpu", dtype).contiguous().view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+def set_dropout(model: nn.Module, rate: float) -> None:
+    """The rate of every dropout in the model while it trains."""
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = rate
+        elif isinstance(getattr(module, "dropout", None), float):
+            module.dropout = rate  # type: ignore[assignment]

@@ -1,0 +1,174 @@
+"""Backbones by name: embedded in the package, in a folder, or on the Hugging Face hub."""
+
+from __future__ import annotations
+
+import ctypes
+import sys
+from difflib import get_close_matches
+from pathlib import Path
+from threading import Thread
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from transformers import AutoConfig, AutoModelForSeq2SeqLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils import logging as transformers_logging
+
+from preface.backbones import t5, t5_attention
+from preface.backbones.base import Backbone
+from preface.errors import UserError, first_line
+
+EMBEDDED = Path(__file__).parent
+DEFAULT = "nano"
+"""The backbone that ships inside the package."""
+SECONDS = 5.0
+"""How long the hub has to answer before it counts as out of reach; Transformers alone would retry for long."""
+
+
+def load_backbone(name_or_path: str | Path = DEFAULT, dtype: str = "auto", device: str = "auto") -> Backbone:
+    """Load and freeze a Transformers T5-family checkpoint (T5 v1.0, v1.1, LM-adapted, Flan, mT5).
+
+    Args:
+        name_or_path: the embedded backbone (`nano`), a folder, or a name on the Hugging Face hub.
+        dtype: `float32`, `bfloat16`, or `auto`: bfloat16 where the hardware multiplies it fast, else float32.
+            Never float16, in which T5 v1 overflows.
+        device: `auto` (a GPU if there is one), or any name that torch knows.
+
+    Raises:
+        UserError: no such checkpoint, not of the T5 family, or an unknown dtype or device.
+    """
+    t5_attention.register()
+    target = device_named(device)
+    if target.type == "cpu":
+        keep_freed_memory()
+    chosen = dtype_named(dtype, target)
+    model, tokenizer = load_checkpoint(name_or_path, chosen, attn_implementation=t5_attention.NAME)
+    model.to(target)  # type: ignore[arg-type]
+    return t5.T5Backbone(resolved(name_or_path), model, tokenizer, getattr(model.config, "_commit_hash", None))
+
+
+def resolved(name_or_path: str | Path) -> str:
+    """A name that means the same from any folder: an embedded or hub name as it is, a folder's whole path."""
+    path = checkpoint_path(name_or_path)
+    is_folder = Path(path).is_dir() and path == name_or_path
+    return str(Path(path).resolve()) if is_folder else str(name_or_path)
+
+
+def keep_freed_memory() -> None:
+    """Let glibc keep what is freed instead of handing it back: each step wants the same blocks again, zeroed anew."""
+    if sys.platform == "linux":
+        trim, mmap, largest = -1, -3, 32 * 2**20  # malloc.h's M_TRIM_THRESHOLD and M_MMAP_THRESHOLD, and its limit
+        mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # other C libraries have none
+        if mallopt is not None:
+            mallopt(mmap, largest)
+            mallopt(trim, 2**31 - 1)
+
+
+def embedded() -> list[str]:
+    """The names of the backbones that ship inside the package."""
+    return sorted(path.parent.name for path in EMBEDDED.glob("*/config.json"))
+
+
+def checkpoint_path(name_or_path: str | Path) -> str | Path:
+    """Where an embedded backbone lies; any other name or folder as it is."""
+    return EMBEDDED / name_or_path if str(name_or_path) in embedded() else name_or_path
+
+
+def load_checkpoint(
+    name_or_path: str | Path, dtype: torch.dtype, **options: Any
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """Model and tokenizer of a T5-family checkpoint, as `load_backbone` names it; `options` are Transformers' own.
+
+    Raises UserError as `load_backbone` does.
+    """
+    transformers_logging.disable_progress_bar()
+    path = checkpoint_path(name_or_path)
+    unreachable = None if Path(path).is_dir() else _ask_hub(str(name_or_path))
+    # without the hub its cache has to do; asking it anyway would mean retries for half a minute
+    source: dict[str, Any] = {"local_files_only": unreachable is not None}
+    try:
+        config = AutoConfig.from_pretrained(path, **source)
+        if config.model_type not in t5.FAMILIES:
+            raise UserError(
+                f"backbone {name_or_path}: a {config.model_type} model; Preface takes the T5 family "
+                f"({', '.join(t5.FAMILIES)})"
+            )
+        tokenizer = AutoTokenizer.from_pretrained(path, **source)
+        model = AutoModelForSeq2SeqLM.from_pretrained(path, dtype=dtype, **source, **options)
+    except (OSError, ValueError, SafetensorError) as error:
+        if unreachable is not None:
+            raise _unknown(name_or_path, f"in the hub's cache ({unreachable})") from error
+        raise UserError(
+            f"backbone {name_or_path}: cannot be loaded ({first_line(error)}); give a folder with config.json, weights "
+            f"and a tokenizer, a name on the Hugging Face hub, or `{DEFAULT}`, which ships with Preface"
+        ) from error
+    return model, tokenizer
+
+
+def _ask_hub(name: str) -> str | None:
+    """Why the hub cannot be asked for a model, None if it has it. Raises UserError if it says that it has none."""
+    from huggingface_hub import HfApi, constants
+    from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError
+
+    if constants.HF_HUB_OFFLINE:
+        return "HF_HUB_OFFLINE is set"
+    answers: list[Exception | None] = []
+
+    def ask() -> None:
+        try:
+            HfApi().model_info(name, timeout=SECONDS)
+            answers.append(None)
+        except Exception as error:
+            answers.append(error)
+
+    # in a thread, since looking up a host name has no time limit of its own
+    thread = Thread(target=ask, daemon=True)
+    thread.start()
+    thread.join(SECONDS)
+    match answers:
+        case [None]:
+            return None
+        case [RepositoryNotFoundError() | HFValidationError() as error]:
+            raise _unknown(name, "on the Hugging Face hub") from error
+        case [Exception() as error]:
+            return f"the Hugging Face hub is out of reach: {first_line(error)}"
+        case _:
+            return f"no answer from the Hugging Face hub within {SECONDS:.0f} seconds"
+
+
+def _unknown(name: str | Path, where: str) -> UserError:
+    near = get_close_matches(str(name), embedded(), n=1)
+    meant = f"; did you mean {near[0]}?" if near else ""
+    return UserError(f"backbone {name}: neither embedded ({', '.join(embedded())}), nor a folder, nor {where}{meant}")
+
+
+def device_named(name: str) -> torch.device:
+    """`auto` is a GPU if there is one. Raises UserError for a device that is not there."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise UserError(f"device {name}: not available here; `cpu` always is") from error
+    return device
+
+
+def dtype_named(name: str, device: torch.device) -> torch.dtype:
+    """`auto` is bfloat16 where the hardware multiplies it. Raises UserError for other names than the three."""
+    if name == "auto":
+        return torch.bfloat16 if bfloat16_is_fast(device) else torch.float32
+    dtypes = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+    if name not in dtypes:
+        raise UserError(f"dtype {name}: one of auto, {', '.join(dtypes)} (float16 overflows in T5)")
+    return dtypes[name]
+
+
+def bfloat16_is_fast(device: torch.device) -> bool:
+    """True where matrix products in bfloat16 run in hardware; elsewhere they are emulated, up to 90 x slower."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    if device.type == "cpu":
+        able = torch.cpu.get_capabilities()
+        return bool(able.get("avx512_bf16") or able.get("amx_bf16") or able.get("bf16"))
+    return False

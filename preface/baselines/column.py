@@ -1,0 +1,134 @@
+"""A column of an experiment's table: anything that gives cells for tasks. Each kind is one class in one file."""
+
+from __future__ import annotations
+
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from preface.backbones.base import Backbone
+from preface.backbones.load import load_backbone
+from preface.errors import UserError
+from preface.records.results import Cell
+from preface.tasks import Split, Task
+from preface.tasks.options import DataOptions
+from preface.tasks.registry import is_yaml, registered, split_reference
+
+SEPARATOR = " · "
+"""Between the parts of a column's name."""
+
+
+class Setting:
+    """What the columns of an experiment share: its folder, its data, and the backbone that is loaded."""
+
+    def __init__(
+        self,
+        folder: Path,
+        data: DataOptions,
+        dtype: str = "auto",
+        device: str = "auto",
+        backbone: Backbone | None = None,
+    ) -> None:
+        self.folder, self.data, self.dtype, self.device = folder, data, dtype, device
+        self._given = self._loaded = backbone
+        self._splits: dict[tuple[str, str, int | None], Split] = {}
+
+    def backbone(self, name: str) -> Backbone:
+        """The backbone of that name, loaded when first needed; only the last one stays in memory, and a given one."""
+        if self._given is not None and self._given.name == name:
+            return self._given
+        if self._loaded is None or self._loaded.name != name:
+            self._loaded = None
+            self._loaded = load_backbone(name, self.dtype, self.device)
+        return self._loaded
+
+    def task(self, spec: str, labels: Mapping[str, str | None] | None = None) -> Task:
+        """The task that `spec` names. A data file is read as the options of data files say, and if they name no label
+        words, with those in `labels`."""
+        base = split_reference(spec)[0]
+        if base in registered() or is_yaml(base):
+            return DataOptions().task(spec)
+        if self.data.label_words is None and labels is not None:
+            return self.data.model_copy(update={"label_words": dict(labels)}).task(spec)
+        return self.data.task(spec)
+
+    def split(self, task: Task, name: str, rows: int | None = None) -> Split:
+        """A split of a task, or `rows` of it; read once."""
+        key = task.name, name, rows
+        if key not in self._splits:
+            self._splits[key] = self.data.split(task, name, rows)
+        return self._splits[key]
+
+
+class Column(BaseModel, ABC):
+    """What one kind of column needs to know, and how it comes by its cells.
+
+    Where a field has the name of one of the experiment's, or of its recipe's, the experiment's value is the default.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    kind: ClassVar[str]
+    """As an experiment's YAML names it."""
+    name: str = ""
+    """In the table's head, before the values of the axes; default: the kind, or the method."""
+    varied: dict[str, Any] = {}
+    """The value of each axis along which the column is one of several."""
+
+    @property
+    def base(self) -> str:
+        """The name without the values of the axes."""
+        return self.name or self.kind
+
+    @property
+    def label(self) -> str:
+        """In the table's head: `prefix-tuning · length 5`."""
+        return SEPARATOR.join([self.base, *(axis_value(axis, value) for axis, value in self.varied.items())])
+
+    @property
+    def folder_name(self) -> str:
+        """The label as the name of a folder."""
+        return re.sub(r"[^\w.+]+", "-", self.label).strip("-.") or "column"
+
+    @classmethod
+    def accepts(cls, fields: Mapping[str, Any]) -> set[str]:
+        """Names of the fields that may be given, where `fields` are those that are. Raises UserError."""
+        return {*cls.model_fields} - {"varied"}
+
+    def check(self, setting: Setting, tasks: Sequence[Task]) -> None:
+        """Raise UserError for whatever can be known to be wrong before anything is computed."""
+
+    @abstractmethod
+    def cells(self, setting: Setting, tasks: Sequence[Task]) -> Iterator[list[Cell]]:
+        """The cells of one task after another, as they are measured. Raises UserError."""
+
+
+class Trained(Column):
+    """A column that is fitted to the rows of a task before it is measured."""
+
+    train_task: str
+    train_rows: int | None = Field(None, ge=1)
+    """Rows trained on, sampled with a fixed seed; None: all."""
+
+    def check(self, setting: Setting, tasks: Sequence[Task]) -> None:
+        trained = setting.task(self.train_task)
+        for task in tasks:
+            if not set(task.label_words) <= set(trained.label_words):
+                raise UserError(
+                    f"{task.name}: its labels ({', '.join(task.label_words)}) are not those of "
+                    f"{trained.name} ({', '.join(trained.label_words)})"
+                )
+
+
+def axis_value(axis: str, value: Any) -> str:
+    """`length 5`, `train rows 100`, `sites encoder+decoder`."""
+    return f"{axis.replace('_', ' ')} {shown(value)}"
+
+
+def shown(value: Any) -> str:
+    """`5`, `0.01`, `encoder+decoder`."""
+    values = value if isinstance(value, list | tuple) else [value]
+    return "+".join(f"{one:g}" if isinstance(one, float) else str(one) for one in values)

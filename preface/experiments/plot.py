@@ -1,0 +1,106 @@
+"""Pictures of a table: columns as dots with error bars."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Iterable
+from itertools import cycle
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from preface.errors import UserError
+from preface.experiments.table import Table
+
+if TYPE_CHECKING:  # drawing libraries are imported where they draw: they would slow every other command down
+    from matplotlib.figure import Figure
+
+INK = "#24303c"
+"""Colour of the plot's text and lines, which a page replaces by that of its own text."""
+COLOURS = ("#8b949e", "#2f8fdb", "#d9480f", "#12a150", "#9c5fd0", "#c99700", "#d6458f", "#1aa3a3", "#7a6a55")
+MARKERS = ("D", "o", "s", "^", "v", "P", "X", "<", ">")
+STYLES = tuple(zip(COLOURS, MARKERS, strict=True))
+"""Colour and marker by position: unlike in both, for the colour-blind."""
+
+
+def styles_of(names: Iterable[str]) -> dict[str, tuple[str, str]]:
+    """A style for each name."""
+    return dict(zip(names, cycle(STYLES), strict=False))
+
+
+def plot(table: Table, path: Path, chance: float | None = None) -> None:
+    """Draw the table as dots with error bars, single seeds as small dots, into a `.png` or a `.svg`.
+
+    `chance`, in [0, 1], draws a line at what guessing would score. Raises `UserError` for another suffix.
+    """
+    if path.suffix.lower() not in {".png", ".svg"}:
+        raise UserError(f"cannot draw {path.name}: a plot's name ends in .png or .svg")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(picture(lambda: figure_of_dots(table, chance), path.suffix.lower()[1:]))
+
+
+def picture(draw: Callable[[], Figure], kind: str, transparent: bool = False) -> bytes:
+    """A drawing as a file's bytes, `png` or `svg`; the same drawing gives the same bytes."""
+    from matplotlib import rc_context
+
+    settings: dict[Any, Any] = {
+        "svg.fonttype": "none",  # text stays text: smaller, and in the page's own font
+        "svg.hashsalt": "preface",
+        "text.parse_math": False,  # a dollar in a name is a dollar
+        "font.size": 10,
+        **dict.fromkeys(("text.color", "axes.labelcolor", "xtick.color", "ytick.color"), INK),
+    }
+    metadata = dict.fromkeys(("Date", "Creator", "Format", "Type")) if kind == "svg" else None
+    file = io.BytesIO()
+    with rc_context(settings):
+        draw().savefig(file, format=kind, dpi=160, transparent=transparent, metadata=metadata)
+    return file.getvalue()
+
+
+def figure_of_dots(table: Table, chance: float | None) -> Figure:
+    """Rows downwards, so that a long task name has room; dots and no bars, which would have to start at 0."""
+    from matplotlib.figure import Figure
+
+    styles = styles_of(table.columns)
+    step = 0.7 / len(table.columns)  # of a row's height, between one column and the next
+    height = len(table.rows) * (0.3 + 0.17 * len(table.columns)) + 1.1
+    figure = Figure(figsize=(7.2, height), layout="constrained")
+    axes = figure.subplots()
+
+    for index, row in enumerate(table.rows):
+        if index % 2 == 0:
+            axes.axhspan(index - 0.5, index + 0.5, color=INK, alpha=0.05, linewidth=0)
+        for place, column in enumerate(table.columns):
+            if (entry := row.entries.get(column)) is None:
+                continue
+            y = index + (place - (len(table.columns) - 1) / 2) * step
+            colour, marker = styles[column]
+            look: dict[str, Any] = {"color": colour, "markeredgewidth": 0}
+            if entry.deviation is not None:
+                axes.errorbar(100 * entry.mean, y, xerr=100 * entry.deviation, color=colour, capsize=2.5)
+                below = [y + 0.38 * step] * len(entry.values)  # where neither bar nor mean hides a seed
+                axes.plot([100 * v for v in entry.values], below, "o", markersize=3, alpha=0.6, **look)
+            axes.plot(100 * entry.mean, y, marker, markersize=7, clip_on=False, **look)
+
+    handles = [
+        axes.plot([], [], marker, color=colour, markersize=7, markeredgewidth=0, label=column)[0]
+        for column, (colour, marker) in styles.items()
+    ]
+    if chance is not None:
+        handles.append(axes.axvline(100 * chance, color=INK, alpha=0.6, linestyle="--", label="chance"))
+    widths = [len(str(handle.get_label())) + 6 for handle in handles]  # in letters, the marker's room included
+    figure.legend(
+        handles=handles,
+        loc="outside upper center",
+        ncols=len(handles) if sum(widths) < 85 else max(1, 85 // max(widths)),
+        frameon=False,
+        handletextpad=0.5,
+        columnspacing=1.6,
+    )
+    axes.set_yticks(range(len(table.rows)), labels=[row.label for row in table.rows])
+    axes.set_ylim(len(table.rows) - 0.5, -0.5)
+    axes.set_xlabel(table.metric)
+    axes.grid(axis="x", color=INK, alpha=0.15, linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.tick_params(length=0)
+    axes.spines[:].set_visible(False)
+    return figure

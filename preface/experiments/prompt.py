@@ -1,0 +1,99 @@
+"""The column of soft prompts: a method trained on a task by a recipe, after a search for its learning rate."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from preface.backbones.base import Backbone
+from preface.baselines.column import Setting, Trained
+from preface.errors import UserError
+from preface.labelling.evaluate import evaluate
+from preface.methods import METHODS, Method, method_named
+from preface.records.results import Cell
+from preface.records.run import RECORD, Run
+from preface.tasks import Task
+from preface.terminal.progress import say
+from preface.tuning.recipe import Recipe, recipe_from, validated
+from preface.tuning.train import train
+
+
+class Search(BaseModel):
+    """A short training of every rate, to choose one by development score before the long training."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    steps: int = Field(ge=1)
+    seeds: int = Field(1, ge=1)
+
+    def shortened(self, recipe: Recipe) -> Recipe:
+        """The recipe of the search: evaluating the development split after each third is enough to choose by."""
+        seeds, every = tuple(range(self.seeds)), -(-self.steps // 3)
+        return recipe.model_copy(update={"steps": self.steps, "seeds": seeds, "evaluate_every": every})
+
+
+class Prompt(Trained):
+    """A method, with what differs from its defaults. Fields of the method and of `Recipe` are given beside the others:
+    `{method: prefix-tuning, length: 5, learning_rates: [0.01]}`."""
+
+    kind: ClassVar[str] = "prompt"
+    backbone: str
+    method: Method
+    recipe: Recipe
+    search: Search | None = None
+    """None: every rate is trained in full with every seed."""
+
+    @property
+    def base(self) -> str:
+        return self.name or self.method.name
+
+    @classmethod
+    def accepts(cls, fields: Mapping[str, Any]) -> set[str]:
+        if "method" not in fields:
+            raise UserError(f"method: none given; one of {', '.join(METHODS)}")
+        method = method_named(str(fields["method"]))
+        return super().accepts(fields) - {"recipe"} | {*method.model_fields} | {*Recipe.model_fields}
+
+    @model_validator(mode="before")
+    @classmethod
+    def _sorted(cls, fields: dict[str, Any]) -> dict[str, Any]:
+        """Each field to whom it belongs: the method, the recipe, or the column."""
+        chosen = method_named(str(fields["method"]))
+        method = validated(chosen, {name: fields[name] for name in chosen.model_fields if name in fields})
+        recipe = {name: fields[name] for name in Recipe.model_fields if name in fields}
+        own = {name: value for name, value in fields.items() if name not in {*chosen.model_fields, *recipe}}
+        return own | {"method": method, "recipe": recipe_from(recipe, method.rates)}
+
+    def cells(self, setting: Setting, tasks: Sequence[Task]) -> Iterator[list[Cell]]:
+        data, backbone = setting.data, setting.backbone(self.backbone)
+        run = self.run(setting, backbone)
+        for task in tasks:
+            yield evaluate(run, [task], backbone=backbone, data=data.data, skip_bad_rows=data.skip_bad_rows)
+
+    def run(self, setting: Setting, backbone: Backbone) -> Run:
+        """The long training, after the search for its rate; what is there of either is used, or gone on with."""
+        recipe = self.recipe
+        if self.search is not None and len(recipe.learning_rates) > 1:
+            folder = setting.folder / "search" / self.folder_name
+            search = self._train(setting, backbone, folder, self.search.shortened(recipe))
+            rate = search.best_rate[0].learning_rate
+            recipe = recipe.model_copy(update={"learning_rates": (rate,)})
+            say(f"{self.label}: learning rate {rate:g} did best on the development split")
+        return self._train(setting, backbone, setting.folder / "train" / self.folder_name, recipe)
+
+    def _train(self, setting: Setting, backbone: Backbone, folder: Path, recipe: Recipe) -> Run:
+        if (folder / RECORD).exists():
+            run = Run(folder, backbone)
+            return run if "result" in run.record else train(backbone, resume=folder)
+        return train(
+            backbone,
+            setting.task(self.train_task),
+            self.method,
+            data=setting.data.data,
+            skip_bad_rows=setting.data.skip_bad_rows,
+            train_rows=self.train_rows,
+            out=folder,
+            **recipe.model_dump(),
+        )

@@ -1,0 +1,140 @@
+"""From a frozen model and prompts to labels: the one way for development scores, evaluations, predictions, serving."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from preface.backbones.base import Backbone
+from preface.backbones.batching import by_length
+from preface.backbones.contexts import Inputs
+from preface.backbones.tree import Trees
+from preface.labelling.label_words import LabelWords
+from preface.prompts import Prompts
+
+TOKEN_BUDGET = 2_048
+"""Tokens that are read in one batch on a CPU, padding, input embeddings and prefix included: what its caches hold, and
+little padding."""
+GPU_TOKEN_BUDGET = 16_384
+"""The same on a GPU, which needs many rows to be busy."""
+ANSWER_BYTES = 2**28
+"""Of one layer's attention and states while a batch answers: with hundreds of labels, fewer rows go together."""
+
+OnBatch = Callable[[int], None]
+"""Hears how many rows were done."""
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What one prompt says of one row."""
+
+    label: str
+    """The label word; in free generation whatever was written."""
+    probabilities: dict[str, float] | None
+    """Of the label words; None in free generation."""
+
+
+class Labeller:
+    """P prompts, each with label words of its own, on the backbone's device.
+
+    Rows of one batch may have different prompts, and so different tasks.
+    """
+
+    def __init__(self, backbone: Backbone, prompts: Prompts, label_words: LabelWords | Sequence[LabelWords]) -> None:
+        """`label_words`: of all prompts, or of each."""
+        self.backbone = backbone
+        self.prompts = prompts.to(backbone.device, backbone.dtype)
+        each = [label_words] * prompts.size if isinstance(label_words, LabelWords) else list(label_words)
+        distinct = list(dict.fromkeys(each))
+        self.label_words = each
+        self.trees = Trees.of([words.tree for words in distinct])
+        self.which = torch.tensor([distinct.index(words) for words in each])
+        """The tree of each prompt, `[P]`."""
+
+    @torch.inference_mode()
+    def label(self, inputs: Inputs, rows: Sequence[int] | None = None, on_batch: OnBatch = lambda rows: None) -> Tensor:
+        """Log-probabilities `[N, C]` of the label words of N texts, in their order, on the CPU.
+
+        `rows` is the prompt of each text (default: the first); where it has fewer words than C, the others are −inf.
+        """
+        output = torch.empty(len(inputs), self.trees.words)
+        prompts, rows = (
+            (self.prompts.select([0]), None) if self.prompts.size == 1 or rows is None else (self.prompts, rows)
+        )
+        for places in self._batches(inputs, 1):
+            own = None if rows is None else torch.tensor([rows[place] for place in places])
+            which = self.which[:1].expand(len(places)) if own is None else self.which[own]
+            output[places] = self._scores(inputs, places, which, prompts, own)
+            on_batch(len(places))
+        return output
+
+    @torch.inference_mode()
+    def label_each(self, inputs: Inputs, on_batch: OnBatch = lambda rows: None) -> Tensor:
+        """Log-probabilities `[P, N, C]`: every text under every prompt, all in the same batches.
+
+        The prompts' rows lie side by side, so that no prompt is copied for its rows.
+        """
+        size, count = self.prompts.size, len(inputs)
+        every = inputs.repeated(size)
+        output = torch.empty(size * count, self.trees.words)
+        for batch in self._batches(inputs, size):
+            places = [prompt * count + place for prompt in range(size) for place in batch]
+            which = self.which.repeat_interleave(len(batch))
+            output[places] = self._scores(every, places, which, self.prompts, None)
+            on_batch(len(places))
+        return output.unflatten(0, (size, count))
+
+    def _scores(
+        self, inputs: Inputs, places: Sequence[int], which: Tensor, prompts: Prompts, rows: Tensor | None
+    ) -> Tensor:
+        rows = None if rows is None else self.backbone.send(rows)
+        context = inputs.read(places, prompts, rows)
+        return self.backbone.log_probabilities(context, self.trees, which, prompts, rows).cpu()
+
+    @torch.inference_mode()
+    def generate(
+        self,
+        inputs: Inputs,
+        rows: Sequence[int] | None = None,
+        max_new_tokens: int = 16,
+        num_beams: int = 1,
+        on_batch: OnBatch = lambda rows: None,
+    ) -> list[str]:
+        """The text that the model writes freely for each text, under the prompt of its row (default: the first)."""
+        output = [""] * len(inputs)
+        prompts = self.prompts if rows is not None else self.prompts.select([0])
+        for places in self._batches(inputs, 1):
+            own = None if rows is None else self.backbone.send(torch.tensor([rows[place] for place in places]))
+            tokens = self.backbone.generate(
+                *inputs.padded(places), prompts, own, max_new_tokens=max_new_tokens, num_beams=num_beams
+            )
+            texts = self.backbone.tokenizer.batch_decode(tokens, skip_special_tokens=True)
+            for place, text in zip(places, texts, strict=True):
+                output[place] = text.strip()
+            on_batch(len(places))
+        return output
+
+    def _batches(self, inputs: Inputs, prompts: int) -> Iterator[list[int]]:
+        """Texts of like length, as many as fit the budgets where each is there once for each of so many prompts."""
+        lengths = [length + self.prompts.reading_length for length in inputs.lengths]
+        budget = TOKEN_BUDGET if self.backbone.device.type == "cpu" else GPU_TOKEN_BUDGET
+        places = self.trees.inputs.shape[1]
+        keys = places + max([*(self.prompts.length(site) for site in self.prompts.sites), 0])
+        heads = max(site.heads for site in self.backbone.sites.values())
+        a_row = 4 * places * (heads * (keys + max(lengths, default=0)) + 4 * self.backbone.width)
+        most = max(1, ANSWER_BYTES // (a_row * prompts))
+        yield from by_length(lengths, max(1, budget // prompts), most)
+
+
+def predictions_of(scores: Tensor, label_words: LabelWords) -> list[Prediction]:
+    """The likeliest word and all probabilities, of log-probabilities `[N, C]`."""
+    words = label_words.words
+    rows = scores[:, : len(words)].softmax(-1).tolist()
+    return [_prediction(dict(zip(words, row, strict=True))) for row in rows]
+
+
+def _prediction(probabilities: dict[str, float]) -> Prediction:
+    return Prediction(max(probabilities, key=lambda word: probabilities[word]), probabilities)

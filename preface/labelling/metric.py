@@ -1,0 +1,24 @@
+"""How right a list of labels is."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from statistics import fmean
+
+from preface.errors import UserError
+
+
+def metric(name: str, gold: Sequence[str], predicted: Sequence[str]) -> float:
+    """`accuracy` or `macro_f1`. Raises UserError for another name.
+
+    As scikit-learn computes them, which takes two seconds to import: a fourth of the time to a training's first step.
+    """
+    right = Counter(label for label, said in zip(gold, predicted, strict=True) if label == said)
+    there, said = Counter(gold), Counter(predicted)
+    match name:
+        case "accuracy":
+            return right.total() / len(gold)
+        case "macro_f1":
+            return fmean(2 * right[label] / (there[label] + said[label]) for label in there)
+    raise UserError(f"metric {name}: unknown; one of accuracy, macro_f1")

@@ -1,0 +1,172 @@
+"""Load splits, and examples to predict on. Splits are the same rows with the same seed on every platform."""
+
+from __future__ import annotations
+
+import random
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import get_args
+
+from preface.errors import UserError
+from preface.tasks.example import Example
+from preface.tasks.find import Source, read_part, refuse_outside
+from preface.tasks.load import INPUT_NAMES, load_task
+from preface.tasks.read import Format, OnBad, Row, iter_rows, raise_bad
+from preface.tasks.task import SplitName, SplitRule, Task, example_of, known_label
+
+ORDER: tuple[SplitName, ...] = ("test", "validation", "train")
+"""Who draws first: a text that could stand in two splits goes to the first of them."""
+
+
+@dataclass(frozen=True)
+class Split:
+    """The examples of one split of a task, and what they were read from."""
+
+    task: str
+    split: SplitName
+    examples: list[Example]
+    sources: list[Source]
+    skipped: list[str]
+    """Messages of the bad rows left out of the part that the split is drawn from."""
+
+
+def load_split(
+    task: str | Path | Task,
+    split: str,
+    *,
+    data: str | Path | None = None,
+    skip_bad_rows: bool = False,
+    inside_only: bool = False,
+) -> Split:
+    """Load a split. `data` is the folder of data files, by default what PREFACE_DATA names.
+
+    A place is looked for in this order: the data folder, a YAML task's own folder, the hub, the package. With
+    `skip_bad_rows`, rows that cannot be used are left out and listed; otherwise the first of them raises. With
+    `inside_only`, for a task that comes from elsewhere, no file outside the data folder is read.
+
+    Raises UserError if the task has no such split, its rows are found nowhere, a row is bad, no row is left,
+    train has only one label, or, with `inside_only`, the task names a file outside.
+    """
+    task = load_task(task)
+    if inside_only:
+        refuse_outside(task)
+    rule = next((rule for name, rule in task.splits.items() if name == split), None)
+    if rule is None:
+        raise UserError(f"{task.name} has no split '{split}'; it has {', '.join(task.splits)}")
+    name: SplitName = next(known for known in get_args(SplitName) if known == split)
+    read = cache(lambda part: read_part(task, part, data, skip_bad_rows))
+    own = read(rule.part)
+
+    def examples_of(part: str) -> list[Example]:
+        try:
+            return read(part).examples
+        except UserError as error:
+            raise UserError(f"{error}; it is needed to keep its texts out of {name}") from error
+
+    examples = draw(task, name, examples_of)
+    if not examples:
+        before = [n for n in ORDER[: ORDER.index(name)] if n in task.splits and task.splits[n].part == rule.part]
+        drawn = f", and {' and '.join(before)} took theirs first" if before else ""
+        raise UserError(
+            f"{task.name}: an empty split: no rows are left for {name} (its part '{rule.part}' has "
+            f"{len(own.examples)} usable rows{drawn}); give more data, other options or another task"
+        )
+    labels = {example.label for example in examples}
+    if name == "train" and len(labels) < 2:
+        raise UserError(f"{task.name}: only one label, '{labels.pop()}', in {name}; training needs two or more")
+    return Split(task.name, name, examples, own.sources, own.skipped)
+
+
+def iter_examples(
+    task: Task,
+    source: str | Path,
+    *,
+    skip_bad_rows: bool = False,
+    on_skip: Callable[[str], None] | None = None,
+    format: Format | None = None,
+    encoding: str = "utf-8",
+) -> Iterator[tuple[Row, Example]]:
+    """Stream examples from a file or from standard input (`-`), labelled or not, as rows arrive.
+
+    If a file has not the task's input field, the first usual name for a text that it has is taken. A label is
+    None where the row has none that the task knows, by its value or its word. With `skip_bad_rows`, rows that
+    cannot be used are left out, and `on_skip` gets their messages. Raises UserError as `load_split` does.
+    """
+    on_bad: OnBad = (on_skip or (lambda message: None)) if skip_bad_rows else raise_bad
+    names = task.text_fields
+    free = "text" in task.wording.names and len(task.fields.input) == 1  # which field is the text may be guessed
+    need = (*names, *INPUT_NAMES) if free else names
+    fitted: Task | None = None
+    for row in iter_rows(source, format, encoding, need=need, on_bad=on_bad):
+        if fitted is None:
+            fitted = _fitted(task, row) if free else task
+        try:
+            example = example_of(fitted, row, known_label(fitted, row))
+        except UserError as error:
+            on_bad(str(error))
+        else:
+            yield row, example
+
+
+def _fitted(task: Task, row: Row) -> Task:
+    """The task with the first usual name that the row has for the text, where it has not the task's."""
+    name = next((name for name in (*task.fields.input, *INPUT_NAMES) if name in row.fields), None)
+    return task if name in (None, *task.fields.input) else load_task(task, input=name)
+
+
+def folded(text: str) -> str:
+    """The text as it is compared: lower case, and one space for each run of white space."""
+    return " ".join(text.lower().split())
+
+
+def draw(task: Task, split: SplitName, part: Callable[[str], Sequence[Example]]) -> list[Example]:
+    """The examples of a split, in the order of its part; `part` gives the examples of a part by its name.
+
+    A text that an earlier split (see `ORDER`) has drawn is left out, and so is each text of a part that only
+    earlier splits draw from: a test split capped at 1,000 rows keeps all its part's texts out of train.
+    """
+    taken: set[str] = set()
+    present = [name for name in ORDER if name in task.splits]
+    for position, name in enumerate(present):
+        rule = task.splits[name]
+        if name != split and not rule.apart:
+            continue
+        rows = part(rule.part)
+        free = [i for i, row in enumerate(rows) if not taken or folded(row.text) not in taken]
+        chosen = _chosen(rule, rows, free)
+        if name == split:
+            return [rows[i] for i in chosen]
+        shared = any(task.splits[later].part == rule.part for later in present[position + 1 :])
+        taken.update(folded(rows[i].text) for i in (chosen if shared else free))
+    raise AssertionError(f"{task.name} has no split {split}")
+
+
+def _chosen(rule: SplitRule, rows: Sequence[Example], free: list[int]) -> list[int]:
+    if not free or (rule.share is None and (rule.size is None or rule.size >= len(free))):
+        return free
+    # random() is the one method whose sequence Python guarantees to keep between versions
+    generator = random.Random(rule.seed)
+    ranks = {i: generator.random() for i in free}
+    shuffled = sorted(free, key=ranks.__getitem__)
+    if rule.share is None:
+        return sorted(shuffled[: rule.size])
+    by_label: dict[str | None, list[int]] = defaultdict(list)
+    for i in shuffled:
+        by_label[rows[i].label].append(i)
+    quotas = _quotas({label: len(group) for label, group in by_label.items()}, rule.share, rule.size)
+    return sorted(i for label, group in by_label.items() for i in group[: quotas[label]])
+
+
+def _quotas(counts: dict[str | None, int], share: float, size: int | None) -> dict[str | None, int]:
+    """How many rows to draw of each label: its share, but 2 if there are so many and one is left over."""
+    total = sum(counts.values())
+    if size is not None:
+        share = min(share, size / total)
+    quotas = {label: min(max(2, round(count * share)), count - 1) for label, count in counts.items()}
+    while size is not None and sum(quotas.values()) > size:
+        largest = max(quotas, key=lambda label: quotas[label])
+        quotas[largest] -= 1
+    return quotas

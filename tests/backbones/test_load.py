@@ -1,0 +1,79 @@
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from preface.backbones import load
+from preface.backbones.load import load_backbone
+from preface.errors import UserError
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "says"),
+    [
+        ("/nowhere/at/all", {}, "neither embedded"),
+        ("nano", {"dtype": "float16"}, "overflows"),
+        ("nano", {"device": "quantum"}, "not available"),
+    ],
+)
+def test_load_backbone_says_what_would_do(name: str, options: dict[str, str], says: str) -> None:
+    with pytest.raises(UserError, match=says):
+        load_backbone(name, **options)
+
+
+def test_other_families_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"model_type": "bert"}')
+    with pytest.raises(UserError, match="a bert model"):
+        load_backbone(tmp_path)
+
+
+def test_a_folder_is_named_by_its_whole_path(checkpoint_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From another folder a relative name would be somebody's on the hub."""
+    monkeypatch.chdir(checkpoint_folder.parent)
+    backbone = load_backbone(checkpoint_folder.name, dtype="float32")
+    assert backbone.name == str(checkpoint_folder.resolve())
+    assert backbone.revision is None
+
+
+class Hub:
+    """A hub that answers, is silent, or is not there."""
+
+    def __init__(self, answer: Any) -> None:
+        self.answer = answer
+
+    def __call__(self) -> Hub:
+        return self
+
+    def model_info(self, name: str, timeout: float) -> object:
+        if isinstance(self.answer, Exception):
+            raise self.answer
+        return self.answer(timeout) if callable(self.answer) else self.answer
+
+
+def not_found() -> Exception:
+    from huggingface_hub.errors import RepositoryNotFoundError
+
+    return RepositoryNotFoundError("404", response=SimpleNamespace(headers={}, request=None))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("answer", "says"),
+    [
+        (not_found, "neither embedded .nano., nor a folder, nor on the Hugging Face hub; did you mean nano"),
+        (lambda: ConnectionError("no route"), "the Hugging Face hub is out of reach: no route"),
+        (lambda: lambda timeout: time.sleep(2), "no answer from the Hugging Face hub"),
+    ],
+    ids=["answers", "no network", "silent"],
+)
+def test_a_mistyped_name_is_said_at_once(answer: Any, says: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(load, "SECONDS", 0.3)
+    monkeypatch.setattr("huggingface_hub.HfApi", Hub(answer()))
+    began = time.monotonic()
+    with pytest.raises(UserError, match=says):
+        load_backbone("nanno")
+    assert time.monotonic() - began < 2
