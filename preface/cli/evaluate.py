@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import typer
 
@@ -14,9 +14,10 @@ from preface.cli.options import Fields, fields
 
 
 def _options() -> dict[str, Fields]:
+    from preface.labelling.options import EvaluateOptions
     from preface.tasks.options import DataOptions
 
-    return {"data_options": fields(DataOptions)}
+    return {"evaluate_options": fields(EvaluateOptions), "data_options": fields(DataOptions)}
 
 
 @verb(
@@ -32,19 +33,11 @@ Examples:
 """,
 )
 def evaluate(
+    evaluate_options: dict[str, Any],
     data_options: dict[str, Any],
     run: Annotated[Path | None, typer.Argument(help="A run's folder, or a prompt's. None: the bare backbone.")] = None,
     on: On = None,
     backbone: Backbone = None,
-    instruction: Annotated[str | None, typer.Option(help="What the bare backbone reads; {text} is the input.")] = None,
-    prompts: Annotated[
-        Literal["best", "rate", "all"], typer.Option(help="The best, every seed at the best rate, or all.")
-    ] = "rate",
-    scoring: Annotated[
-        Literal["rank", "generate"], typer.Option(help="Rank the label words, or generate and match exactly.")
-    ] = "rank",
-    split: Annotated[Literal["train", "validation", "test"], typer.Option(help="Of shipped tasks.")] = "test",
-    max_input_tokens: Annotated[int | None, typer.Option(help="Longer inputs are cut and counted.", min=2)] = None,
     dtype: Dtype = "auto",
     device: Device = "auto",
     out: Out = None,
@@ -53,28 +46,13 @@ def evaluate(
     """Evaluate a run's prompts, or the bare backbone, on any tasks."""
     import preface
     from preface.experiments.report import pivot, rich_table
-    from preface.labelling.evaluate import INSTRUCTION
-    from preface.records.checkpoint import load_prompt
 
-    opened: Any = None
-    if run is not None:
-        opened = run if (run / "prompt.json").exists() else preface.Run.open(run)
-    trained_on = load_prompt(run).card["backbone"] if run is not None else preface.DEFAULT
     cells = preface.evaluate(
-        opened,
-        on or (),
-        backbone=preface.load_backbone(backbone or trained_on, dtype, device),
-        instruction=instruction or INSTRUCTION,
-        prompts=prompts,
-        scoring=scoring,
-        split=split,
-        max_input_tokens=max_input_tokens,
-        out=out,
-        **data_options,
+        run, on or (), backbone=backbone, out=out, dtype=dtype, device=device, **evaluate_options, **data_options
     )
     if as_json:
         show_json([asdict(cell) for cell in cells])
         return
-    if prompts == "all":  # their mean over rates would be nobody's score
+    if evaluate_options.get("prompts") == "all":  # their mean over rates would be nobody's score
         cells = [replace(cell, method=f"{cell.method} {cell.details['learning_rate']:g}") for cell in cells]
     show(rich_table(pivot(cells)))

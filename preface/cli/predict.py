@@ -39,11 +39,8 @@ def predict(
 ) -> None:
     """Label rows: JSON Lines with label and probabilities, in order, as they come."""
     import preface
-    from preface.records.checkpoint import load_prompt
     from preface.terminal.progress import warn
 
-    name = backbone or load_prompt(run).card["backbone"]
-    model = preface.load_backbone(name, dtype, device)
     skipped = cut = 0
 
     def on_skip(line: str) -> None:
@@ -51,8 +48,9 @@ def predict(
         skipped += 1
         warn(f"left out: {line}")
 
+    rows = preface.predict(run, source, backbone=backbone, dtype=dtype, device=device, on_skip=on_skip, **data_options)
     try:
-        for line in preface.predict(run, source, backbone=model, on_skip=on_skip, **data_options):
+        for line in rows:
             cut += bool(line.get("cut"))
             print(json.dumps(line, ensure_ascii=False), flush=True)
     finally:

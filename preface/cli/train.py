@@ -57,7 +57,9 @@ def train(
     data_options: dict[str, Any],
     task: Annotated[str | None, typer.Option("--task", help="A shipped task, a YAML, or a data file.")] = None,
     backbone: Backbone = None,
-    method: Annotated[str, typer.Option("--method", help="See `preface methods`.")] = "prefix-tuning",
+    method: Annotated[
+        str | None, typer.Option("--method", help="See `preface methods`. Default: prefix-tuning.")
+    ] = None,
     seeds: Annotated[
         int | None, typer.Option("--seeds", help="How many seeds, trained side by side: 0, 1, …", min=1)
     ] = None,
@@ -82,13 +84,18 @@ def train(
         raise UserError(f"{other[0]}: cannot be given with --resume; it comes from the run in {resume}")
     if seed is not None or seeds is not None:
         recipe["seeds"] = seeds if seed is None else (seed,)
+    configured = None
+    if method is not None or method_options:
+        configured = validated(method_named(method or "prefix-tuning"), method_options)
     run = preface.train(
-        _backbone(backbone, resume, dtype, device),
+        backbone,
         task,
-        validated(method_named(method), method_options),
+        configured,
         train_rows=train_rows,
         out=out,
         resume=resume,
+        dtype=dtype,
+        device=device,
         **data_options,
         **recipe,
     )
@@ -101,27 +108,15 @@ def train(
         typer.echo(f"  {line}")
 
 
-def _backbone(backbone: str | None, resume: Path | None, dtype: str, device: str) -> Any:
-    import preface
-    from preface.tuning.train import unfinished
-
-    if resume is not None:
-        record = unfinished(resume)
-        backbone, dtype = backbone or record["backbone"], record["dtype"]
-        device = record["device"] if device == "auto" else device
-    return preface.load_backbone(backbone or preface.DEFAULT, dtype, device)
-
-
 def follow_ups(run: Run, task: str | None, data_options: dict[str, Any]) -> list[str]:
     """Commands that work for this run: on its own test split and tasks with the same label words, and for new texts."""
-    trained = run.record["task"]
     data = arguments({name: data_options.get(name) for name in ("data", "encoding")})
     on = [option for name in _fitting(run, data_options.get("data")) for option in ("--on", name)]
     evaluate = command("evaluate", run.folder, *on, *data)
     if task is not None and Path(task).suffix.lower() not in (".yaml", ".yml") and Path(task).is_file():
         encoding = arguments({"encoding": data_options.get("encoding")})
         return [evaluate, f"{command('predict', run.folder, task, *encoding)} > labels.jsonl"]
-    row = json.dumps(dict.fromkeys(trained["fields"]["input"], "a text"))
+    row = json.dumps(dict.fromkeys(run.record.task.fields.input, "a text"))
     return [evaluate, f"echo '{row}' | {command('predict', run.folder)}"]
 
 
@@ -133,9 +128,9 @@ def _fitting(run: Run, data: Path | None) -> list[str]:
     here = [
         task.name
         for task in list_tasks(data)
-        if task.places.get("test") in ("folder", "embedded") and task.name != run.record["task"]["name"]
+        if task.places.get("test") in ("folder", "embedded") and task.name != run.record.task.name
     ]
-    words = set(run.record["label_words"])
+    words = set(run.record.label_words)
     return [name for name in here if {word for word in load_task(name).labels.values() if word is not None} == words]
 
 
@@ -143,20 +138,19 @@ def run_cells(run: Run) -> list[Cell]:
     """A run's development scores, one cell a member."""
     from preface.records.results import Cell
 
-    record = run.record
-    result, validation = record["result"], record["splits"]["validation"]
+    record, result = run.record, run.result
     return [
         Cell(
-            backbone=record["backbone"],
-            method=record["method"]["name"],
-            train_task=record["task"]["name"],
-            eval_task=record["task"]["name"],
-            metric=record["task"]["metric"],
+            backbone=record.backbone,
+            method=record.method.name,
+            train_task=record.task.name,
+            eval_task=record.task.name,
+            metric=record.task.metric,
             value=member.score,
-            n=validation["rows"],
+            n=record.splits.validation.rows,
             seed=member.seed,
-            trained_parameters=result["trained_parameters"],
-            seconds=result["seconds"] / len(run.members),
+            trained_parameters=result.trained_parameters,
+            seconds=result.seconds / len(run.members),
             split="validation",
             details={"learning_rate": member.learning_rate, "step": member.step, "loss": member.loss},
         )
@@ -169,23 +163,23 @@ def run_table(run: Run) -> Table:
     from rich import box
     from rich.table import Table
 
-    record, result = run.record, run.record["result"]
-    rows = record["splits"]["validation"]["rows"]
+    record, result = run.record, run.result
+    rows = record.splits.validation.rows
     table = Table(
         box=box.SIMPLE_HEAD,
-        title=f"{record['method']['name']} on {record['task']['name']}, {record['backbone']} frozen",
+        title=f"{record.method.name} on {record.task.name}, {record.backbone} frozen",
         caption=f"Accuracy in percent on {rows:,} development rows (the commonest label alone: "
-        f"{100 * result['majority']:.1f}).\n{result['trained_parameters']:,} trained parameters a prompt, "
-        f"{result['steps']:,} steps, {result['seconds']:,.0f} s."
-        + (f"\nThe backbone saw labelled examples of {', '.join(saw)}." if (saw := record.get("backbone_saw")) else ""),
+        f"{100 * result.majority:.1f}).\n{result.trained_parameters:,} trained parameters a prompt, "
+        f"{result.steps:,} steps, {result.seconds:,.0f} s."
+        + (f"\nThe backbone saw labelled examples of {', '.join(saw)}." if (saw := record.backbone_saw) else ""),
     )
     for name in ("learning rate", "seeds", "mean", "± deviation", "best"):
         table.add_column(name, justify="right")
     chosen = run.best_rate[0].learning_rate
-    for row in result["rates"]:
-        rate = row["learning_rate"]
+    for row in result.rates:
+        rate = row.learning_rate
         best = max(member.score for member in run.members if member.learning_rate == rate)
-        deviation = "–" if row["deviation"] is None else f"{100 * row['deviation']:.1f}"
-        cells = f"{rate:g}", str(row["n"]), f"{100 * row['mean']:.1f}", deviation, f"{100 * best:.1f}"
+        deviation = "–" if row.deviation is None else f"{100 * row.deviation:.1f}"
+        cells = f"{rate:g}", str(row.n), f"{100 * row.mean:.1f}", deviation, f"{100 * best:.1f}"
         table.add_row(*cells, style="bold" if rate == chosen else "")
     return table

@@ -7,6 +7,7 @@ import json
 import shutil
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -39,7 +40,9 @@ from preface.pretraining.objectives import span_lengths
 from preface.pretraining.probe import probe
 from preface.pretraining.settings import Settings
 from preface.pretraining.tokens import Tokens
-from preface.records.results import installed_versions, write_atomically
+from preface.records.atomic import write_atomically
+from preface.records.lock import locked
+from preface.records.results import installed_versions
 from preface.tasks import Example, load_split, load_task
 from preface.tasks.task import SplitName
 from preface.terminal.progress import warn
@@ -211,7 +214,8 @@ def _go(folder: Path, record: dict[str, Any]) -> Path:
         dtype,
         _prober(folder, tokenizer, record["probe_tasks"], record["data"]),
     )
-    state = loop.run(f"`preface {record['verb']} --resume {folder}` goes on")
+    with locked(folder) if accelerator.is_main_process else nullcontext():
+        state = loop.run(f"`preface {record['verb']} --resume {folder}` goes on")
     loop.export(folder)
     if accelerator.is_main_process:
         tokenizer.save_pretrained(folder)

@@ -44,7 +44,7 @@ def _gradient_receiving(backbone: Backbone, method: Method) -> int:
     """How many of one prompt's trained numbers have a gradient other than zero after one backward pass."""
     module = method.build(backbone, Initializer.parse(method.init), [0])
     inputs, mask = backbone.pad(backbone.tokenize(["a frozen book and its preface"], 32)[0])
-    answers, labels = answers_of(backbone.tokenize(["positive"], 8)[0], backbone.lead_in)
+    answers, labels = answers_of(backbone.answer_pieces(["positive"]), backbone.lead_in)
     prompts = module()
     backbone.losses(backbone.read(inputs, mask, prompts), answers, labels, prompts).mean().backward()
     return sum(int((p.grad != 0).sum()) for p in module.parameters() if p.grad is not None)

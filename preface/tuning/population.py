@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import math
-import statistics
 import time
-from collections import Counter
-from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -21,18 +17,19 @@ from preface.backbones import batching
 from preface.backbones.base import Backbone
 from preface.backbones.contexts import Inputs
 from preface.labelling.label_words import LabelWords
-from preface.labelling.labeller import Labeller, predictions_of
+from preface.labelling.labeller import Labeller
 from preface.labelling.metric import metric
 from preface.methods import Method, PromptModule
 from preface.methods.init import Initializer
 from preface.prompts import Prompts
 from preface.records import checkpoint
+from preface.records.card import Member
 from preface.records.metrics import METRICS, append_metrics, cut_metrics
-from preface.records.results import installed_versions
-from preface.records.run import Member, finish_record
+from preface.records.run import RunRecord
 from preface.tasks import Split, render
 from preface.terminal.interrupt import Interrupted, stop_requested
 from preface.terminal.progress import progress, say, warn, warn_skipped
+from preface.tuning.finish import Outcome, best_of, finish
 from preface.tuning.optimizers import schedule
 from preface.tuning.recipe import Recipe
 from preface.tuning.step import Step
@@ -74,7 +71,7 @@ class Population:
         metric: str = "accuracy",
     ) -> None:
         self.folder, self.backbone, self.labels = folder, backbone, labels
-        self.asked: dict[str, Any] = {}
+        self.record: RunRecord | None = None
         self.method, self.metric = method, metric
         words = {word: index for index, word in enumerate(labels.words)}
         ids, cut = render(backbone.tokenize, training.examples, recipe.max_input_tokens)
@@ -129,9 +126,9 @@ class Population:
         )
         self.saved_at = time.monotonic()
 
-    def run(self, asked: dict[str, Any]) -> None:
-        """Train, or go on training; `asked` is the run's record so far, to which the results are added."""
-        self.asked = asked
+    def run(self, record: RunRecord) -> None:
+        """Train, or go on training; `record` is the run's so far, to which the results are added."""
+        self.record = record
         cuda = [self.backbone.device] if self.backbone.device.type == "cuda" else []
         with torch.random.fork_rng(devices=cuda):
             self._run()
@@ -223,57 +220,29 @@ class Population:
         return metric(self.metric, gold, predicted), float(cross_entropy(log_probabilities, self.dev_gold))
 
     def _finish(self) -> None:
-        """Export every member's best prompt and the best of all; write the record."""
+        """Hand every member's prompt, at its best, to what is kept of the run."""
         state, recipe = self.state, self.recipe
         with torch.no_grad():
             for name, parameter in self.parameters.items():
                 parameter.copy_(self.best[name])
             prompts = self.module()
-        best = max(range(len(recipe.members)), key=lambda member: (state.scores[member], -state.losses[member]))
         members = [
             Member(index, rate, seed, state.scores[index], state.losses[index], state.steps[index])
             for index, (rate, seed) in enumerate(recipe.members)
         ]
-        counts = self.method.counts(self.backbone)
-        kept = {key: self.asked[key] for key in ("backbone", "fingerprint", "shape", "method", "task", "label_words")}
-        kept |= {
-            "max_input_tokens": recipe.max_input_tokens,
-            "trained_parameters": counts.trained,
-        }
-        for member in members:
-            card = kept | {"member": asdict(member), "versions": installed_versions()}
-            checkpoint.save_prompt(self.folder / "prompts" / f"{member.index:02d}", prompts, card, member.index)
-            if member.index == best:
-                checkpoint.save_prompt(self.folder / "prompt", prompts, card, member.index)
-        predictions = self._scores(prompts.select([best]))[0]
-        self._warn(predictions)
-        with (self.folder / "predictions.jsonl").open("w", encoding="utf-8") as file:
-            for gold, row in zip(self.dev_gold.tolist(), predictions_of(predictions, self.labels), strict=True):
-                print(json.dumps(asdict(row) | {"gold": self.labels.words[gold]}), file=file)
-        result = {
-            "best": best,
-            "members": [asdict(member) for member in members],
-            "rates": rate_summary(members),
-            "steps": state.step,
-            "seconds": state.seconds,
-            "trained_parameters": counts.trained,
-            "stored_parameters": counts.stored,
-            "majority": majority(self.dev_gold),
-            "cut_inputs": self.cut,
-        }
-        finish_record(self.folder, self.asked, result)
-
-    def _warn(self, predictions: Tensor) -> None:
-        """Say what a number alone would hide."""
-        best = max(self.state.scores)
-        if len(predictions.argmax(-1).unique()) == 1:
-            word = self.labels.words[int(predictions[0].argmax())]
-            warn(f"the best prompt predicts {word!r} for every development row; try other learning rates or more steps")
-        elif best <= majority(self.dev_gold):
-            warn(
-                f"the best development score, {best:.3f}, is no better than always naming the commonest label; "
-                "try other learning rates, more steps or another initialisation"
-            )
+        outcome = Outcome(
+            members,
+            prompts,
+            predictions=self._scores(prompts.select([best_of(members).index]))[0],
+            labels=self.labels,
+            gold=self.dev_gold,
+            counts=self.method.counts(self.backbone),
+            cut_inputs=self.cut,
+            steps=state.step,
+            seconds=state.seconds,
+        )
+        assert self.record is not None
+        finish(self.folder, self.record, outcome)
 
     def _name(self, member: int) -> str:
         rate, seed = self.recipe.members[member]
@@ -327,25 +296,3 @@ class Population:
             torch.cuda.set_rng_state(tensors["random.cuda"], self.backbone.device)
         cut_metrics(self.folder, self.state.metrics_bytes)
         say(f"going on from step {self.state.step:,} of {self.recipe.steps:,}")
-
-
-def majority(gold: Tensor) -> float:
-    """The share of the commonest label."""
-    return max(Counter(gold.tolist()).values()) / len(gold)
-
-
-def rate_summary(members: Sequence[Member]) -> list[dict[str, Any]]:
-    """Mean and sample deviation of the development score over seeds, for each learning rate."""
-    summary = []
-    for rate in dict.fromkeys(member.learning_rate for member in members):
-        scores = [member.score for member in members if member.learning_rate == rate]
-        deviation = statistics.stdev(scores) if len(scores) > 1 else None
-        summary.append(
-            {
-                "learning_rate": rate,
-                "mean": statistics.fmean(scores),
-                "deviation": deviation,
-                "n": len(scores),
-            }
-        )
-    return summary

@@ -17,6 +17,7 @@ from preface import cli
 from preface.cli.app import app
 from preface.cli.options import SPELLINGS, arguments, expand, given_fields
 from preface.errors import UserError
+from preface.labelling.options import EvaluateOptions
 from preface.methods import METHODS
 from preface.options import divided, validated
 from preface.pretraining.architecture import Architecture
@@ -43,8 +44,8 @@ values = st.lists(st.sampled_from(["1e-3", "0.1", "a=b", "-1=b", "x"]), min_size
     ("verb", "model"),
     [
         *(("train", model) for model in (Recipe, DataOptions, *METHODS.values())),
-        *(("evaluate", model) for model in (DataOptions,)),
-        *(("bench", model) for model in (DataOptions,)),
+        *(("evaluate", model) for model in (EvaluateOptions, DataOptions)),
+        ("bench", DataOptions),
         *(("pretrain", model) for model in (Settings, Architecture)),
         ("adapt", Settings),
     ],
@@ -133,7 +134,6 @@ def test_no_command_line_ends_in_a_traceback(given_options: list[tuple[str, str]
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(preface, "train", train)
-        patch.setattr(preface, "load_backbone", lambda *_: None)
         patch.setattr(sys, "argv", ["preface", "train", *(part for pair in given_options for part in pair)])
         with pytest.raises(SystemExit) as ended:
             cli.main()
