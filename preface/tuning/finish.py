@@ -13,7 +13,7 @@ from torch import Tensor
 
 from preface.labelling.label_words import LabelWords
 from preface.labelling.labeller import predictions_of
-from preface.labelling.metric import metric
+from preface.labelling.metric import METRIC_NAMES, metric
 from preface.methods.base import Counts
 from preface.prompts import Prompts
 from preface.records.atomic import write_atomically
@@ -21,9 +21,6 @@ from preface.records.card import Member, Origin, PromptCard, save_prompt
 from preface.records.results import installed_versions
 from preface.records.run import RateSummary, Result, RunRecord
 from preface.terminal.progress import warn
-
-METRIC_NAMES = {"accuracy": "accuracy", "macro_f1": "macro-F1"}
-"""As people write them."""
 
 
 @dataclass(frozen=True)
