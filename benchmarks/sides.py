@@ -79,7 +79,7 @@ class Ours:
     ) -> None:
         frozen.kept.clear()
         module = method.build(frozen, Initializer.parse("random"), range(members))
-        self.inputs = Inputs(frozen, inputs, keep=module.leaves_reading)
+        self.inputs, self.keep = Inputs(frozen, inputs), module.leaves_reading
         self.train = Step(frozen, module, self.inputs, [TARGET] * len(inputs), capture=capture)
         self.members = list(range(members))
 
@@ -95,9 +95,9 @@ class Ours:
         every.sort(key=lambda batch: max(lengths[index] for index in batch))
         chosen = [every[(2 * place + 1) * len(every) // (2 * steps)] for place in range(steps)]
         rows = sorted(index for batch in chosen for index in batch)
-        frozen, keep = self.train.backbone, self.inputs.kept is not None
+        frozen = self.train.backbone
         frozen.kept.clear()
-        self.inputs = self.train.inputs = Inputs(frozen, [self.inputs.ids[index] for index in rows], keep)
+        self.inputs = self.train.inputs = Inputs(frozen, [self.inputs.ids[index] for index in rows], self.keep)
         at = {index: place for place, index in enumerate(rows)}
         for number in range(epochs):
             places = list(range(steps))
