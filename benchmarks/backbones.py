@@ -35,19 +35,11 @@ from preface.labelling.label_words import LabelWords
 from preface.labelling.metric import metric
 from preface.pretraining.card import series
 from preface.pretraining.optimizer import ScaledAdamW
-<<<<<<< HEAD
-=======
 from preface.prompts import Prompts
->>>>>>> bench
 from preface.records.metrics import read_metrics
 from preface.records.results import Cell, read_cells, write_cells
 from preface.records.run import Run
 from preface.tasks import Split, load_split, load_task, render
-<<<<<<< HEAD
-from preface.tuning.schedules import rate_share
-from preface.tuning.train import load_training
-=======
->>>>>>> bench
 
 SEEDS = 3
 SEARCH, STEPS, WARMUP = 60, 150, 20
