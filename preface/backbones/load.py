@@ -31,8 +31,8 @@ def load_backbone(name_or_path: str | Path = DEFAULT, dtype: str = "auto", devic
 
     Args:
         name_or_path: the embedded backbone (`nano`), a folder, or a name on the Hugging Face hub.
-        dtype: `float32`, `bfloat16`, or `auto`: what the environment's PREFACE_DTYPE says; without it bfloat16 where the
-            hardware multiplies it fast, else float32. Never float16, in which T5 v1 overflows.
+        dtype: `float32`, `bfloat16`, or `auto`: what the environment's PREFACE_DTYPE says; without it bfloat16
+            where the hardware multiplies it fast, else float32. Never float16, in which T5 v1 overflows.
         device: `auto` (a GPU if there is one), or any name that torch knows.
 
     Raises:

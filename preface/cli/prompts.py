@@ -6,7 +6,7 @@ import json
 from dataclasses import asdict, replace
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -59,7 +59,7 @@ class Schedule(StrEnum):
     cosine = "cosine"
 
 
-Method = Annotated[str, typer.Option("--method", help="See `preface methods`.")]
+Method = Annotated[str | None, typer.Option("--method", help="See `preface methods`. Default: prefix-tuning.")]
 Init = Annotated[
     str | None,
     typer.Option("--init", help="random, vocabulary, labels, activations, text:WORDS or prompt:FOLDER."),
@@ -82,7 +82,7 @@ Examples:
 def train(
     task: Annotated[str | None, typer.Option("--task", help="A shipped task, a YAML, or a data file.")] = None,
     backbone: Backbone = None,
-    method: Method = "prefix-tuning",
+    method: Method = None,
     length: Length = None,
     sites: Sites = None,
     init: Init = None,
@@ -133,17 +133,9 @@ def train(
     import preface
     from preface.methods import method_named
     from preface.tuning.recipe import validated
-    from preface.tuning.train import unfinished
 
     if seed is not None and seeds is not None:
         raise UserError("seed: give either --seed or --seeds")
-    if resume is not None:
-        if task is not None or out is not None:
-            raise UserError("resume: the task and all else come from the run; give no --task and no --out")
-        asked = unfinished(resume)
-        backbone, dtype = backbone or asked["backbone"], asked["dtype"]
-        device = asked["device"] if device == "auto" else device
-    model = preface.load_backbone(backbone or preface.DEFAULT, dtype, device)
     fields = {
         "length": length,
         "sites": sites,
@@ -151,7 +143,9 @@ def train(
         "reparametrize": reparametrize,
         "positions": positions,
     }
-    configured = validated(method_named(method), given(fields))
+    configured = None
+    if method is not None or given(fields):
+        configured = validated(method_named(method or "prefix-tuning"), given(fields))
     recipe = {
         "learning_rates": tuple(learning_rate) if learning_rate else None,
         "seeds": (seed,) if seed is not None else seeds,
@@ -170,20 +164,24 @@ def train(
         "gradient_checkpointing": gradient_checkpointing or None,
         "max_input_tokens": max_input_tokens,
     }
+    data_options = {
+        "input": input,
+        "label": label,
+        "label_words": label_words_of(label_words),
+        "encoding": encoding,
+        "data": data,
+        "skip_bad_rows": skip_bad_rows or None,
+    }
     run = preface.train(
-        model,
+        backbone,
         task,
         configured,
-        input=input,
-        label=label,
-        label_words=label_words_of(label_words),
-        encoding=encoding,
-        data=data,
-        skip_bad_rows=skip_bad_rows,
         train_rows=train_rows,
         out=out,
         resume=resume,
-        **given(recipe),
+        dtype=dtype,
+        device=device,
+        **given(recipe | data_options),
     )
     from preface.cli.show import run_cells, run_table
 
@@ -232,31 +230,21 @@ def evaluate(
     """Evaluate a run's prompts, or the bare backbone, on any tasks."""
     import preface
     from preface.experiments.report import pivot, rich_table
-    from preface.labelling.evaluate import INSTRUCTION
-    from preface.records.checkpoint import load_prompt
 
-    opened: Any = None
-    if run is not None:
-        opened = run if (run / "prompt.json").exists() else preface.Run.open(run)
-    trained_on = load_prompt(run).card["backbone"] if run is not None else preface.DEFAULT
-    model = preface.load_backbone(backbone or trained_on, dtype, device)
-    cells = preface.evaluate(
-        opened,
-        on or (),
-        backbone=model,
-        instruction=instruction or INSTRUCTION,
-        prompts=prompts.value,
-        scoring=scoring.value,
-        split=split.value,
-        input=input,
-        label=label,
-        label_words=label_words_of(label_words),
-        encoding=encoding,
-        data=data,
-        skip_bad_rows=skip_bad_rows,
-        max_input_tokens=max_input_tokens,
-        out=out,
-    )
+    options = {
+        "instruction": instruction,
+        "prompts": prompts.value,
+        "scoring": scoring.value,
+        "split": split.value,
+        "input": input,
+        "label": label,
+        "label_words": label_words_of(label_words),
+        "encoding": encoding,
+        "data": data,
+        "skip_bad_rows": skip_bad_rows,
+        "max_input_tokens": max_input_tokens,
+    }
+    cells = preface.evaluate(run, on or (), backbone=backbone, out=out, dtype=dtype, device=device, **given(options))
     if as_json:
         show_json([asdict(cell) for cell in cells])
     else:
@@ -286,11 +274,8 @@ def predict(
 ) -> None:
     """Label rows: JSON Lines with label and probabilities, in order, as they come."""
     import preface
-    from preface.records.checkpoint import load_prompt
     from preface.terminal.progress import warn
 
-    name = backbone or load_prompt(run).card["backbone"]
-    model = preface.load_backbone(name, dtype, device)
     skipped = cut = 0
 
     def on_skip(line: str) -> None:
@@ -303,7 +288,9 @@ def predict(
         source,
         input=input,
         encoding=encoding or "utf-8",
-        backbone=model,
+        backbone=backbone,
+        dtype=dtype,
+        device=device,
         skip_bad_rows=skip_bad_rows,
         on_skip=on_skip,
     )

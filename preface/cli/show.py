@@ -25,20 +25,19 @@ from preface.tuning.step import answers_of
 
 def run_cells(run: Run) -> list[Cell]:
     """A run's development scores, one cell a member."""
-    record = run.record
-    result, validation = record["result"], record["splits"]["validation"]
+    record, result = run.record, run.result
     return [
         Cell(
-            backbone=record["backbone"],
-            method=record["method"]["name"],
-            train_task=record["task"]["name"],
-            eval_task=record["task"]["name"],
-            metric=record["task"]["metric"],
+            backbone=record.backbone,
+            method=record.method.name,
+            train_task=record.task.name,
+            eval_task=record.task.name,
+            metric=record.task.metric,
             value=member.score,
-            n=validation["rows"],
+            n=record.splits.validation.rows,
             seed=member.seed,
-            trained_parameters=result["trained_parameters"],
-            seconds=result["seconds"] / len(run.members),
+            trained_parameters=result.trained_parameters,
+            seconds=result.seconds / len(run.members),
             split="validation",
             details={"learning_rate": member.learning_rate, "step": member.step, "loss": member.loss},
         )
@@ -48,24 +47,24 @@ def run_cells(run: Run) -> list[Cell]:
 
 def run_table(run: Run) -> Table:
     """Development scores by learning rate, over seeds."""
-    record, result = run.record, run.record["result"]
-    rows, metric = record["splits"]["validation"]["rows"], METRIC_NAMES[record["task"]["metric"]]
+    record, result = run.record, run.result
+    rows, metric = record.splits.validation.rows, METRIC_NAMES[record.task.metric]
     table = Table(
         box=box.SIMPLE_HEAD,
-        title=f"{record['method']['name']} on {record['task']['name']}, {record['backbone']} frozen",
+        title=f"{record.method.name} on {record.task.name}, {record.backbone} frozen",
         caption=f"{metric[0].upper()}{metric[1:]} in percent on {rows:,} development rows (the commonest label alone: "
-        f"{100 * result['majority']:.1f}).\n{result['trained_parameters']:,} trained parameters a prompt, "
-        f"{result['steps']:,} steps, {result['seconds']:,.0f} s."
-        + (f"\nThe backbone saw labelled examples of {', '.join(saw)}." if (saw := record.get("backbone_saw")) else ""),
+        f"{100 * result.majority:.1f}).\n{result.trained_parameters:,} trained parameters a prompt, "
+        f"{result.steps:,} steps, {result.seconds:,.0f} s."
+        + (f"\nThe backbone saw labelled examples of {', '.join(saw)}." if (saw := record.backbone_saw) else ""),
     )
     for name in ("learning rate", "seeds", "mean", "± deviation", "best"):
         table.add_column(name, justify="right")
     chosen = run.best_rate[0].learning_rate
-    for row in result["rates"]:
-        rate = row["learning_rate"]
+    for row in result.rates:
+        rate = row.learning_rate
         best = max(member.score for member in run.members if member.learning_rate == rate)
-        deviation = "–" if row["deviation"] is None else f"{100 * row['deviation']:.1f}"
-        cells = f"{rate:g}", str(row["n"]), f"{100 * row['mean']:.1f}", deviation, f"{100 * best:.1f}"
+        deviation = "–" if row.deviation is None else f"{100 * row.deviation:.1f}"
+        cells = f"{rate:g}", str(row.n), f"{100 * row.mean:.1f}", deviation, f"{100 * best:.1f}"
         table.add_row(*cells, style="bold" if rate == chosen else "")
     return table
 

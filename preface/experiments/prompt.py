@@ -86,7 +86,7 @@ class Prompt(Trained):
     def _train(self, setting: Setting, backbone: Backbone, folder: Path, recipe: Recipe) -> Run:
         if (folder / RECORD).exists():
             run = Run(folder, backbone)
-            return run if "result" in run.record else train(backbone, resume=folder)
+            return run if run.record.result is not None else train(backbone, resume=folder)
         return train(
             backbone,
             setting.task(self.train_task),

@@ -18,7 +18,7 @@ from torch import Tensor
 from preface.backbones.base import Backbone
 from preface.errors import UserError
 from preface.prompts import Prompts
-from preface.records import checkpoint
+from preface.records.card import load_prompt
 
 COMMON = 5_000
 """Lester et al. 2021, section 3.2: sample among the 5,000 commonest pieces."""
@@ -56,7 +56,7 @@ class Initializer:
 
     def saved(self) -> Prompts:
         """The prompt that `prompt:PATH` names."""
-        return checkpoint.load_prompt(Path(self.argument)).prompts
+        return load_prompt(Path(self.argument)).prompts
 
     def embeddings(self, backbone: Backbone, length: int, seed: int) -> Tensor:
         """n input embeddings `[n, d_model]`, float32."""

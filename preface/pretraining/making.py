@@ -12,6 +12,7 @@ from typing import Any
 
 from preface.backbones.base import SEEN
 from preface.errors import UserError
+from preface.options import validated
 from preface.pretraining.architecture import load_architecture
 from preface.pretraining.building import (
     RECORD,
@@ -30,7 +31,6 @@ from preface.pretraining.tokens import Tokens
 from preface.pretraining.weights import Losses, Weights
 from preface.records.results import installed_versions, write_atomically
 from preface.tuning.loop import CHECKPOINTS, Loop, Position
-from preface.tuning.recipe import validated
 
 
 def pretrain(

@@ -8,7 +8,6 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 from torch import Tensor
 
@@ -17,13 +16,11 @@ from preface.labelling.labeller import predictions_of
 from preface.labelling.metric import metric
 from preface.methods.base import Counts
 from preface.prompts import Prompts
-from preface.records import checkpoint
+from preface.records.atomic import write_atomically
+from preface.records.card import Member, Origin, PromptCard, save_prompt
 from preface.records.results import installed_versions
-from preface.records.run import Member, finish_record
+from preface.records.run import RateSummary, Result, RunRecord
 from preface.terminal.progress import warn
-
-CARD = ("backbone", "fingerprint", "shape", "method", "task", "label_words")
-"""What a prompt's card repeats of the run's record."""
 
 METRIC_NAMES = {"accuracy": "accuracy", "macro_f1": "macro-F1"}
 """As people write them."""
@@ -47,33 +44,39 @@ class Outcome:
     seconds: float
 
 
-def finish(folder: Path, record: dict[str, Any], outcome: Outcome) -> None:
+def finish(folder: Path, record: RunRecord, outcome: Outcome) -> None:
     """Export every member's prompt and the best; write predictions; complete the run's record."""
-    best, metric_name = best_of(outcome.members), record["task"]["metric"]
-    card = {key: record[key] for key in CARD} | {
-        "max_input_tokens": record["recipe"]["max_input_tokens"],
-        "trained_parameters": outcome.counts.trained,
-        "versions": installed_versions(),
-    }
+    best, metric_name = best_of(outcome.members), record.task.metric
     for member in outcome.members:
-        own = card | {"member": asdict(member)}
-        checkpoint.save_prompt(folder / "prompts" / f"{member.index:02d}", outcome.prompts, own, member.index)
+        card = _card(record, outcome.counts, member)
+        save_prompt(folder / "prompts" / f"{member.index:02d}", outcome.prompts, card, member.index)
         if member is best:
-            checkpoint.save_prompt(folder / "prompt", outcome.prompts, own, member.index)
+            save_prompt(folder / "prompt", outcome.prompts, card, member.index)
     warn_of(outcome.predictions, outcome.gold, best.score, outcome.labels.words, metric_name)
     write_predictions(folder / "predictions.jsonl", outcome)
-    result = {
-        "best": best.index,
-        "members": [asdict(member) for member in outcome.members],
-        "rates": rate_summary(outcome.members),
-        "steps": outcome.steps,
-        "seconds": outcome.seconds,
-        "trained_parameters": outcome.counts.trained,
-        "stored_parameters": outcome.counts.stored,
-        "majority": majority(metric_name, outcome.gold),
-        "cut_inputs": outcome.cut_inputs,
-    }
-    finish_record(folder, record, result)
+    result = Result(
+        best=best.index,
+        members=tuple(outcome.members),
+        rates=rate_summary(outcome.members),
+        steps=outcome.steps,
+        seconds=outcome.seconds,
+        trained_parameters=outcome.counts.trained,
+        stored_parameters=outcome.counts.stored,
+        majority=majority(metric_name, outcome.gold),
+        cut_inputs=outcome.cut_inputs,
+    )
+    record.finish(folder, result)
+
+
+def _card(record: RunRecord, counts: Counts, member: Member) -> PromptCard:
+    origin = {name: getattr(record, name) for name in Origin.model_fields}
+    return PromptCard(
+        **origin,
+        max_input_tokens=record.max_input_tokens,
+        trained_parameters=counts.trained,
+        member=member,
+        versions=installed_versions(),
+    )
 
 
 def best_of(members: Sequence[Member]) -> Member:
@@ -83,10 +86,9 @@ def best_of(members: Sequence[Member]) -> Member:
 
 def write_predictions(path: Path, outcome: Outcome) -> None:
     """What the best prompt says of each development row, a line each."""
-    rows = predictions_of(outcome.predictions, outcome.labels)
-    with path.open("w", encoding="utf-8") as file:
-        for gold, row in zip(outcome.gold.tolist(), rows, strict=True):
-            print(json.dumps(asdict(row) | {"gold": outcome.labels.words[gold]}), file=file)
+    rows = zip(outcome.gold.tolist(), predictions_of(outcome.predictions, outcome.labels), strict=True)
+    lines = [asdict(row) | {"gold": outcome.labels.words[gold]} for gold, row in rows]
+    write_atomically(path, "".join(json.dumps(line) + "\n" for line in lines))
 
 
 def warn_of(predictions: Tensor, gold: Tensor, best: float, words: Sequence[str], metric_name: str) -> None:
@@ -108,18 +110,17 @@ def majority(metric_name: str, gold: Tensor) -> float:
     return metric(metric_name, labels, [commonest] * len(labels))
 
 
-def rate_summary(members: Sequence[Member]) -> list[dict[str, Any]]:
+def rate_summary(members: Sequence[Member]) -> tuple[RateSummary, ...]:
     """Mean and sample deviation of the development score over seeds, for each learning rate."""
-    summary = []
-    for rate in dict.fromkeys(member.learning_rate for member in members):
-        scores = [member.score for member in members if member.learning_rate == rate]
-        deviation = statistics.stdev(scores) if len(scores) > 1 else None
-        summary.append(
-            {
-                "learning_rate": rate,
-                "mean": statistics.fmean(scores),
-                "deviation": deviation,
-                "n": len(scores),
-            }
+    rates: dict[float, list[float]] = {}
+    for member in members:
+        rates.setdefault(member.learning_rate, []).append(member.score)
+    return tuple(
+        RateSummary(
+            learning_rate=rate,
+            mean=statistics.fmean(scores),
+            deviation=statistics.stdev(scores) if len(scores) > 1 else None,
+            n=len(scores),
         )
-    return summary
+        for rate, scores in rates.items()
+    )

@@ -17,7 +17,7 @@ from preface.backbones.contexts import Inputs
 from preface.methods import Method, PromptModule
 from preface.methods.init import Initializer
 from preface.prompts import Prompts
-from preface.records.run import Member
+from preface.records.card import Member
 from preface.terminal.progress import say, warn
 from preface.tuning.finish import Outcome, best_of
 from preface.tuning.loop import Budget, Evaluation, Position

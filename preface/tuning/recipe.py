@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any, TypeVar
+from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from preface.errors import UserError
+from preface.options import validated
 from preface.tuning.optimizers import OptimizerName
 from preface.tuning.schedules import ScheduleName
-
-Model = TypeVar("Model", bound=BaseModel)
 
 
 class Recipe(BaseModel):
@@ -92,14 +90,3 @@ def recipe_from(fields: dict[str, Any], rates: Sequence[float]) -> Recipe:
     if fields.get("token_budget") is not None:
         fields = {"batch_size": None, **fields}
     return validated(Recipe, {"learning_rates": tuple(rates), **fields})
-
-
-def validated(model: type[Model], fields: dict[str, Any]) -> Model:
-    """`model(**fields)`, a pydantic complaint told as one line."""
-    try:
-        return model(**fields)
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"])) or model.__name__
-        message = first["msg"].removeprefix("Value error, ")
-        raise UserError(f"{where.replace('_', '-')}: {message} (got {first.get('input')!r})") from error
