@@ -25,6 +25,7 @@ from preface.records.run import Run
 from preface.tasks import load_task
 from preface.terminal.interrupt import Interrupted
 from preface.tuning import loop, population
+from preface.tuning import train as verb
 from preface.tuning.finish import majority, rate_summary, warn_of
 from preface.tuning.recipe import Recipe, recipe_from
 from preface.tuning.step import member_losses, shares_of
@@ -268,16 +269,16 @@ def test_a_run_finds_its_backbone_from_elsewhere(
 def test_a_second_process_in_the_folder_is_refused(
     tiny: Backbone, data_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    step, refused = population.Population._step, []
+    step, refused = population.Population.step, []
 
-    def with_another(self: Any, batches: Any) -> Any:
+    def with_another(self: Any, number: int, done: float) -> Any:
         if not refused:
             with pytest.raises(UserError, match="another process is at work there") as caught:
                 preface.train(tiny, resume=tmp_path / "run")
             refused.append(caught)
-        return step(self, batches)
+        return step(self, number, done)
 
-    monkeypatch.setattr(population.Population, "_step", with_another)
+    monkeypatch.setattr(population.Population, "step", with_another)
     train(tiny, data_file, tmp_path / "run", steps=2)
     assert refused
 
@@ -285,7 +286,7 @@ def test_a_second_process_in_the_folder_is_refused(
 def test_a_full_disk_at_the_end_loses_nothing(
     tiny: Backbone, data_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(population, "CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setattr(loop, "CHECKPOINT_SECONDS", 0.0)
     fsync, full = os.fsync, [False]
 
     def sync(number: int) -> None:
@@ -293,14 +294,14 @@ def test_a_full_disk_at_the_end_loses_nothing(
             raise OSError(errno.ENOSPC, "No space left on device")
         fsync(number)
 
-    finish = population.finish
+    finish = verb.finish
 
     def late(*arguments: Any) -> None:
         full[0] = True
         finish(*arguments)
 
     monkeypatch.setattr(os, "fsync", sync)
-    monkeypatch.setattr(population, "finish", late)
+    monkeypatch.setattr(verb, "finish", late)
     with pytest.raises(OSError, match="No space left") as caught:
         train(tiny, data_file, tmp_path / "run")
     assert caught.value.filename == str(tmp_path / "run" / "prompts" / "00")
