@@ -159,16 +159,18 @@ def run_cells(run: Run) -> list[Cell]:
 
 
 def run_table(run: Run) -> Table:
-    """Development accuracy by learning rate, over seeds."""
+    """Development scores by learning rate, over seeds."""
     from rich import box
     from rich.table import Table
 
+    from preface.labelling.metric import METRIC_NAMES
+
     record, result = run.record, run.result
-    rows = record.splits.validation.rows
+    rows, metric = record.splits.validation.rows, METRIC_NAMES[record.task.metric]
     table = Table(
         box=box.SIMPLE_HEAD,
         title=f"{record.method.name} on {record.task.name}, {record.backbone} frozen",
-        caption=f"Accuracy in percent on {rows:,} development rows (the commonest label alone: "
+        caption=f"{metric[0].upper()}{metric[1:]} in percent on {rows:,} development rows (the commonest label alone: "
         f"{100 * result.majority:.1f}).\n{result.trained_parameters:,} trained parameters a prompt, "
         f"{result.steps:,} steps, {result.seconds:,.0f} s."
         + (f"\nThe backbone saw labelled examples of {', '.join(saw)}." if (saw := record.backbone_saw) else ""),

@@ -6,8 +6,9 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from preface.tuning.schedules import Budget, ScheduleName
+
 OptimizerName = Literal["adamw", "adafactor"]
-ScheduleName = Literal["cosine", "inverse-sqrt", "linear", "constant"]
 ObjectiveName = Literal["span-corruption", "prefix-lm", "instructions"]
 OBJECTIVES: tuple[ObjectiveName, ...] = ("span-corruption", "prefix-lm", "instructions")
 
@@ -63,19 +64,10 @@ class Settings(BaseModel):
         return self
 
     @property
-    def budget(self) -> tuple[float, str]:
-        """How much, and of what."""
+    def budget(self) -> Budget:
         if self.steps is not None:
-            return self.steps, "steps"
+            return Budget(self.steps, "steps")
         if self.budget_tokens is not None:
-            return self.budget_tokens, "tokens"
+            return Budget(self.budget_tokens, "tokens")
         assert self.minutes is not None
-        return 60 * self.minutes, "seconds"
-
-    def used(self, step: int, tokens: int, seconds: float) -> float:
-        """How much of the budget is used up, in its own unit."""
-        return {"steps": step, "tokens": tokens, "seconds": seconds}[self.budget[1]]
-
-    def done(self, step: int, tokens: int, seconds: float) -> float:
-        """The share of the budget that is used up."""
-        return self.used(step, tokens, seconds) / self.budget[0]
+        return Budget(60 * self.minutes, "seconds")

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from preface.labelling.label_words import LabelWords
 from preface.labelling.labeller import predictions_of
+from preface.labelling.metric import METRIC_NAMES, metric
 from preface.methods.base import Counts
 from preface.prompts import Prompts
 from preface.records.atomic import write_atomically
@@ -48,7 +49,7 @@ def finish(folder: Path, record: RunRecord, outcome: Outcome) -> None:
         save_prompt(folder / "prompts" / f"{member.index:02d}", outcome.prompts, card, member.index)
         if member is best:
             save_prompt(folder / "prompt", outcome.prompts, card, member.index)
-    warn_of(outcome.predictions, outcome.gold, best.score, outcome.labels.words)
+    warn_of(outcome.predictions, outcome.gold, best.score, outcome.labels.words, record.task.metric)
     write_predictions(folder / "predictions.jsonl", outcome)
     result = Result(
         best=best.index,
@@ -58,7 +59,7 @@ def finish(folder: Path, record: RunRecord, outcome: Outcome) -> None:
         seconds=outcome.seconds,
         trained_parameters=outcome.counts.trained,
         stored_parameters=outcome.counts.stored,
-        majority=majority(outcome.gold),
+        majority=majority(record.task.metric, outcome.gold),
         cut_inputs=outcome.cut_inputs,
     )
     record.finish(folder, result)
@@ -87,21 +88,23 @@ def write_predictions(path: Path, outcome: Outcome) -> None:
     write_atomically(path, "".join(json.dumps(line) + "\n" for line in lines))
 
 
-def warn_of(predictions: Tensor, gold: Tensor, best: float, words: Sequence[str]) -> None:
+def warn_of(predictions: Tensor, gold: Tensor, best: float, words: Sequence[str], metric_name: str) -> None:
     """Say what a number alone would hide."""
     if len(predictions.argmax(-1).unique()) == 1:
         word = words[int(predictions[0].argmax())]
         warn(f"the best prompt predicts {word!r} for every development row; try other learning rates or more steps")
-    elif best <= majority(gold):
+    elif best <= majority(metric_name, gold):
         warn(
-            f"the best development score, {best:.3f}, is no better than always naming the commonest label; "
-            "try other learning rates, more steps or another initialisation"
+            f"the best development {METRIC_NAMES[metric_name]}, {best:.3f}, is no better than always naming the "
+            "commonest label; try other learning rates, more steps or another initialisation"
         )
 
 
-def majority(gold: Tensor) -> float:
-    """The share of the commonest label."""
-    return max(Counter(gold.tolist()).values()) / len(gold)
+def majority(metric_name: str, gold: Tensor) -> float:
+    """What always naming the commonest label gives, by the task's metric."""
+    labels = [str(label) for label in gold.tolist()]
+    ((commonest, _),) = Counter(labels).most_common(1)
+    return metric(metric_name, labels, [commonest] * len(labels))
 
 
 def rate_summary(members: Sequence[Member]) -> tuple[RateSummary, ...]:

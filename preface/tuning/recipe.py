@@ -9,9 +9,9 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from preface.options import validated
+from preface.tuning.schedules import ScheduleName
 
 OptimizerName = Literal["adamw", "adafactor"]
-ScheduleName = Literal["constant", "linear", "cosine"]
 MOST_SEEDS = 1_000
 
 
@@ -41,6 +41,7 @@ class Recipe(BaseModel):
     patience: int | None = Field(6, ge=1, description="Evaluations without a better score before a prompt stops.")
     dropout: float = Field(0.0, ge=0, lt=1, description="In the frozen backbone.")
     gradient_checkpointing: bool = Field(False, description="Less memory, more time.")
+    cuda_graphs: bool = Field(False, description="On a GPU, launch a step as a whole; not seen to work yet.")
     max_input_tokens: int = Field(512, ge=2, description="Longer inputs are cut and counted.")
 
     @field_validator("learning_rates")

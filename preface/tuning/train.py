@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import shlex
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,8 +24,11 @@ from preface.records.results import installed_versions
 from preface.records.run import RECORD, Run, RunRecord, SplitRecord, Splits, now
 from preface.tasks import Split, Task, load_split
 from preface.tasks.options import DataOptions
+from preface.tuning.finish import finish
+from preface.tuning.loop import Loop
 from preface.tuning.population import Population
 from preface.tuning.recipe import Recipe, recipe_from
+from preface.tuning.rows import Rows
 
 
 def train(
@@ -91,12 +95,11 @@ class _Training:
         training = load_training(self.task, options.data, options.skip_bad_rows, self.train_rows)
         return training, options.split(self.task, "validation")
 
-    def population(self, folder: Path, training: Split, development: Split) -> Population:
+    def population(self, training: Split, development: Split) -> Population:
         """What can be wrong with the method shows here."""
         labels = LabelWords.of(self.backbone, self.task.label_words)
-        return Population(
-            folder, self.backbone, self.method, self.recipe, labels, training, development, self.task.metric
-        )
+        rows = Rows.of(self.backbone, labels, training, development, self.recipe.max_input_tokens)
+        return Population(self.backbone, self.method, self.recipe, rows, self.task.metric)
 
     def record(self, recipe: Recipe, splits: Splits) -> RunRecord:
         """`recipe`: with its steps as numbers."""
@@ -126,13 +129,19 @@ class _Training:
 
 def _begin(folder: Path, work: _Training) -> Run:
     training, development = work.read()
-    population = work.population(folder, training, development)  # before there is a folder that would claim the name
+    population = work.population(training, development)  # before there is a folder that would claim the name
     with locked(folder):
         _check_free(folder)
         record = work.record(population.recipe, _splits(training, development))
         record.write(folder)
-        population.run(record)
+        _run(folder, population, record)
     return Run(folder, work.backbone)
+
+
+def _run(folder: Path, population: Population, record: RunRecord) -> None:
+    """Train to the end, and write what comes of it."""
+    loop = Loop(folder, population, population.budget, f"preface train --resume {shlex.quote(str(folder))}")
+    finish(folder, record, population.outcome(loop.run()))
 
 
 def _go_on(folder: Path, backbone: Backbone | str | None, dtype: str, device: str, data: str | Path | None) -> Run:
@@ -145,7 +154,7 @@ def _go_on(folder: Path, backbone: Backbone | str | None, dtype: str, device: st
         for now_read, then in ((splits.train, record.splits.train), (splits.validation, record.splits.validation)):
             if not now_read.same_rows(then):
                 raise UserError(f"{folder}: the data of {record.task.name} has changed since; start anew")
-        work.population(folder, training, development).run(record)
+        _run(folder, work.population(training, development), record)
     return Run(folder, work.backbone)
 
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import signal
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -19,11 +20,11 @@ from preface.experiments.cross_domain import majorities, seen
 from preface.experiments.prompt import Prompt
 from preface.experiments.spec import SPECS, Experiment, load_experiment
 from preface.methods import PrefixTuning
+from preface.options import validated
 from preface.records.results import Cell
 from preface.tasks import load_split
 from preface.terminal.interrupt import Interrupted
 from preface.tuning import population
-from preface.tuning.recipe import validated
 
 SMALL = {
     "title": "small",
@@ -105,19 +106,18 @@ def test_again_measures_nothing(finished: Path, nano: Backbone, spec: Path, monk
 
 
 def test_interrupted_it_goes_on(nano: Backbone, spec: Path, finished: Path, tmp_path: Path, monkeypatch: Any) -> None:
-    step = population.Population._step
+    step = population.Population.step
 
-    def press(self, batches):
-        if isinstance(self.method, PrefixTuning) and len(self.recipe.learning_rates) == 1 and self.state.step == 2:
-            self._save()
-            raise Interrupted
-        return step(self, batches)
+    def press(self, number, done):
+        if isinstance(self.method, PrefixTuning) and len(self.recipe.learning_rates) == 1 and number == 2:
+            signal.raise_signal(signal.SIGINT)
+        return step(self, number, done)
 
-    monkeypatch.setattr(population.Population, "_step", press)
+    monkeypatch.setattr(population.Population, "step", press)
     with pytest.raises(Interrupted):
         preface.compare_cross_domain(spec, out=tmp_path / "o", backbone=nano)
     assert len(json.loads((tmp_path / "o" / "results.json").read_text())) == 2  # zero-shot is kept
-    monkeypatch.setattr(population.Population, "_step", step)
+    monkeypatch.setattr(population.Population, "step", step)
     preface.compare_cross_domain(spec, out=tmp_path / "o", backbone=nano)
     both = [json.loads((folder / "results.json").read_text()) for folder in (tmp_path / "o", finished)]
     assert [cell["value"] for cell in both[0]] == [cell["value"] for cell in both[1]]

@@ -12,15 +12,20 @@ from typing import Any
 
 import pytest
 import torch
+from sklearn.metrics import f1_score
 
 import preface
 from preface.backbones.base import Backbone, weights_hash
+from preface.cli.train import run_table
 from preface.errors import UserError
+from preface.labelling.labeller import Labeller
 from preface.methods import Method, PrefixTuning, PromptTuning
 from preface.records.card import Member
 from preface.records.run import Run
+from preface.tasks import load_task
 from preface.terminal.interrupt import Interrupted
-from preface.tuning import population
+from preface.tuning import loop, population
+from preface.tuning import train as verb
 from preface.tuning.finish import majority, rate_summary, warn_of
 from preface.tuning.recipe import Recipe, recipe_from
 from preface.tuning.step import member_losses, shares_of
@@ -67,7 +72,7 @@ def assert_same(one: Run, two: Run) -> None:
 
 @pytest.fixture(autouse=True)
 def a_line_each_step(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(population, "LOG_EVERY", 1)
+    monkeypatch.setattr(loop, "LOG_EVERY", 1)
 
 
 @pytest.fixture
@@ -124,21 +129,21 @@ def test_interrupted_and_resumed_ends_bit_for_bit_as_uninterrupted(
 ) -> None:
     tiny.kept.clear()  # another sitting has encoded nothing
     whole = train(tiny, data_file, tmp_path / "whole", dropout=dropout, method=method)
-    step = population.Population._step
+    step = population.Population.step
     for stop_at in (5, 9):  # in the middle of a stretch, and again
 
-        def press(self, batches, stop_at=stop_at):
-            if self.state.step == stop_at:
+        def press(self, number, done, stop_at=stop_at):
+            if number == stop_at:
                 signal.raise_signal(signal.SIGINT)
-            return step(self, batches)
+            return step(self, number, done)
 
-        monkeypatch.setattr(population.Population, "_step", press)
+        monkeypatch.setattr(population.Population, "step", press)
         tiny.kept.clear()
         begun = {"task": data_file, "method": method, "out": tmp_path / "part", "dropout": dropout, **RECIPE, **WORDS}
         with pytest.raises(Interrupted, match="--resume"):
             preface.train(tiny, **(begun if stop_at == 5 else {"resume": tmp_path / "part"}))
         torch.rand(7)  # what happens between two sittings must not matter
-    monkeypatch.setattr(population.Population, "_step", step)
+    monkeypatch.setattr(population.Population, "step", step)
     tiny.kept.clear()
     assert_same(preface.train(tiny, resume=tmp_path / "part"), whole)
 
@@ -149,14 +154,14 @@ def test_killed_and_resumed_ends_bit_for_bit_as_uninterrupted(
 ) -> None:
     """A kill loses what came after the last checkpoint, a damaged checkpoint what came after the one before."""
     script = (
-        "import sys, preface, preface.tuning.population as t\n"
+        "import sys, preface, preface.tuning.loop as loop, preface.tuning.population as t\n"
         "from tests.tuning.test_train import METHOD, RECIPE\n"
-        "import time; t.LOG_EVERY = 1; t.CHECKPOINT_SECONDS = 0.0\n"
-        "step = t.Population._step\n"
-        "def slow(self, batches):\n"
-        "    time.sleep(0.2 if self.state.step > 2 and sys.argv[3] == 'slow' else 0)\n"
-        "    return step(self, batches)\n"
-        "t.Population._step = slow\n"
+        "import time; loop.LOG_EVERY = 1; loop.CHECKPOINT_SECONDS = 0.0\n"
+        "step = t.Population.step\n"
+        "def slow(self, number, done):\n"
+        "    time.sleep(0.2 if number > 2 and sys.argv[3] == 'slow' else 0)\n"
+        "    return step(self, number, done)\n"
+        "t.Population.step = slow\n"
         "preface.train(preface.load_backbone(sys.argv[1]), sys.argv[2], METHOD, out=sys.argv[4],"
         " label_words={'yes': 'positive', 'no': 'negative'}, **RECIPE)\n"
     )
@@ -264,16 +269,16 @@ def test_a_run_finds_its_backbone_from_elsewhere(
 def test_a_second_process_in_the_folder_is_refused(
     tiny: Backbone, data_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    step, refused = population.Population._step, []
+    step, refused = population.Population.step, []
 
-    def with_another(self: Any, batches: Any) -> Any:
+    def with_another(self: Any, number: int, done: float) -> Any:
         if not refused:
             with pytest.raises(UserError, match="another process is at work there") as caught:
                 preface.train(tiny, resume=tmp_path / "run")
             refused.append(caught)
-        return step(self, batches)
+        return step(self, number, done)
 
-    monkeypatch.setattr(population.Population, "_step", with_another)
+    monkeypatch.setattr(population.Population, "step", with_another)
     train(tiny, data_file, tmp_path / "run", steps=2)
     assert refused
 
@@ -281,7 +286,7 @@ def test_a_second_process_in_the_folder_is_refused(
 def test_a_full_disk_at_the_end_loses_nothing(
     tiny: Backbone, data_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(population, "CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setattr(loop, "CHECKPOINT_SECONDS", 0.0)
     fsync, full = os.fsync, [False]
 
     def sync(number: int) -> None:
@@ -289,14 +294,14 @@ def test_a_full_disk_at_the_end_loses_nothing(
             raise OSError(errno.ENOSPC, "No space left on device")
         fsync(number)
 
-    finish = population.finish
+    finish = verb.finish
 
     def late(*arguments: Any) -> None:
         full[0] = True
         finish(*arguments)
 
     monkeypatch.setattr(os, "fsync", sync)
-    monkeypatch.setattr(population, "finish", late)
+    monkeypatch.setattr(verb, "finish", late)
     with pytest.raises(OSError, match="No space left") as caught:
         train(tiny, data_file, tmp_path / "run")
     assert caught.value.filename == str(tmp_path / "run" / "prompts" / "00")
@@ -325,9 +330,9 @@ def test_warns_of_what_a_number_hides(
     tiny: Backbone, data_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     gold, words = torch.tensor([0, 1, 1]), ("a", "b")
-    warn_of(torch.tensor([[0.1, 0.9]] * 3), gold, 2 / 3, words)
+    warn_of(torch.tensor([[0.1, 0.9]] * 3), gold, 2 / 3, words, "accuracy")
     assert "predicts 'b' for every development row" in capsys.readouterr().err.replace("\n", " ")
-    warn_of(torch.tensor([[0.1, 0.9], [0.1, 0.9], [0.9, 0.1]]), gold, 2 / 3, words)
+    warn_of(torch.tensor([[0.1, 0.9], [0.1, 0.9], [0.9, 0.1]]), gold, 2 / 3, words, "accuracy")
     assert "no better than always naming the commonest" in capsys.readouterr().err.replace("\n", " ")
     run = train(tiny, data_file, tmp_path / "wild", learning_rates=[1e38, 0.02], seeds=1, clip=None)
     assert "not finite" in capsys.readouterr().err.replace("\n", " ")
@@ -352,15 +357,15 @@ def test_a_look_that_finds_no_memory_is_taken_again(
 ) -> None:
     """Once what recorded steps hold is free."""
     freed, calls = [], []
-    score_each = population.score_each
+    label_each = Labeller.label_each
 
     def short(*arguments: Any) -> Any:
         calls.append(len(freed))
         if len(calls) == 1:
             raise torch.OutOfMemoryError("CUDA out of memory")
-        return score_each(*arguments)
+        return label_each(*arguments)
 
-    monkeypatch.setattr(population, "score_each", short)
+    monkeypatch.setattr(Labeller, "label_each", short)
     monkeypatch.setattr(population.Step, "forget", lambda step: freed.append(step))
     train(tiny, data_file, tmp_path / "run", steps=1)
     assert len(freed) == 1
@@ -415,4 +420,32 @@ def test_summaries() -> None:
     assert first.mean == pytest.approx(0.6)
     assert first.deviation == pytest.approx(0.02**0.5)
     assert second.deviation is None
-    assert majority(torch.tensor([0, 1, 1, 1])) == 0.75
+
+
+def test_the_commonest_label_is_measured_as_the_task_is() -> None:
+    gold = torch.tensor([0, 1, 1, 1])
+    assert majority("accuracy", gold) == 0.75
+    assert majority("macro_f1", gold) == pytest.approx(f1_score([0, 1, 1, 1], [1, 1, 1, 1], average="macro"))
+
+
+def test_a_macro_f1_is_compared_with_a_macro_f1(capsys: pytest.CaptureFixture[str]) -> None:
+    """Where nine rows of ten have one label, naming it always gives an accuracy of 0.9 and a macro-F1 of 0.474."""
+    gold = torch.tensor([0] + [1] * 9)
+    predictions = torch.tensor([[0.9, 0.1]] * 4 + [[0.1, 0.9]] * 6)
+    warn_of(predictions, gold, 0.6, ("a", "b"), "macro_f1")
+    assert not capsys.readouterr().err
+    warn_of(predictions, gold, 0.6, ("a", "b"), "accuracy")
+    assert "the best development accuracy, 0.600, is no better" in capsys.readouterr().err.replace("\n", " ")
+
+
+def test_result_and_table_name_the_metric(tiny: Backbone, tmp_path: Path) -> None:
+    words = ("good", "good", "bad")
+    lines = [json.dumps({"text": f"the {word} thing {i}", "label": word}) for i in range(20) for word in words]
+    (tmp_path / "rows.jsonl").write_text("\n".join(lines))
+    task = load_task(tmp_path / "rows.jsonl").model_copy(update={"metric": "macro_f1"})
+    run = preface.train(tiny, task, METHOD, out=tmp_path / "run", **RECIPE | {"steps": 1})
+    gold = [json.loads(line)["gold"] for line in (run.folder / "predictions.jsonl").read_text().splitlines()]
+    commonest = max(gold, key=gold.count)
+    expected = f1_score(gold, [commonest] * len(gold), average="macro")
+    assert run.result.majority == pytest.approx(expected)
+    assert "Macro-F1 in percent" in str(run_table(run).caption)
