@@ -110,7 +110,8 @@ def test_options_as_arguments_are_read_as_the_same_options(given_options: dict[s
     written = expand(["--task", "film", *arguments(given_options)], parameters("bench"))
     context = get_command(app).commands["bench"].complete().make_context("bench", written)  # type: ignore[attr-defined]
     values = {name: list(value) if isinstance(value, tuple) else value for name, value in context.params.items()}
-    assert given_fields(DataOptions.model_fields, values) == given_options
+    read = given_fields(DataOptions.model_fields, values)
+    assert validated(DataOptions, read) == validated(DataOptions, given_options)
 
 
 hostile = st.one_of(
