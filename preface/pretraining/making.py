@@ -7,6 +7,7 @@ import shlex
 import shutil
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ from preface.pretraining.card import write_card
 from preface.pretraining.settings import Settings
 from preface.pretraining.tokens import Tokens
 from preface.pretraining.weights import Losses, Weights
+from preface.records.lock import locked
 from preface.records.results import installed_versions, write_atomically
 from preface.tuning.loop import CHECKPOINTS, Loop, Position
 
@@ -149,7 +151,7 @@ def _asked(
 def _begin(folder: Path, asked: dict[str, Any]) -> Path:
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         unfinished = (folder / RECORD).exists() and not (folder / "model.safetensors").exists()
-        hint = f"`--resume {folder}` goes on with it, or " if unfinished else ""
+        hint = f"`--resume {shlex.quote(str(folder))}` goes on with it, or " if unfinished else ""
         raise UserError(f"{folder}: is there already and not empty; {hint}give another --out")
     return _go(folder, asked)
 
@@ -166,31 +168,37 @@ def _go(folder: Path, record: dict[str, Any]) -> Path:
     if text is not None:
         record["text"] = checked_text(text, record, folder)
     setattr(model.config, SEEN, record["seen_tasks"])
-    folder.mkdir(parents=True, exist_ok=True)
-    if machine.accelerator.is_main_process:
-        _write_record(folder, record)
     losses = Losses(model, plain_pieces(tokenizer, int(model.config.vocab_size)))
     probe = prober(folder, tokenizer, record["probe_tasks"], record["data"])
     weights = Weights(losses, settings, data.mixture, machine, data.validation, probe)
-    loop = Loop(
+    is_main = machine.accelerator.is_main_process
+    try:
+        with locked(folder) if is_main else nullcontext():
+            if is_main:
+                _write_record(folder, record)
+            machine.accelerator.wait_for_everyone()
+            at = _loop(folder, record, weights).run()
+            weights.export(folder)
+            if is_main:
+                tokenizer.save_pretrained(folder)
+                _finish(folder, record | {"result": _result(at, weights)})
+    finally:
+        data.mixture.close()
+    machine.accelerator.wait_for_everyone()
+    return folder
+
+
+def _loop(folder: Path, record: Mapping[str, Any], weights: Weights) -> Loop:
+    settings = weights.settings
+    return Loop(
         folder,
         weights,
         settings.budget,
         f"preface {record['verb']} --resume {shlex.quote(str(folder))}",
         checkpoint_seconds=settings.checkpoint_seconds,
         keep=settings.keep,
-        accelerator=machine.accelerator,
+        accelerator=weights.accelerator,
     )
-    try:
-        at = loop.run()
-    finally:
-        data.mixture.close()
-    weights.export(folder)
-    if machine.accelerator.is_main_process:
-        tokenizer.save_pretrained(folder)
-        _finish(folder, record | {"result": _result(at, weights)})
-    machine.accelerator.wait_for_everyone()
-    return folder
 
 
 def _result(at: Position, weights: Weights) -> dict[str, Any]:
