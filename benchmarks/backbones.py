@@ -20,29 +20,33 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from preface.labelling.score import LabelWords, metric
 from rich.console import Console
-from torch.nn.functional import cross_entropy
+from transformers import PreTrainedModel
 
 import preface
 from preface.backbones import batching
 from preface.backbones.base import Backbone
+from preface.backbones.frozen import fuse_gelu
+from preface.backbones.load import load_checkpoint
+from preface.backbones.t5 import T5Backbone
 from preface.experiments.report import pivot, rich_table
 from preface.labelling.evaluate import predictions_on
+from preface.labelling.label_words import LabelWords
+from preface.labelling.metric import metric
 from preface.pretraining.card import series
 from preface.pretraining.optimizer import ScaledAdamW
+from preface.prompts import Prompts
 from preface.records.metrics import read_metrics
 from preface.records.results import Cell, read_cells, write_cells
 from preface.records.run import Run
 from preface.tasks import Split, load_split, load_task, render
-from preface.tuning.schedules import rate_share
-from preface.tuning.train import load_training
 
 SEEDS = 3
-SEARCH, STEPS = 60, 150
+SEARCH, STEPS, WARMUP = 60, 150, 20
 BATCH = 16
 RATES = {"prompt-tuning": (0.1, 0.3), "prefix-tuning": (0.03, 0.1), "full tuning": (0.003, 0.01)}
 TASK = "sst2"
+SPLITS = "train", "validation", "test"
 
 
 def tuned(method: Any, backbone: Backbone, data: Path | None) -> list[Cell]:
@@ -60,17 +64,15 @@ def tuned(method: Any, backbone: Backbone, data: Path | None) -> list[Cell]:
 
 def fully_tuned(name: str, data: Path | None) -> list[Cell]:
     """The same for all weights, each seed on a fresh copy; the rate is chosen with the first seed."""
-    training, splits = load_training(load_task(TASK), data), {}
-    for split in ("validation", "test"):
-        splits[split] = load_split(TASK, split, data=data)
+    training, development, test = (load_split(load_task(TASK), split, data=data) for split in SPLITS)
+    frozen = preface.load_backbone(name, dtype="float32")
 
     def train(rate: float, seed: int, steps: int) -> Backbone:
-        backbone = preface.load_backbone(name, dtype="float32")  # all weights are trained
-        tune_all(backbone, training, rate, seed, steps)
-        return backbone
+        model, tokenizer = load_checkpoint(name, torch.float32)
+        tune_all(model.to(frozen.device), frozen, training, rate, seed, steps)  # type: ignore[arg-type]
+        return T5Backbone(name, model, tokenizer)
 
-    found = {rate: accuracy(train(rate, 0, SEARCH), splits["validation"]) for rate in RATES["full tuning"]}
-    best = max(found, key=lambda rate: found[rate])
+    best = max(RATES["full tuning"], key=lambda rate: accuracy(train(rate, 0, SEARCH), development))
     cells = []
     for seed in range(SEEDS):
         began = time.perf_counter()
@@ -80,42 +82,41 @@ def fully_tuned(name: str, data: Path | None) -> list[Cell]:
         cells.append(
             Cell(
                 backbone=name, method="full tuning", train_task=TASK, eval_task=TASK, metric="accuracy",
-                value=accuracy(backbone, splits["test"]), n=len(splits["test"].examples), seed=seed,
+                value=accuracy(backbone, test), n=len(test.examples), seed=seed,
                 trained_parameters=backbone.parameters, seconds=0.0, details=details,
             )
         )  # fmt: skip
     return cells
 
 
-def tune_all(backbone: Backbone, training: Split, rate: float, seed: int, steps: int) -> None:
-    """All weights (but the position biases), on the task's text and label words as they are."""
-    inputs, _ = render(backbone.tokenize, training.examples, 512)
-    words = LabelWords.of(backbone, tuple(dict.fromkeys(str(example.label) for example in training.examples)))
-    pieces = dict(zip(words.words, words.pieces, strict=True))
+def tune_all(model: PreTrainedModel, frozen: Backbone, training: Split, rate: float, seed: int, steps: int) -> None:
+    """All weights, position biases among them, on the task's text and label words as they are, without dropout.
+
+    `model` is Transformers' own; `frozen`, the same model as a backbone, knows the pieces and stays as it is.
+    """
+    fuse_gelu(model)
+    model.eval()
+    inputs, _ = render(frozen.tokenize, training.examples, 512)
+    gold = [str(example.label) for example in training.examples]
+    targets = LabelWords.of(frozen, tuple(dict.fromkeys(gold))).targets(gold)
     order = batching.endless([len(ids) for ids in inputs], seed, BATCH)
-    weights = [weight for key, weight in backbone.model.named_parameters() if "relative_attention" not in key]
-    for weight in weights:
-        weight.requires_grad_(True)
+    weights = list(model.parameters())
     optimizer = ScaledAdamW(weights)
-    with backbone.training():
-        for step in range(steps):
-            rows = next(order)
-            ids, mask = backbone.pad([inputs[row] for row in rows])
-            labels, real = backbone.pad([list(pieces[str(training.examples[row].label)]) for row in rows])
-            labels = labels.masked_fill(real == 0, -100)
-            loss = cross_entropy(backbone.forward(ids, mask, labels).flatten(0, 1), labels.flatten())
-            loss.backward()  # type: ignore[no-untyped-call]
-            torch.nn.utils.clip_grad_norm_(weights, 1.0)
-            optimizer.step(rate * rate_share("linear", step, step / steps, 20))
-            for weight in weights:
-                weight.grad = None
-    backbone.model.requires_grad_(False)
+    for step in range(steps):
+        rows = next(order)
+        ids, mask = frozen.pad([inputs[row] for row in rows])
+        labels, real = frozen.pad([targets[row] for row in rows])
+        labels = labels.masked_fill(real == 0, -100)
+        model(input_ids=ids, attention_mask=mask, labels=labels).loss.backward()
+        torch.nn.utils.clip_grad_norm_(weights, 1.0)
+        optimizer.step(rate * min(1.0, (step + 1) / WARMUP) * (1 - step / steps))
+        model.zero_grad()
 
 
 def accuracy(backbone: Backbone, split: Split) -> float:
     """By rank classification, without a prompt."""
     gold = [str(example.label) for example in split.examples]
-    ((given,), _) = predictions_on(backbone, split, tuple(dict.fromkeys(gold)), [None])
+    ((given,), _) = predictions_on(backbone, split, tuple(dict.fromkeys(gold)), [Prompts.bare()])
     return metric("accuracy", gold, [prediction.label for prediction in given])
 
 

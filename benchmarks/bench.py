@@ -3,9 +3,10 @@
     python benchmarks/bench.py [--runs 5] [--steps 6] [--only NAME …] [--out results]
 
 Random weights of T5-small's shape, SST-2's lengths, batch 16 a prompt, both sides in one process, runs alternating,
-medians. PEFT runs at its best setting here: of float32, bfloat16 autocast and bfloat16 weights, eager or
-scaled-dot-product attention, the fastest; where the processor has no bfloat16 products that is float32, and the others
-are not run (one step would take half a minute). Writes `bench.json`, `bench.md` and `bench.png`.
+medians. Both sides run at their best setting here, found anew for each measure: Preface in float32 or bfloat16, PEFT in
+float32, bfloat16 autocast or bfloat16 weights, eager or with scaled-dot-product attention. Where the processor has no
+bfloat16 products only float32 is tried (one step in bfloat16 would take half a minute). Writes `bench.json`, `bench.md`
+and `bench.png`.
 """
 
 from __future__ import annotations
@@ -17,24 +18,26 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
-from functools import cache
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from functools import cache, partial
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 import torch
-from preface.labelling.score import LabelWords, score
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
-from sides import BATCH, SMALL, Ours, Peft, backbone, hardware, rows, seconds, show
+from sides import BASE, BATCH, SMALL, Ours, Peft, backbone, hardware, rows, seconds, show
 from torch.profiler import ProfilerActivity, profile
 
+from preface.backbones.base import Backbone
+from preface.backbones.contexts import Inputs
 from preface.backbones.load import bfloat16_is_fast
+from preface.labelling.label_words import LabelWords
+from preface.labelling.labeller import Labeller
 from preface.methods import PrefixTuning, PromptTuning
-from preface.prompts import Injection
 from preface.records.results import installed_versions
 
 HERE = Path(__file__).parent
@@ -42,6 +45,11 @@ EPOCHS = 5
 DECODER = PrefixTuning(length=20, sites=("decoder",))
 EVERYWHERE = PrefixTuning(length=20)
 PROMPT = PromptTuning(length=100)
+INSTALLED = "float32, sdpa"
+"""PEFT's setting where nobody chooses one."""
+
+Runs = dict[str, list[float]]
+"""What each run of a side took."""
 
 
 @dataclass(frozen=True)
@@ -57,133 +65,169 @@ class Measure:
     target: float
     beyond: float
     reached: bool
-    runs: dict[str, list[float]]
+    runs: Runs
     versions: dict[str, str]
     machine: str
+    settings: dict[str, str] = field(default_factory=dict)
+    """Of each side, the best of those tried."""
     note: str = ""
 
 
+@dataclass(frozen=True)
+class Side:
+    """A side in one setting, ready to be measured."""
+
+    setting: str
+    work: Callable[[], Any]
+
+
+def precisions() -> dict[str, torch.dtype]:
+    """Those whose products run in hardware."""
+    fast = bfloat16_is_fast(torch.device("cpu"))
+    return {"float32": torch.float32} | ({"bfloat16": torch.bfloat16} if fast else {})
+
+
+def peers(kind: str, inputs: Sequence[Sequence[int]], shape: dict[str, int]) -> dict[str, Peft]:
+    """PEFT in each setting worth trying on this machine."""
+    settings: dict[str, dict[str, Any]] = {"float32": {}}
+    if "bfloat16" in precisions():
+        settings |= {"bfloat16 weights": {"dtype": torch.bfloat16}, "bfloat16 autocast": {"autocast": True}}
+    length = 20 if kind == "prefix" else 100
+    return {
+        f"{name}, {attn}": Peft(kind, length, inputs, shape, attn, **setting)
+        for name, setting in settings.items()
+        for attn in ("sdpa", "eager")
+    }
+
+
+def fastest(sides: Sequence[Side], runs: int = 1) -> Side:
+    """The one whose runs take least time, in the median; each has run once before."""
+    if len(sides) == 1:
+        return sides[0]
+    for side in sides:
+        side.work()
+    times = [median(seconds(side.work) for _ in range(runs)) for side in sides]
+    return sides[times.index(min(times))]
+
+
 class Bench:
-    """Both sides, made once and measured in alternation."""
+    """Both sides, measured in alternation."""
 
-    def __init__(self, runs: int, steps: int) -> None:
-        self.runs, self.steps = runs, steps
-        self.inputs = rows(10_240)
-        self.frozen = backbone(SMALL)
-        self.best: dict[str, Peft] = {}
+    def __init__(self, runs: int, steps: int, shape: dict[str, int] = SMALL, count: int = 10_240) -> None:
+        """`runs` of `steps` a measure, on so many inputs."""
+        self.runs, self.steps, self.shape = runs, steps, shape
+        self.inputs = rows(count, min(30_000, shape["vocab_size"]))
+        self.frozen = cache(partial(backbone, shape))
+        self.peft = cache(self._peft)
 
-    def peft(self, kind: str) -> Peft:
-        """PEFT at its best setting on this machine."""
-        if kind not in self.best:
-            settings: list[dict[str, Any]] = [{"attn": "sdpa"}, {"attn": "eager"}]
-            if bfloat16_is_fast(torch.device("cpu")):
-                settings += [{**setting, "dtype": torch.bfloat16} for setting in settings[:2]]
-                settings += [{**setting, "autocast": True} for setting in settings[:2]]
-            sides = [Peft(kind, 20 if kind == "prefix" else 100, self.inputs, SMALL, **setting) for setting in settings]
-            for side in sides:
-                side()
-            times = [median(seconds(side) for _ in range(4)) for side in sides]
-            self.best[kind] = sides[times.index(min(times))]
-        return self.best[kind]
+    def ours(self, work: Callable[[Backbone], Any]) -> Side:
+        """Our side of some work on a frozen model, in its best precision for it."""
+        return fastest(
+            [Side(name, lambda dtype=dtype: work(self.frozen(dtype))) for name, dtype in precisions().items()]  # type: ignore[misc]
+        )
 
-    def alternate(self, ours: Callable[[], Any], peer: Callable[[], Any]) -> dict[str, list[float]]:
-        """Seconds of each run of both sides."""
-        ours(), peer()
-        times: dict[str, list[float]] = {"ours": [], "peer": []}
+    def _peft(self, kind: str) -> Side:
+        """A training step of PEFT's, in its best setting."""
+        return fastest([Side(name, side) for name, side in peers(kind, self.inputs, self.shape).items()], runs=4)
+
+    def alternate(self, ours: Side, peer: Side, ours_per: int, peer_per: float) -> Runs:
+        """Seconds of each run of both sides, over how many of the unit a run is."""
+        ours.work()
+        peer.work()
+        times: Runs = {"ours": [], "peer": []}
         for _ in range(self.runs):
-            times["ours"].append(seconds(ours))
-            times["peer"].append(seconds(peer))
+            times["ours"].append(seconds(ours.work) / ours_per)
+            times["peer"].append(seconds(peer.work) / peer_per)
         return times
 
-    def training(self, method: Any, members: int = 1, epochs: int = EPOCHS) -> Callable[[], None]:
-        """Five epochs from nothing: encoder passes are included."""
+    def training(self, method: Any, members: int = 1, epochs: int = EPOCHS) -> Side:
+        """Some epochs of ours from nothing: encoder passes are included."""
 
-        def work() -> None:
-            side = Ours(self.frozen, method, self.inputs, members)
+        def work(frozen: Backbone) -> None:
+            side = Ours(frozen, method, self.inputs, members)
             for batches in side.epochs(self.steps, epochs):
                 side(batches)
 
-        return work
+        return self.ours(work)
 
-    def against_peft(self, name: str, method: Any, kind: str, target: float, beyond: float) -> Measure:
-        """Five epochs of ours; PEFT's epochs are all alike, so one is run and counted five times."""
-        peer = self.peft(kind)
+    def steps_of(self, peer: Side) -> Side:
+        """As many steps of PEFT's as an epoch has; its epochs are all alike, so one stands for all."""
+        return Side(peer.setting, lambda: [peer.work() for _ in range(self.steps)])
+
+    def against_peft(self, name: str, method: Any, peer: Side, target: float, beyond: float) -> Measure:
         epochs = EPOCHS if method is DECODER else 1
-        times = self.alternate(self.training(method, epochs=epochs), lambda: [peer() for _ in range(self.steps)])
-        times["ours"] = [time / (epochs * self.steps) for time in times["ours"]]
-        times["peer"] = [time / self.steps for time in times["peer"]]
-        return ratio(name, times, "s a step", target, beyond)
+        ours = self.training(method, epochs=epochs)
+        times = self.alternate(ours, self.steps_of(peer), epochs * self.steps, self.steps)
+        return ratio(name, times, (ours, peer), "s a step", target, beyond)
 
     def decoder_prefix(self) -> list[Measure]:
-        best = self.against_peft("decoder prefix of 20, five epochs, PEFT at its best", DECODER, "prefix", 5, 8)
-        note = "PEFT at its best is float32 here" if not bfloat16_is_fast(torch.device("cpu")) else ""
-        if note:
-            installed = ratio(
-                "decoder prefix of 20, five epochs, PEFT as installed (float32)", best.runs, best.unit, 9, 15, note
-            )
-            return [best, installed]
-        default = Peft("prefix", 20, self.inputs, SMALL)
-        times = self.alternate(self.training(DECODER), lambda: [default() for _ in range(self.steps)])
-        times = {
-            "ours": [t / EPOCHS / self.steps for t in times["ours"]],
-            "peer": [t / self.steps for t in times["peer"]],
-        }
-        return [best, ratio("decoder prefix of 20, five epochs, PEFT as installed (float32)", times, "s a step", 9, 15)]
+        name, peer = "decoder prefix of 20, five epochs, PEFT ", self.peft("prefix")
+        best = self.against_peft(name + "at its best", DECODER, peer, 5, 8)
+        if peer.setting == INSTALLED:  # measured already
+            same = replace(best, measure=name + "as installed", target=9, beyond=15, reached=best.ratio >= 9)
+            return [best, same]
+        peer = Side(INSTALLED, Peft("prefix", 20, self.inputs, self.shape))
+        return [best, self.against_peft(name + "as installed", DECODER, peer, 9, 15)]
 
     def prompt(self) -> list[Measure]:
-        return [self.against_peft("prompt of 100, PEFT at its best", PROMPT, "prompt", 2.5, 4)]
+        return [self.against_peft("prompt of 100, PEFT at its best", PROMPT, self.peft("prompt"), 2.5, 4)]
 
     def every_site(self) -> list[Measure]:
         name = "prefix of 20 at all sites, PEFT's decoder prefix at its best"
-        return [self.against_peft(name, EVERYWHERE, "prefix", 1.5, 2.5)]
+        return [self.against_peft(name, EVERYWHERE, self.peft("prefix"), 1.5, 2.5)]
 
     def population(self) -> list[Measure]:
         """Eight prompts with orders of their own, against eight runs of PEFT's and one of ours."""
-        peer = self.peft("prefix")
-        times = self.alternate(self.training(DECODER, 8), lambda: [peer() for _ in range(self.steps)])
-        times["ours"] = [time / (EPOCHS * self.steps) for time in times["ours"]]
-        eight = {"ours": times["ours"], "peer": [8 * time / self.steps for time in times["peer"]]}
-        own = self.alternate(self.training(DECODER), lambda: None)["ours"]
-        alone = [time / (EPOCHS * self.steps) for time in own]
+        eight, one, peer = self.training(DECODER, 8), self.training(DECODER), self.peft("prefix")
+        per = EPOCHS * self.steps
+        times = self.alternate(eight, self.steps_of(peer), per, self.steps / 8)
+        alone = self.alternate(one, Side("", lambda: None), per, 1)["ours"]
+        more = median(times["ours"]) / median(alone)
+        name = "eight decoder prefixes as one population, eight PEFT runs"
         return [
-            ratio("eight decoder prefixes as one population, eight PEFT runs", eight, "s a step", 20, 40),
-            number("… its time over that of one run of ours", median(times["ours"]) / median(alone), "×", 2.5, 1.5),
+            ratio(name, times, (eight, peer), "s a step", 20, 40),
+            number("… its time over that of one run of ours", more, "×", 2.5, 1.5, f"{eight.setting}, {one.setting}"),
         ]
 
-    def scoring(self, count: int = 3000, theirs_of_them: int = 600) -> list[Measure]:
+    def scoring(self, count: int = 3000, theirs_of_them: int = 600, tried: int = 128) -> list[Measure]:
         """Label words ranked for `count` rows, so many that neighbours by length are as alike as among 10,000; PEFT's
-        `generate` for some of them, in their order, where each row costs the same."""
-        peer, inputs = self.peft("prefix"), self.inputs[:count]
-        labels = LabelWords(("positive", "negative"), ((1465, 1), (2841, 1)))
-        bank = Ours(self.frozen, DECODER, inputs).train.bank
+        `generate` for some of them, in their order, where each row costs the same. Its setting is chosen on `tried`."""
+        inputs = self.inputs[:count]
+        words = LabelWords(("positive", "negative"), ((1465, 1), (1841, 1)), (0,))
 
-        def ours() -> None:
+        def work(frozen: Backbone) -> None:
             with torch.no_grad():
-                injection: Injection = bank.injection()
-            score(self.frozen, inputs, labels, injection)
+                prompts = Ours(frozen, DECODER, inputs).train.module()
+            Labeller(frozen, prompts, words).label(Inputs(frozen, inputs))
 
-        def theirs(batch: int) -> Callable[[], None]:
-            def work() -> None:
-                peer.model.eval()
-                with torch.inference_mode():
-                    for start in range(0, theirs_of_them, batch):
-                        padded = peer.padded(inputs[start : min(start + batch, theirs_of_them)])
-                        peer.model.generate(**padded, max_new_tokens=2, do_sample=False)
-                peer.model.train()
+        def written(peer: Peft, batch: int, size: int) -> None:
+            peer.model.eval()
+            with torch.inference_mode(), peer.precision():
+                for start in range(0, size, batch):
+                    padded = peer.padded(inputs[start : min(start + batch, size)])
+                    peer.model.generate(**padded, max_new_tokens=2, do_sample=False)
 
-            return work
+        def theirs(size: int) -> list[Side]:
+            return [
+                Side(f"{name}, batch {batch}", partial(written, peer, batch, size))
+                for name, peer in every.items()
+                for batch in (16, 64)
+            ]
 
-        sizes = {batch: seconds(theirs(batch)) for batch in (16, 64)}
-        best = min(sizes, key=lambda batch: sizes[batch])
-        times = self.alternate(ours, theirs(best))
-        measured = {"ours": count, "peer": theirs_of_them}
-        scaled = {side: [time * 10_000 / measured[side] for time in values] for side, values in times.items()}
-        note = f"{count} and {theirs_of_them} rows measured, given for 10,000; PEFT's batch {best}"
-        return [ratio("scoring 10,000 rows by label words, PEFT's generate", scaled, "s", 4, 8, note)]
+        every = peers("prefix", inputs, self.shape)
+        best = fastest(theirs(tried)).setting
+        peer = next(side for side in theirs(theirs_of_them) if side.setting == best)
+        ours = self.ours(work)
+        times = self.alternate(ours, peer, count, theirs_of_them)
+        scaled = {side: [10_000 * time for time in values] for side, values in times.items()}
+        note = f"{count} and {theirs_of_them} rows measured, given for 10,000"
+        name = "scoring 10,000 rows by label words, PEFT's generate"
+        return [ratio(name, scaled, (ours, peer), "s", 4, 8, note)]
 
     def products(self) -> list[Measure]:
         """The share of a prompt-tuning step that is spent in matrix products."""
-        side = Ours(self.frozen, PROMPT, self.inputs)
+        setting = self.training(PROMPT, epochs=1).setting
+        side = Ours(self.frozen(precisions()[setting]), PROMPT, self.inputs)
         steps = list(side.epochs(4, 1))
         side(steps[0])
         with profile(activities=[ProfilerActivity.CPU]) as profiler:
@@ -193,16 +237,21 @@ class Bench:
         share = sum(own.get(name, 0.0) for name in ("aten::mm", "aten::bmm", "aten::addmm", "aten::baddbmm_")) / sum(
             own.values()
         )
-        return [number("share of matrix products, prompt of 100", share, "share", 0.75, 0.85)]
+        return [number("share of matrix products, prompt of 100", share, "share", 0.75, 0.85, setting)]
 
     def memory(self) -> list[Measure]:
-        """Peak resident memory of three steps at T5-base's shape, each side in a process of its own."""
-        peaks = {side: [peak(side) for _ in range(min(3, self.runs))] for side in ("ours", "peer")}
-        share = median(peaks["ours"]) / median(peaks["peer"])
+        """Peak resident memory of three steps at T5-base's shape, each side in a process of its own and in whichever
+        precision needs least."""
+        runs, settings = {}, {}
+        for side in ("ours", "peer"):
+            peaks = {name: [peak(side, name) for _ in range(min(3, self.runs))] for name in precisions()}
+            settings[side] = min(peaks, key=lambda name: median(peaks[name]))
+            runs[side] = peaks[settings[side]]
+        share = median(runs["ours"]) / median(runs["peer"])
         return [
             Measure(
-                "peak memory, decoder prefix at T5-base's shape", median(peaks["ours"]), median(peaks["peer"]), "MB",
-                share, 0.6, 0.4, share <= 0.6, peaks, *here(), "both in float32; the weights alone are 892 MB",
+                "peak memory, decoder prefix at T5-base's shape", median(runs["ours"]), median(runs["peer"]), "MB",
+                share, 0.6, 0.4, share <= 0.6, runs, *here(), settings, "in float32 the weights alone are 892 MB",
             )
         ]  # fmt: skip
 
@@ -212,24 +261,22 @@ class Bench:
         return [number("from the command to the first training step, warm disk", median(times), "s", 4, 2)]
 
 
-def peak(side: str) -> float:
+def peak(side: str, precision: str) -> float:
     """MB."""
-    code = f"import sys; sys.path.insert(0, {str(HERE)!r}); import bench; bench.three_steps({side!r})"
+    code = f"import sys; sys.path.insert(0, {str(HERE)!r}); import bench; bench.three_steps({side!r}, {precision!r})"
     output = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     return float(output.splitlines()[-1])
 
 
-def three_steps(side: str) -> None:
+def three_steps(side: str, precision: str) -> None:
     """Prints this process's peak resident memory in MB."""
-    from sides import BASE
-
-    inputs = rows(10_240)
+    inputs, dtype = rows(10_240), precisions()[precision]
     if side == "ours":
-        trained = Ours(backbone(BASE), DECODER, inputs)
+        trained = Ours(backbone(BASE, dtype), DECODER, inputs)
         for batches in trained.epochs(3, 1):
             trained(batches)
     else:
-        peer = Peft("prefix", 20, inputs, BASE)
+        peer = Peft("prefix", 20, inputs, BASE, dtype=dtype)
         for _ in range(3):
             peer()
     # not getrusage: there a process begins with the peak of the one that started it
@@ -263,56 +310,46 @@ def here() -> tuple[dict[str, str], str]:
     return installed_versions() | {"peft": peft.__version__}, hardware()
 
 
-def ratio(name: str, runs: dict[str, list[float]], unit: str, target: float, beyond: float, note: str = "") -> Measure:
+def ratio(
+    name: str, runs: Runs, sides: tuple[Side, Side], unit: str, target: float, beyond: float, note: str = ""
+) -> Measure:
     """How many times faster ours is; the median of the runs' own ratios, which stand side by side in time."""
     times = median([peer / own for own, peer in zip(runs["ours"], runs["peer"], strict=True)])
-    return Measure(
-        name,
-        median(runs["ours"]),
-        median(runs["peer"]),
-        unit,
-        times,
-        target,
-        beyond,
-        times >= target,
-        runs,
-        *here(),
-        note,
-    )
+    ours, peer = median(runs["ours"]), median(runs["peer"])
+    settings = {"ours": sides[0].setting, "peer": sides[1].setting}
+    return Measure(name, ours, peer, unit, times, target, beyond, times >= target, runs, *here(), settings, note)
 
 
-def number(name: str, value: float, unit: str, target: float, beyond: float) -> Measure:
+def number(name: str, value: float, unit: str, target: float, beyond: float, setting: str = "") -> Measure:
     """A measure without a peer; whether more or less is better shows in what lies beyond the target."""
     reached = value <= target if beyond < target else value >= target
-    return Measure(name, value, None, unit, value, target, beyond, reached, {"ours": [value]}, *here())
+    settings = {"ours": setting} if setting else {}
+    return Measure(name, value, None, unit, value, target, beyond, reached, {"ours": [value]}, *here(), settings)
 
 
-def told(value: float) -> str:
+def digits(value: float) -> str:
     """Three digits, and those before the point."""
     return f"{value:.3g}" if value < 1000 else f"{value:,.0f}"
 
 
 def lines(measures: list[Measure]) -> list[list[str]]:
     """The cells of the table."""
-    output = []
-    for item in measures:
-        peer = "" if item.peer is None else told(item.peer)
-        wanted = f"{item.target:g} / {item.beyond:g}"
-        output.append(
-            [
-                item.measure,
-                told(item.ours),
-                peer,
-                item.unit,
-                f"{item.ratio:.2f}",
-                wanted,
-                "yes" if item.reached else "no",
-            ]
-        )
-    return output
+    return [
+        [
+            item.measure,
+            digits(item.ours),
+            "" if item.peer is None else digits(item.peer),
+            item.unit,
+            f"{item.ratio:.2f}",
+            f"{item.target:g} / {item.beyond:g}",
+            "yes" if item.reached else "no",
+            " against ".join(item.settings.values()),
+        ]
+        for item in measures
+    ]
 
 
-HEAD = ["measure", "ours", "peer", "unit", "ratio", "target / beyond", "reached"]
+HEAD = ["measure", "ours", "peer", "unit", "ratio", "target / beyond", "reached", "settings"]
 
 
 def write(measures: list[Measure], out: Path) -> None:

@@ -40,13 +40,11 @@ from preface.backbones.base import Backbone
 from preface.backbones.contexts import Inputs
 from preface.backbones.load import dtype_named
 from preface.methods import Method, PrefixTuning, PromptTuning
-from preface.prompts import Injection, KeyValues
+from preface.prompts import Prompts
 from preface.records.results import installed_versions
-from preface.tuning.step import labels_of
+from preface.tuning.step import answers_of
 
 Kind = Literal["prefix", "prompt"]
-TINY = {"vocab_size": 2048, "d_model": 64, "d_kv": 16, "num_heads": 4, "num_layers": 2, "d_ff": 64}
-"""For tests; its vocabulary holds the label of `sides.TARGET`."""
 INPUTS = 67_349
 """Of the whole job."""
 STEPS = 21_000
@@ -125,11 +123,11 @@ def operations(shape: dict[str, int], positions: int, tokens: float, passes: Lit
     return 2.0 * (passes * tokens * encoder + 2 * positions * (decoder + vocabulary))
 
 
-def step_operations(shape: dict[str, int], injection: Injection, prompts: int, length: float, kept: bool) -> float:
-    """The `operations` of a step of `prompts` batches, of inputs of a mean `length`, under such an injection."""
-    size = BATCH * prompts
-    virtual = 0 if injection.embeddings is None else injection.embeddings.shape[1]
-    passes: Literal[0, 1, 2] = 0 if kept else 1 if injection.leaves_encoder else 2
+def step_operations(shape: dict[str, int], prompts: Prompts, length: float, kept: bool) -> float:
+    """The `operations` of a step under some prompts, a batch for each, of inputs of a mean `length`."""
+    size = BATCH * prompts.size
+    virtual = 0 if prompts.embeddings is None else prompts.embeddings.shape[1]
+    passes: Literal[0, 1, 2] = 0 if kept else 1 if prompts.leaves_reading else 2
     return operations(shape, size * len(TARGET), size * (length + virtual), passes)
 
 
@@ -168,7 +166,7 @@ def encoding_seconds(inputs: Inputs, device: str) -> float:
 def encode(inputs: Inputs) -> None:
     """All of them, in the blocks in which they are kept."""
     for block in inputs.kept.blocks if inputs.kept is not None else []:
-        inputs.states(block)
+        inputs.read(block)
 
 
 def forget(device: str) -> None:
@@ -186,7 +184,7 @@ def peak_bytes(device: str) -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
-def prefix_of_table(table: Tensor, layers: int, heads: int) -> KeyValues:
+def prefix_of_table(table: Tensor, layers: int, heads: int) -> Prompts:
     """The decoder prefix that PEFT makes of its table `[n, layers * 2 * d_model]`.
 
     PEFT cuts a row into 2 · layers slices, lays the whole beside itself (once for each of two stacks) and hands four
@@ -194,17 +192,17 @@ def prefix_of_table(table: Tensor, layers: int, heads: int) -> KeyValues:
     4i and 4i + 1, counted round: with an even number of layers half of the table is never read, and the other half
     serves two layers each.
     """
-    slices = table.view(len(table), layers * 2, heads, -1).permute(1, 2, 0, 3)[:, None].unbind()  # each [1, H, n, e]
-    places = [4 * layer % (2 * layers) for layer in range(layers)]
-    return KeyValues(tuple(slices[place] for place in places), tuple(slices[place + 1] for place in places))
+    slices = table.view(len(table), layers * 2, heads, -1).permute(1, 2, 0, 3)  # [2L, H, n, e]
+    places = torch.arange(layers) * 4 % (2 * layers)
+    return Prompts.one({"decoder.keys": slices[places], "decoder.values": slices[places + 1]})
 
 
-def injection_of(peer: Peft, kind: Kind, shape: dict[str, int]) -> Injection:
+def prompts_of(peer: Peft, kind: Kind, shape: dict[str, int]) -> Prompts:
     """PEFT's own prompt, float32, as Preface takes it."""
     table = peer.model.prompt_encoder["default"].embedding.weight.detach()
     if kind == "prompt":
-        return Injection(embeddings=table[None])
-    return Injection(decoder=prefix_of_table(table, shape["num_layers"], shape["num_heads"]))
+        return Prompts.one({"embeddings": table})
+    return prefix_of_table(table, shape["num_layers"], shape["num_heads"])
 
 
 @torch.no_grad()
@@ -213,12 +211,11 @@ def both_losses(
 ) -> tuple[float, float]:
     """The mean loss of one batch under PEFT's initial prompt: Preface's, and PEFT's in the same type."""
     peer = Peft(kind, LENGTHS[kind], inputs, shape, dtype=frozen.dtype, device=device)
-    injection = injection_of(peer, kind, shape)
-    labels = torch.tensor([TARGET] * len(inputs), device=device)
-    theirs = peer.model(**peer.padded(inputs), labels=labels).loss
-    states = frozen.encode(*frozen.pad(inputs), injection)
-    ours = frozen.losses(states, labels_of([TARGET] * len(inputs)), injection).mean()
-    return float(ours), float(theirs)
+    prompts = prompts_of(peer, kind, shape)
+    answers, labels = answers_of([TARGET] * len(inputs), frozen.lead_in)
+    theirs = peer.model(**peer.padded(inputs), labels=labels.to(device)).loss
+    context = frozen.read(*frozen.pad(inputs), prompts)
+    return float(frozen.losses(context, answers, labels, prompts).mean()), float(theirs)
 
 
 def disagreement(shape: dict[str, int], inputs: Sequence[Sequence[int]], device: str) -> str | None:
@@ -252,6 +249,8 @@ class Job:
     warmup: int
     rates: dict[torch.dtype, float]
     """`product_rate`."""
+    capture: bool
+    """Launch each of our steps as a whole (`Step`)."""
 
     @property
     def length(self) -> float:
@@ -273,7 +272,7 @@ class Job:
             step_seconds=step_seconds(peer, self.steps, self.warmup, self.device),
             encoding_seconds=None,
             peak_bytes=peak_bytes(self.device),
-            operations=step_operations(self.shape, injection_of(peer, kind, self.shape), 1, self.length, kept=False),
+            operations=step_operations(self.shape, prompts_of(peer, kind, self.shape), self.length, kept=False),
             rate=self.rates[torch.float32 if precision == "float32" else torch.bfloat16],
         )
 
@@ -281,8 +280,8 @@ class Job:
         """Preface on a population of prompts."""
         frozen.kept.clear()  # or the last side's states would count in this peak
         forget(self.device)
-        side = Ours(frozen, method, self.inputs, prompts)
-        # three times through is the warmup, in which a GPU's step of each shape is seen, recorded and checked
+        side = Ours(frozen, method, self.inputs, prompts, self.capture)
+        # three times through is the warmup, in which a captured step of each shape is seen, recorded and checked
         batches = list(side.epochs(self.warmup + self.steps, 4))  # [steps][prompts][rows]
         encoding = None
         if side.inputs.kept is not None:
@@ -292,7 +291,7 @@ class Job:
             forget(self.device)  # the peak is that of the steps
         following = iter(batches)
         with torch.no_grad():
-            injection, kept = side.train.bank.injection(), side.inputs.kept is not None
+            made = side.train.module()
         return Measured(
             what=what,
             side="Preface",
@@ -302,7 +301,7 @@ class Job:
             step_seconds=step_seconds(lambda: side(next(following)), self.steps, len(batches) * 3 // 4, self.device),
             encoding_seconds=encoding,
             peak_bytes=peak_bytes(self.device),
-            operations=step_operations(self.shape, injection, prompts, self.length, kept),
+            operations=step_operations(self.shape, made, self.length, kept=encoding is not None),
             rate=self.rates[frozen.dtype],
         )
 
@@ -364,12 +363,13 @@ def table(measures: Sequence[Measured], title: str) -> Table:
 
 def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="A prompt for T5-large on one GPU, Preface beside PEFT")
-    parser.add_argument("--shape", choices=[*SHAPES, "tiny"], default="t5-large")
+    parser.add_argument("--shape", choices=SHAPES, default="t5-large")
     cuda = torch.cuda.is_available()
     parser.add_argument("--device", choices=["cuda", "cpu"], default="cuda" if cuda else "cpu")
     parser.add_argument("--steps", type=int, default=200, help="that are timed")
     parser.add_argument("--warmup", type=int, default=20, help="steps before them")
     parser.add_argument("--rows", type=int, default=INPUTS, help="inputs that batches are cut of")
+    parser.add_argument("--capture", action="store_true", help="launch each of our steps as a CUDA graph")
     parser.add_argument("--out", type=Path, help="a JSON file of all numbers")
     options = parser.parse_args(argv)
     if options.device == "cuda" and not cuda:
@@ -384,12 +384,12 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
 
 def main(argv: Sequence[str] | None = None) -> None:
     options = arguments(argv)
-    shape = (SHAPES | {"tiny": TINY})[options.shape]
+    shape = SHAPES[options.shape]
     inputs = rows(options.rows, min(30_000, shape["vocab_size"]))
     if found := disagreement(shape, inputs[:BATCH], options.device):
         raise SystemExit(found)  # code 1
     rates = {dtype: product_rate(dtype, options.device) for dtype in ALLOWED}
-    job = Job(shape, inputs, options.device, options.steps, options.warmup, rates)
+    job = Job(shape, inputs, options.device, options.steps, options.warmup, rates, options.capture)
     about = {
         "hardware": hardware(options.device),
         "versions": installed_versions() | {"peft": peft.__version__, "cuda": torch.version.cuda},
@@ -398,6 +398,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         "rows": options.rows,
         "steps": options.steps,
         "warmup": options.warmup,
+        "capture": options.capture,
     }
     measures: list[Measured] = []
     for item in job.measures():

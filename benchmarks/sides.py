@@ -16,10 +16,11 @@ from rich.console import Console
 from rich.table import Table
 from transformers import AutoTokenizer, T5Config, T5ForConditionalGeneration
 
-from preface.backbones import attention, batching
+from preface.backbones import batching
 from preface.backbones.base import Backbone
 from preface.backbones.contexts import Inputs
 from preface.backbones.load import EMBEDDED, keep_freed_memory
+from preface.backbones.t5 import T5Backbone
 from preface.methods import Method
 from preface.methods.init import Initializer
 from preface.tuning.step import Step
@@ -34,10 +35,12 @@ SST2_LENGTHS = [
     11, 15, 14, 9, 7, 8, 3, 3, 6, 2, 1, 2, 0, 1, 1, 1,
 ]  # fmt: skip
 """How many of SST-2's 67,349 training inputs have 0, 1, 2, … pieces, `</s>` included; mean 14.4."""
+TINY = {"vocab_size": 2048, "d_model": 64, "d_kv": 16, "num_heads": 4, "num_layers": 2, "d_ff": 64}
+"""For tests; its vocabulary holds the label words."""
 SMALL = {"vocab_size": 32128, "d_model": 512, "d_kv": 64, "num_heads": 8, "num_layers": 6, "d_ff": 2048}
 BASE = {"vocab_size": 32128, "d_model": 768, "d_kv": 64, "num_heads": 12, "num_layers": 12, "d_ff": 3072}
 LARGE = {"vocab_size": 32128, "d_model": 1024, "d_kv": 64, "num_heads": 16, "num_layers": 24, "d_ff": 4096}
-SHAPES = {"t5-small": SMALL, "t5-base": BASE, "t5-large": LARGE}
+SHAPES = {"tiny": TINY, "t5-small": SMALL, "t5-base": BASE, "t5-large": LARGE}
 
 
 def model(shape: dict[str, int], attn: str, dtype: torch.dtype = torch.float32, device: str = "cpu") -> Any:
@@ -50,11 +53,10 @@ def model(shape: dict[str, int], attn: str, dtype: torch.dtype = torch.float32, 
 
 def backbone(shape: dict[str, int], dtype: torch.dtype = torch.float32, device: str = "cpu") -> Backbone:
     """Preface's side of `model`."""
-    attention.register()
     if device == "cpu":
         keep_freed_memory()
     tokenizer = AutoTokenizer.from_pretrained(EMBEDDED / "nano")
-    return Backbone("random", model(shape, attention.NAME, dtype, device), tokenizer)
+    return T5Backbone("random", model(shape, "sdpa", dtype, device), tokenizer)
 
 
 def rows(count: int, vocabulary: int = 30000, length: int | None = None) -> list[list[int]]:
@@ -73,13 +75,13 @@ class Ours:
         method: Method,
         inputs: Sequence[Sequence[int]],
         members: int = 1,
-        batch: int = BATCH,
+        capture: bool = False,
     ) -> None:
         frozen.kept.clear()
-        bank = method.build(frozen, Initializer.parse("random"), range(members))
-        self.inputs = Inputs(frozen, inputs, keep=bank.leaves_encoder)
-        self.train = Step(frozen, bank, self.inputs, [TARGET] * len(inputs))
-        self.batch, self.members = batch, list(range(members))
+        module = method.build(frozen, Initializer.parse("random"), range(members))
+        self.inputs, self.keep = Inputs(frozen, inputs), module.leaves_reading
+        self.train = Step(frozen, module, self.inputs, [TARGET] * len(inputs), capture=capture)
+        self.members = list(range(members))
 
     def epochs(self, steps: int, epochs: int) -> Iterator[list[list[int]]]:
         """The batches of all members: `steps` of an epoch's, `epochs` times over, in another order each time.
@@ -89,13 +91,13 @@ class Ours:
         all see the same data.
         """
         lengths = self.inputs.lengths
-        every = batching.epoch(lengths, 0, 0, self.batch)
+        every = batching.epoch(lengths, 0, 0, BATCH)
         every.sort(key=lambda batch: max(lengths[index] for index in batch))
         chosen = [every[(2 * place + 1) * len(every) // (2 * steps)] for place in range(steps)]
         rows = sorted(index for batch in chosen for index in batch)
-        frozen, keep = self.train.backbone, self.inputs.kept is not None
+        frozen = self.train.backbone
         frozen.kept.clear()
-        self.inputs = self.train.inputs = Inputs(frozen, [self.inputs.ids[index] for index in rows], keep)
+        self.inputs = self.train.inputs = Inputs(frozen, [self.inputs.ids[index] for index in rows], self.keep)
         at = {index: place for place, index in enumerate(rows)}
         for number in range(epochs):
             places = list(range(steps))
@@ -124,7 +126,6 @@ class Peft:
         dtype: torch.dtype = torch.float32,
         autocast: bool = False,
         device: str = "cpu",
-        batch: int = BATCH,
     ) -> None:
         import peft
 
@@ -136,7 +137,7 @@ class Peft:
         self.model: Any = peft.get_peft_model(model(shape, attn, dtype, device), config).train()
         trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
         self.optimizer = torch.optim.AdamW(trained, lr=1e-3)
-        self.inputs, self.draw, self.batch, self.device = inputs, random.Random(0), batch, device
+        self.inputs, self.draw, self.device = inputs, random.Random(0), device
         self.precision: Callable[[], AbstractContextManager[Any]] = (
             (lambda: torch.autocast(device, torch.bfloat16)) if autocast else nullcontext
         )
@@ -147,8 +148,8 @@ class Peft:
         return {"input_ids": ids, "attention_mask": (ids != 0).long()}
 
     def __call__(self) -> torch.Tensor:
-        chosen = self.draw.sample(list(self.inputs), self.batch)
-        labels = torch.tensor([TARGET] * self.batch, device=self.device)
+        chosen = self.draw.sample(list(self.inputs), BATCH)
+        labels = torch.tensor([TARGET] * BATCH, device=self.device)
         with self.precision():
             loss = self.model(**self.padded(chosen), labels=labels).loss
         loss.backward()

@@ -30,8 +30,9 @@ from preface.pretraining.card import write_card
 from preface.pretraining.settings import Settings
 from preface.pretraining.tokens import Tokens
 from preface.pretraining.weights import Losses, Weights
+from preface.records.atomic import write_atomically
 from preface.records.lock import locked
-from preface.records.results import installed_versions, write_atomically
+from preface.records.results import installed_versions
 from preface.tuning.loop import CHECKPOINTS, Loop, Position
 
 

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
 
 import torch
 from torch import Tensor
 
-OptimizerName = Literal["adamw", "adafactor"]
+from preface.pretraining.settings import OptimizerName
 
 SMALLEST_SIZE = 1e-3
 """A matrix counts as at least so large, or zeros would never move (Shazeer & Stern 2018, section 8)."""

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from preface.labelling.label_words import LabelWords
 from preface.labelling.labeller import predictions_of
-from preface.labelling.metric import metric
+from preface.labelling.metric import METRIC_NAMES, metric
 from preface.methods.base import Counts
 from preface.prompts import Prompts
 from preface.records.atomic import write_atomically
@@ -21,9 +21,6 @@ from preface.records.card import Member, Origin, PromptCard, save_prompt
 from preface.records.results import installed_versions
 from preface.records.run import RateSummary, Result, RunRecord
 from preface.terminal.progress import warn
-
-METRIC_NAMES = {"accuracy": "accuracy", "macro_f1": "macro-F1"}
-"""As people write them."""
 
 
 @dataclass(frozen=True)
@@ -46,13 +43,13 @@ class Outcome:
 
 def finish(folder: Path, record: RunRecord, outcome: Outcome) -> None:
     """Export every member's prompt and the best; write predictions; complete the run's record."""
-    best, metric_name = best_of(outcome.members), record.task.metric
+    best = best_of(outcome.members)
     for member in outcome.members:
         card = _card(record, outcome.counts, member)
         save_prompt(folder / "prompts" / f"{member.index:02d}", outcome.prompts, card, member.index)
         if member is best:
             save_prompt(folder / "prompt", outcome.prompts, card, member.index)
-    warn_of(outcome.predictions, outcome.gold, best.score, outcome.labels.words, metric_name)
+    warn_of(outcome.predictions, outcome.gold, best.score, outcome.labels.words, record.task.metric)
     write_predictions(folder / "predictions.jsonl", outcome)
     result = Result(
         best=best.index,
@@ -62,7 +59,7 @@ def finish(folder: Path, record: RunRecord, outcome: Outcome) -> None:
         seconds=outcome.seconds,
         trained_parameters=outcome.counts.trained,
         stored_parameters=outcome.counts.stored,
-        majority=majority(metric_name, outcome.gold),
+        majority=majority(record.task.metric, outcome.gold),
         cut_inputs=outcome.cut_inputs,
     )
     record.finish(folder, result)

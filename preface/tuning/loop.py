@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import Tensor
@@ -21,6 +21,7 @@ from preface.records import checkpoint
 from preface.records.metrics import METRICS, append_metrics, cut_metrics
 from preface.terminal.interrupt import Interrupted, stop_requested
 from preface.terminal.progress import progress, say, warn
+from preface.tuning.schedules import Budget
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -30,8 +31,6 @@ LOG_EVERY = 10
 CHECKPOINT_SECONDS = 30.0
 """What is lost at most when the process is killed, where nothing else is asked for."""
 CHECKPOINTS = "checkpoints"
-
-Unit = Literal["steps", "tokens", "seconds"]
 
 
 @dataclass
@@ -51,19 +50,6 @@ class Position:
     """The step of the last line about losses."""
     evaluated: dict[str, int] = field(default_factory=dict)
     """The step of the last evaluation of each name."""
-
-
-@dataclass(frozen=True)
-class Budget:
-    """How long a training lasts."""
-
-    total: float
-    unit: Unit = "steps"
-
-    def used(self, at: Position) -> float:
-        """How much of the total is used up."""
-        used: float = getattr(at, self.unit)
-        return used
 
 
 @dataclass(frozen=True)

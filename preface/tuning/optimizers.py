@@ -6,12 +6,12 @@ What one member does never depends on the others: moments, clipping and update s
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Literal, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
-OptimizerName = Literal["adamw", "adafactor"]
+from preface.tuning.recipe import OptimizerName
 
 
 class Optimizer(Protocol):

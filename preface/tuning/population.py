@@ -87,6 +87,8 @@ class Population:
             recipe.clip,
             recipe.dropout,
             recipe.gradient_checkpointing,
+            recipe.cuda_graphs,
+            self.rows.labels.lead_in,
         )
 
     @property

@@ -7,9 +7,24 @@ a training may end after so many tokens or seconds.
 from __future__ import annotations
 
 import math
-from typing import Literal
+from dataclasses import dataclass
+from typing import Any, Literal
 
 ScheduleName = Literal["cosine", "inverse-sqrt", "linear", "constant"]
+Unit = Literal["steps", "tokens", "seconds"]
+
+
+@dataclass(frozen=True)
+class Budget:
+    """How long a training lasts."""
+
+    total: float
+    unit: Unit = "steps"
+
+    def used(self, at: Any) -> float:
+        """How much of the total is used up."""
+        used: float = getattr(at, self.unit)
+        return used
 
 
 def rate_share(name: ScheduleName, step: int, done: float, warmup: int) -> float:

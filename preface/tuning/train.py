@@ -134,8 +134,14 @@ def _begin(folder: Path, work: _Training) -> Run:
         _check_free(folder)
         record = work.record(population.recipe, _splits(training, development))
         record.write(folder)
-        _run(folder, record, population)
+        _run(folder, population, record)
     return Run(folder, work.backbone)
+
+
+def _run(folder: Path, population: Population, record: RunRecord) -> None:
+    """Train to the end, and write what comes of it."""
+    loop = Loop(folder, population, population.budget, f"preface train --resume {shlex.quote(str(folder))}")
+    finish(folder, record, population.outcome(loop.run()))
 
 
 def _go_on(folder: Path, backbone: Backbone | str | None, dtype: str, device: str, data: str | Path | None) -> Run:
@@ -148,14 +154,8 @@ def _go_on(folder: Path, backbone: Backbone | str | None, dtype: str, device: st
         for now_read, then in ((splits.train, record.splits.train), (splits.validation, record.splits.validation)):
             if not now_read.same_rows(then):
                 raise UserError(f"{folder}: the data of {record.task.name} has changed since; start anew")
-        _run(folder, record, work.population(training, development))
+        _run(folder, work.population(training, development), record)
     return Run(folder, work.backbone)
-
-
-def _run(folder: Path, record: RunRecord, population: Population) -> None:
-    """Train, or go on training; then write all that is left of it."""
-    loop = Loop(folder, population, population.budget, f"preface train --resume {shlex.quote(str(folder))}")
-    finish(folder, record, population.outcome(loop.run()))
 
 
 def _recorded(folder: Path, record: RunRecord, backbone: Backbone, data: str | Path | None) -> _Training:

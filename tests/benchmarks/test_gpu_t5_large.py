@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-import importlib
 import json
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 
-from preface.prompts import Injection
+from preface.prompts import Prompts
 
 ARGUMENTS = ["--shape", "tiny", "--device", "cpu", "--steps", "1", "--warmup", "1", "--rows", "32"]
 NUMBERS = ["step_seconds", "job_seconds", "ratio_to_peft_best", "peak_bytes", "operations", "rate", "floor_share"]
 
 
 @pytest.fixture
-def benchmark(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+def benchmark(load: Callable[[str], ModuleType]) -> ModuleType:
     pytest.importorskip("peft")
-    monkeypatch.syspath_prepend(Path(__file__).parents[2] / "benchmarks")
-    return importlib.import_module("gpu_t5_large")
+    return load("gpu_t5_large")
 
 
 def test_every_line_is_measured(benchmark: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -50,13 +49,14 @@ def test_every_line_is_measured(benchmark: ModuleType, tmp_path: Path, capsys: p
 
 @pytest.mark.parametrize("kind", ["prefix", "prompt"])
 def test_an_altered_prompt_ends_it(benchmark: ModuleType, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    original = benchmark.injection_of
+    original = benchmark.prompts_of
 
-    def altered(peer: object, of: str, shape: dict[str, int]) -> Injection:
-        injection: Injection = original(peer, of, shape)
-        return injection._map(lambda item: None if item is None else item * 1.1) if of == kind else injection
+    def altered(peer: object, of: str, shape: dict[str, int]) -> Prompts:
+        prompts: Prompts = original(peer, of, shape)
+        factor = 1.1 if of == kind else 1.0
+        return Prompts({name: tensor * factor for name, tensor in prompts.tensors.items()})
 
-    monkeypatch.setattr(benchmark, "injection_of", altered)
+    monkeypatch.setattr(benchmark, "prompts_of", altered)
     with pytest.raises(SystemExit) as exit_:
         benchmark.main(ARGUMENTS)
     line = exit_.value.code  # Python prints a text and ends with code 1

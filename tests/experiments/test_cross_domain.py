@@ -20,11 +20,11 @@ from preface.experiments.cross_domain import majorities, seen
 from preface.experiments.prompt import Prompt
 from preface.experiments.spec import SPECS, Experiment, load_experiment
 from preface.methods import PrefixTuning
+from preface.options import validated
 from preface.records.results import Cell
 from preface.tasks import load_split
 from preface.terminal.interrupt import Interrupted
 from preface.tuning import population
-from preface.tuning.recipe import validated
 
 SMALL = {
     "title": "small",

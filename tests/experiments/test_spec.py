@@ -17,9 +17,10 @@ from preface.experiments.matrix import measure
 from preface.experiments.prompt import Prompt
 from preface.experiments.spec import Experiment, kinds, load_experiment
 from preface.methods import METHODS, PrefixTuning, PromptTuning
+from preface.options import validated
 from preface.records.results import Cell, read_cells
 from preface.tasks import Task
-from preface.tuning.recipe import Recipe, validated
+from preface.tuning.recipe import Recipe
 
 
 def experiment(*columns: Any, **fields: Any) -> Experiment:

@@ -16,7 +16,7 @@ from sklearn.metrics import f1_score
 
 import preface
 from preface.backbones.base import Backbone, weights_hash
-from preface.cli.show import run_table
+from preface.cli.train import run_table
 from preface.errors import UserError
 from preface.labelling.labeller import Labeller
 from preface.methods import Method, PrefixTuning, PromptTuning
