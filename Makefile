@@ -4,13 +4,22 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test check format bench growth docs clean
+LOWEST := .venv-lowest
+
+.PHONY: demo test lowest check format bench growth docs clean
 
 demo: $(READY)  ## tune a prefix on the embedded backbone and print the four-domain table
 	$(BIN)/preface compare cross-domain --recipe demo --out runs/demo
 
 test: $(READY)  ## the whole test suite
 	$(BIN)/pytest
+
+lowest:  ## the quick part of the suite under the lowest versions that pyproject.toml allows
+	$(PYTHON) -m venv $(LOWEST)
+	$(PYTHON) .ci/lowest.py > $(LOWEST)/lowest.txt
+	$(LOWEST)/bin/python -m pip install --quiet --disable-pip-version-check --constraint $(LOWEST)/lowest.txt \
+		--editable '.[peft]' pytest hypothesis
+	$(LOWEST)/bin/python -m pytest tests/cli tests/tasks tests/methods
 
 check: $(READY)  ## lint and types
 	$(BIN)/ruff check .
@@ -39,4 +48,4 @@ $(READY): pyproject.toml constraints.txt
 	touch $(READY)
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) $(LOWEST) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -11,6 +11,7 @@ Rounds alternate between the sides; medians are printed.
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import platform
 import statistics
@@ -30,11 +31,11 @@ from transformers import AutoTokenizer, T5ForConditionalGeneration, Trainer, Tra
 from preface.backbones.frozen import fuse_gelu
 from preface.backbones.load import EMBEDDED, device_named, dtype_named
 from preface.pretraining.architecture import load_architecture
-from preface.pretraining.loop import Pretraining
-from preface.pretraining.making import plain_pieces
+from preface.pretraining.building import plain_pieces
 from preface.pretraining.mixture import Mixture, SpanCorruption, sentinels
 from preface.pretraining.objectives import noise_mask, span_corruption, span_lengths
 from preface.pretraining.settings import Settings
+from preface.pretraining.weights import Losses, Machine, Weights
 from preface.records.results import installed_versions
 
 LENGTH = 128
@@ -53,15 +54,14 @@ def ours(architecture: str, batch_size: int, device: torch.device, dtype: torch.
     mixture = Mixture({"span-corruption": SpanCorruption(TEXT, TOKENIZER, LENGTH, 0)}, {"span-corruption": 1}, 0)
     network = model(architecture)
     fuse_gelu(network)
-    loop = Pretraining(
-        Path(tempfile.mkdtemp()), network, plain_pieces(TOKENIZER, len(TOKENIZER)), settings, mixture, [],
-        Accelerator(cpu=device.type == "cpu"), device, dtype,
-    )  # fmt: skip
+    machine = Machine(Accelerator(cpu=device.type == "cpu"), device, dtype)
+    weights = Weights(Losses(network, plain_pieces(TOKENIZER, len(TOKENIZER))), settings, mixture, machine)
+    numbers = itertools.count()
 
     def run(steps: int) -> float:
         began = time.perf_counter()
         for _ in range(steps):
-            loop._step(0.1)
+            weights.step(next(numbers), 0.1)
         _finish(device)
         return time.perf_counter() - began
 

@@ -12,7 +12,7 @@ INK, TRAINED, FROZEN, EDGE = "#1f2933", "#f6d8a8", "#cfe0ee", "#7b8794"
 
 
 def architecture(path: Path) -> None:
-    """From a bank of prompts through the injection to the frozen model's attention sites."""
+    """From a method's prompts to the frozen model that reads and answers."""
     figure = Figure(figsize=(10, 5.2))
     axes = figure.add_axes((0, 0, 1, 1))
     axes.set_xlim(0, 100)
@@ -37,7 +37,7 @@ def architecture(path: Path) -> None:
         20,
         13,
         "methods",
-        "prompt tuning · prefix tuning\na bank of P prompts\nparameters [P, …], float32",
+        "prompt tuning · prefix tuning\na module that makes P prompts\nparameters [P, …], float32",
         TRAINED,
     )
     box(
@@ -46,7 +46,7 @@ def architecture(path: Path) -> None:
         20,
         13,
         "tasks · batching",
-        "rows of text, label words\nbatches by length\nrows: [B], who wears what",
+        "rows of text, label words\nbatches by length\nrows [B]: the prompt of each",
         FROZEN,
     )
     box(
@@ -54,23 +54,31 @@ def architecture(path: Path) -> None:
         33,
         20,
         13,
-        "injection",
-        "input embeddings [P, n, d]\nkeys, values: a layer and site\n[P, H, n, d_kv]",
+        "prompts",
+        "embeddings [P, n, d]\nSITE.keys, SITE.values\n[P, L, H, n, d_head]",
         TRAINED,
     )
     axes.add_patch(FancyBboxPatch((64, 4), 33, 44, boxstyle="round,pad=0.4", facecolor="white", edgecolor=EDGE, lw=1.4))
     axes.text(80.5, 47, "backbone: frozen, T5 family", ha="center", va="top", weight="bold", color=INK, fontsize=10)
-    box(67, 32, 27, 10, "encoder", "self-attention: prefix + tokens", FROZEN)
-    box(67, 17, 27, 10, "decoder", "self-attention: prefix + labels\ncross-attention: prefix + states", FROZEN)
-    note = "one attention function, registered with\nTransformers, reads the injection"
+    box(67, 32, 27, 10, "read: the encoder", "self-attention: prefix + tokens", FROZEN)
+    box(
+        67,
+        17,
+        27,
+        10,
+        "answer: the decoder",
+        "self-attention: prefix + labels\ncross-attention: prefix + states",
+        FROZEN,
+    )
+    note = "one attention function, registered with\nTransformers, takes prompts and rows"
     axes.text(80.5, 11.5, note, ha="center", va="top", color=INK, fontsize=8.5, style="italic")
     box(
         36,
         8,
         20,
         13,
-        "score · training",
-        "label words ranked in one pass\nloss, AdamW and stopping\neach by member",
+        "labelling · tuning",
+        "label words in one answer\nloss, AdamW and stopping\neach by member",
         TRAINED,
     )
     arrow((23.8, 39.5), (35.2, 39.5), "makes")

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from preface.backbones.base import Backbone
     from preface.backbones.load import DEFAULT, load_backbone
-    from preface.cli.show import list_methods
     from preface.errors import UserError
     from preface.experiments.cross_domain import compare_cross_domain
     from preface.labelling.evaluate import evaluate
@@ -23,6 +22,7 @@ if TYPE_CHECKING:
     from preface.records.run import Run
     from preface.tasks import list_tasks
     from preface.tuning.bench import bench
+    from preface.tuning.listing import list_methods
     from preface.tuning.train import train
 
 _HOMES = {
@@ -36,7 +36,7 @@ _HOMES = {
     "bench": "tuning.bench",
     "compare_cross_domain": "experiments.cross_domain",
     "evaluate": "labelling.evaluate",
-    "list_methods": "cli.show",
+    "list_methods": "tuning.listing",
     "list_tasks": "tasks",
     "load_backbone": "backbones.load",
     "predict": "labelling.predict",

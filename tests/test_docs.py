@@ -12,7 +12,7 @@ import pytest
 from typer.main import get_command
 
 from preface import cli
-from preface.cli import app, expand
+from preface.cli.app import app
 from preface.pretraining.settings import Settings
 from preface.tasks import load_split
 from preface.tuning.recipe import Recipe
@@ -71,11 +71,11 @@ def run(command: str, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> str:
 @pytest.mark.parametrize("command", every_command())
 def test_every_command_is_understood(command: str) -> None:
     arguments = shlex.split(command.split(" > ")[0])[1:]
-    get_command(app).make_context("preface", expand(arguments), resilient_parsing=False)
+    get_command(app).make_context("preface", arguments, resilient_parsing=False)
     verb = get_command(app)
     while hasattr(verb, "commands"):
         verb = verb.commands[arguments.pop(0)]
-    verb.make_context(verb.name, expand(arguments))
+    verb.make_context(verb.name, arguments)
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if commands(page)], ids=lambda page: page.name)

@@ -103,7 +103,15 @@ class Backbone(ABC):
     @property
     @abstractmethod
     def lead_in(self) -> tuple[int, ...]:
-        """The pieces that every answer begins after."""
+        """The pieces that an answer begins after, where its task names none."""
+
+    @abstractmethod
+    def tokenize(self, texts: Sequence[str], max_tokens: int) -> tuple[list[list[int]], list[bool]]:
+        """The pieces of texts to be read, and of each whether it was cut to `max_tokens`."""
+
+    @abstractmethod
+    def answer_pieces(self, answers: Sequence[str]) -> list[list[int]]:
+        """The pieces of answers, each with what ends it."""
 
     @abstractmethod
     def read(
@@ -297,13 +305,6 @@ class Backbone(ABC):
             self.model.eval()
             if gradient_checkpointing:
                 self.model.activation_checkpointing_disable()
-
-    def tokenize(self, texts: Sequence[str], max_tokens: int) -> tuple[list[list[int]], list[bool]]:
-        """Token ids of each text, ended by `</s>`, and whether it was cut to `max_tokens`."""
-        eos = self.model.config.eos_token_id
-        ids = self.tokenizer(list(texts), add_special_tokens=False, verbose=False)["input_ids"] if texts else []
-        cut = [len(item) > max_tokens - 1 for item in ids]
-        return [[*item[: max_tokens - 1], eos] for item in ids], cut
 
     def pad(self, sequences: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
         """Ids and mask `[B, T]`, padded on the right, on the model's device."""

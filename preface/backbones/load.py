@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import sys
 from difflib import get_close_matches
 from pathlib import Path
@@ -30,8 +31,8 @@ def load_backbone(name_or_path: str | Path = DEFAULT, dtype: str = "auto", devic
 
     Args:
         name_or_path: the embedded backbone (`nano`), a folder, or a name on the Hugging Face hub.
-        dtype: `float32`, `bfloat16`, or `auto`: bfloat16 where the hardware multiplies it fast, else float32.
-            Never float16, in which T5 v1 overflows.
+        dtype: `float32`, `bfloat16`, or `auto`: what the environment's PREFACE_DTYPE says; without it bfloat16
+            where the hardware multiplies it fast, else float32. Never float16, in which T5 v1 overflows.
         device: `auto` (a GPU if there is one), or any name that torch knows.
 
     Raises:
@@ -155,7 +156,9 @@ def device_named(name: str) -> torch.device:
 
 
 def dtype_named(name: str, device: torch.device) -> torch.dtype:
-    """`auto` is bfloat16 where the hardware multiplies it. Raises UserError for other names than the three."""
+    """`auto` is PREFACE_DTYPE, else bfloat16 where the hardware multiplies it. Raises UserError for unknown names."""
+    if name == "auto":
+        name = os.environ.get("PREFACE_DTYPE") or name
     if name == "auto":
         return torch.bfloat16 if bfloat16_is_fast(device) else torch.float32
     dtypes = {"float32": torch.float32, "bfloat16": torch.bfloat16}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -16,6 +16,8 @@ from preface.backbones.frozen import FrozenLinear
 from preface.prompts import Prompts, of_rows
 
 FAMILIES = ("t5", "mt5")
+LONGEST_ANSWER = 64
+"""Pieces of an answer beyond which it is cut."""
 
 
 class T5Backbone(Backbone):
@@ -75,6 +77,17 @@ class T5Backbone(Backbone):
     @property
     def lead_in(self) -> tuple[int, ...]:
         return (self.model.config.decoder_start_token_id,)
+
+    def tokenize(self, texts: Sequence[str], max_tokens: int) -> tuple[list[list[int]], list[bool]]:
+        """Each text is ended by `</s>`, cut or not."""
+        eos = self.model.config.eos_token_id
+        ids = self.tokenizer(list(texts), add_special_tokens=False, verbose=False)["input_ids"] if texts else []
+        cut = [len(item) > max_tokens - 1 for item in ids]
+        return [[*item[: max_tokens - 1], eos] for item in ids], cut
+
+    def answer_pieces(self, answers: Sequence[str]) -> list[list[int]]:
+        """Each is ended by `</s>`."""
+        return self.tokenize(answers, LONGEST_ANSWER)[0]
 
     def read(
         self, input_ids: Tensor, mask: Tensor, prompts: Prompts | None = None, rows: Tensor | None = None

@@ -4,62 +4,81 @@ from __future__ import annotations
 
 import io
 import os
-import re
+import signal
 import sys
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
 
-from typer._click.exceptions import ClickException
-
-# each module adds its verbs to the application; `--help` lists them in this order
-from preface.cli import prompts  # isort: split
-
-from preface.cli import compare  # isort: split
-
-from preface.cli import lists  # isort: split
-
-from preface.cli import backbones  # isort: split
-
-from preface.cli.app import MANY, app
 from preface.errors import UserError
+from preface.terminal.interrupt import Interrupted
 
-__all__ = ["MANY", "app", "backbones", "compare", "expand", "lists", "main", "prompts"]
-
-
-def expand(arguments: list[str]) -> list[str]:
-    """`--learning-rate 1e-3 1e-2` to `--learning-rate=1e-3 --learning-rate=1e-2`, for the options in `MANY`."""
-    expanded: list[str] = []
-    option: str | None = None
-    for argument in arguments:
-        is_option = re.match(r"-(?!\d)", argument) is not None and argument != "-"  # -1=negative is a value
-        if is_option:
-            option = argument if argument in MANY else None
-        if option is None:
-            expanded.append(argument)
-        elif not is_option:
-            expanded.append(f"{option}={argument}")
-    return expanded
+INTERRUPTED = 130
+"""The exit code after Ctrl-C, as the shell counts: 128 and the signal's number."""
 
 
 def main() -> None:
     """The `preface` command: a user's mistake is one line and exit code 2; Ctrl-C is 130."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(encoding="utf-8")
+        if isinstance(stream, io.TextIOWrapper):  # names of files need not be text
+            stream.reconfigure(encoding="utf-8", errors="backslashreplace")
+    interrupts: list[int] = []
     try:
-        code = app(args=expand(sys.argv[1:]), prog_name="preface", standalone_mode=False)
+        with _noted(interrupts):
+            code = _call(sys.argv[1:])
+    except Interrupted as stopped:
+        code = _fail(INTERRUPTED, str(stopped))
     except UserError as error:
         code = _fail(2, str(error))
-    except ClickException as error:
-        code = _fail(2, f"{error.format_message()} (`preface --help` shows what there is)")
+    except BrokenPipeError:  # `preface predict … | head`: whoever read has enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # or Python would complain when it ends
+        code = 1
     except OSError as error:
         code = _fail(2, f"{error.filename or 'file'}: {error.strerror or error}")
-    except Exception as error:
-        if type(error).__name__ != "Interrupted":  # known by name, for its module imports torch
+    except BaseException:  # libraries turn Ctrl-C into errors of their own while they are imported
+        if not interrupts:
             raise
-        code = _fail(130, str(error))
-    sys.exit(code if isinstance(code, int) else 0)
+        code = _fail(INTERRUPTED, "interrupted")
+    sys.exit(code)
+
+
+def _call(arguments: Sequence[str]) -> int:
+    """The verb's exit code, its mistakes as UserError. What takes time to import is imported here, under `main`'s
+    care for Ctrl-C."""
+    from typer import TyperException
+
+    from preface.cli.app import app
+
+    try:
+        code = app(args=list(arguments), prog_name="preface", standalone_mode=False)
+    except TyperException as error:
+        raise UserError(f"{error.format_message()} (`preface --help` shows what there is)") from error
+    if code == INTERRUPTED:  # typer's own answer to Ctrl-C
+        raise KeyboardInterrupt
+    sys.stdout.flush()
+    return code if isinstance(code, int) else 0
+
+
+@contextmanager
+def _noted(interrupts: list[int]) -> Iterator[None]:
+    """Ctrl-C raises KeyboardInterrupt, as ever, and is noted; where a parent process ignores it, so do we."""
+
+    def press(number: int, frame: Any) -> None:
+        interrupts.append(number)
+        raise KeyboardInterrupt
+
+    before = signal.getsignal(signal.SIGINT)
+    if before is signal.default_int_handler and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGINT, press)
+    try:
+        yield
+    finally:
+        if signal.getsignal(signal.SIGINT) is press:
+            signal.signal(signal.SIGINT, before)
 
 
 def _fail(code: int, line: str) -> int:
-    print(f"preface: {line}", file=sys.stderr)
+    print(f"preface: {' '.join(line.split())}", file=sys.stderr)
     return code

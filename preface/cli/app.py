@@ -1,18 +1,19 @@
-"""The application, and the options and habits that its verbs share."""
+"""The application, and how a verb joins it."""
 
 from __future__ import annotations
 
-import json
-import sys
-from enum import StrEnum
-from pathlib import Path
-from typing import Annotated, Any
+from collections.abc import Callable
+from importlib import import_module
+from typing import Any, TypeVar
 
 import typer
+from typer.core import TyperCommand
+from typer.main import get_command
 
-from preface.errors import UserError
+from preface.cli.options import Fields, expand, with_options
 
-# the imports of torch and Transformers take seconds, which `--help` and completion should not wait for
+Function = TypeVar("Function", bound=Callable[..., None])
+
 app = typer.Typer(
     name="preface",
     help="Train the preface, freeze the book: soft prompts for frozen T5 models.",
@@ -23,72 +24,67 @@ app = typer.Typer(
 compare_app = typer.Typer(no_args_is_help=True, help="Run a matrix of experiments and report it.")
 app.add_typer(compare_app, name="compare")
 
-MANY = {"--learning-rate", "--label-words", "--sites", "--keep-out", "--objective", "--tasks", "--probe"}
-"""Options that take several values after one name: `--learning-rate 1e-3 1e-2`."""
+
+class Verb(TyperCommand):
+    """A command that is listed by its name and first line alone. Its options are made when it is called, or its help
+    is shown: some come from modules that import torch, and `preface --help` should not wait seconds for that."""
+
+    def complete(self) -> Any:
+        """The same command with its options."""
+        raise NotImplementedError
+
+    def make_context(self, info_name: str | None, args: list[str], parent: Any = None, **extra: Any) -> Any:
+        command = self.complete()
+        return command.make_context(info_name, expand(args, command.params), parent=parent, **extra)
 
 
-class Optimizer(StrEnum):
-    adamw = "adamw"
-    adafactor = "adafactor"
+def verb(
+    epilog: str = "",
+    options: Callable[[], dict[str, Fields]] = dict,
+    group: typer.Typer = app,
+    name: str | None = None,
+) -> Callable[[Function], Function]:
+    """A verb of the application.
+
+    Args:
+        epilog: examples, below the help.
+        options: the fields of configuration models that are options too, by the parameter of the verb that takes
+            those which the user gave, as a dictionary.
+        group: where the verb belongs.
+        name: default: the function's.
+    """
+
+    def register(function: Function) -> Function:
+        class Complete(Verb):
+            def complete(self) -> Any:
+                single = typer.Typer(add_completion=False, rich_markup_mode="markdown")
+                single.command(self.name, epilog=epilog)(with_options(function, options()))
+                return get_command(single)
+
+        def listed() -> None: ...
+
+        listed.__name__, listed.__doc__ = function.__name__, function.__doc__
+        group.command(name, epilog=epilog, cls=Complete)(listed)
+        return function
+
+    return register
 
 
-Backbone = Annotated[
-    str | None,
-    typer.Option("--backbone", help="Embedded name, folder, or name on the Hugging Face hub. Default: nano, embedded."),
-]
-Dtype = Annotated[str, typer.Option(help="auto, float32 or bfloat16.")]
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda, …")]
-Input = Annotated[str | None, typer.Option("--input", help="A data file's field with the text.")]
-Label = Annotated[str | None, typer.Option("--label", help="A data file's field with the label.")]
-LabelWordsOption = Annotated[
-    list[str] | None,
-    typer.Option("--label-words", help="Words of the labels: `0=negative 1=positive`.", metavar="LABEL=WORD …"),
-]
-Encoding = Annotated[str | None, typer.Option("--encoding", help="Of a data file. Default: UTF-8.")]
-Data = Annotated[
-    Path | None,
-    typer.Option("--data", help="Folder with the data files of shipped tasks. Default: PREFACE_DATA."),
-]
-SkipBadRows = Annotated[bool, typer.Option("--skip-bad-rows", help="Leave out and count rows that cannot be read.")]
-Json = Annotated[
-    bool, typer.Option("--json", help="Only JSON on standard output; scores as a list of cells, as in results.json.")
-]
-Out = Annotated[Path | None, typer.Option("--out", help="Folder to write into.")]
-On = Annotated[list[str] | None, typer.Option("--on", help="A task or a data file to evaluate on; may be repeated.")]
-Length = Annotated[int | None, typer.Option("--length", help="Virtual tokens. Default: 20.")]
-Sites = Annotated[
-    list[str] | None,
-    typer.Option("--sites", help="Where a prefix goes: encoder decoder cross. Default: all.", metavar="SITE …"),
-]
+def _version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        typer.echo(f"preface {version('preface')}")
+        raise typer.Exit
 
 
-def called() -> str:
-    """The command as it was called, so that what is suggested can be pasted."""
-    return sys.argv[0] if Path(sys.argv[0]).name == "preface" else "python -m preface"
+@app.callback()
+def preface(
+    version: bool = typer.Option(False, "--version", callback=_version, is_eager=True, help="Print the version."),
+) -> None:
+    """Train the preface, freeze the book: soft prompts for frozen T5 models."""
 
 
-def given(options: dict[str, Any]) -> dict[str, Any]:
-    """The options that the user gave; the others keep their defaults."""
-    return {name: value for name, value in options.items() if value is not None}
-
-
-def show(table: Any) -> None:
-    """Print a table on standard output."""
-    from rich.console import Console
-
-    Console().print(table)
-
-
-def show_json(value: Any) -> None:
-    """Print only JSON on standard output."""
-    print(json.dumps(value, indent=1, ensure_ascii=False, default=str))
-
-
-def label_words_of(pairs: list[str] | None) -> dict[str, str] | None:
-    """`0=negative` to a dictionary. Raises UserError for a pair without `=`."""
-    if not pairs:
-        return None
-    for pair in pairs:
-        if "=" not in pair:
-            raise UserError(f"label-words {pair}: write LABEL=WORD, as in `--label-words 0=negative 1=positive`")
-    return dict(pair.split("=", 1) for pair in pairs)
+# each module adds its verbs; `--help` lists them in this order
+for module in ("train", "evaluate", "predict", "compare", "tasks", "methods", "bench", "tokenize", "pretrain", "adapt"):
+    import_module(f"preface.cli.{module}")

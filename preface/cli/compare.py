@@ -6,24 +6,25 @@ import shlex
 import sys
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from preface.cli.app import (
-    Backbone,
-    Data,
-    Json,
-    On,
-    called,
-    compare_app,
-    show,
-    show_json,
-)
+from preface.cli.app import compare_app, verb
+from preface.cli.common import Backbone, Device, Dtype, Json, On, TrainRows, command, show, show_json
+from preface.cli.options import Fields, fields
 
 
-@compare_app.command(
-    "cross-domain",
+def _options() -> dict[str, Fields]:
+    from preface.tasks.options import DataOptions
+
+    return {"data_options": fields(DataOptions)}
+
+
+@verb(
+    group=compare_app,
+    name="cross-domain",
+    options=_options,
     epilog="""
 Examples:
 
@@ -35,6 +36,7 @@ Examples:
 """,
 )
 def compare_cross_domain(
+    data_options: dict[str, Any],
     out: Annotated[Path, typer.Option("--out", help="The experiment's folder.")],
     recipe: Annotated[str, typer.Option(help="A shipped recipe or a YAML.")] = "nano",
     backbone: Backbone = None,
@@ -42,8 +44,9 @@ def compare_cross_domain(
     on: On = None,
     seeds: Annotated[int | None, typer.Option("--seeds", help="Instead of the recipe's.", min=1)] = None,
     steps: Annotated[int | None, typer.Option("--steps", help="Instead of the recipe's.", min=1)] = None,
-    train_rows: Annotated[int | None, typer.Option(help="Train on so many rows.", min=1)] = None,
-    data: Data = None,
+    train_rows: TrainRows = None,
+    dtype: Dtype = "auto",
+    device: Device = "auto",
     as_json: Json = False,
 ) -> None:
     """Methods × test domains × seeds, beside zero-shot and TF-IDF: table, plot, report, results.json."""
@@ -51,19 +54,17 @@ def compare_cross_domain(
     from preface.experiments.cross_domain import load_experiment
     from preface.experiments.report import pivot, rich_table
 
-    command = shlex.join(["preface", *sys.argv[1:]])
     experiment = load_experiment(recipe)
+    changes = {"task": task, "on": on, "seeds": seeds, "steps": steps, "train_rows": train_rows}
     cells = preface.compare_cross_domain(
         experiment,
         out=out,
         backbone=backbone,
-        data=data,
-        task=task,
-        on=on or (),
-        seeds=seeds,
-        steps=steps,
-        train_rows=train_rows,
-        command=command,
+        dtype=dtype,
+        device=device,
+        command=shlex.join(["preface", *sys.argv[1:]]),
+        **{name: value for name, value in changes.items() if value is not None},
+        **data_options,
     )
     if as_json:
         show_json([asdict(cell) for cell in cells])
@@ -75,4 +76,4 @@ def compare_cross_domain(
     if experiment.next:
         typer.echo("\nTry next:")
         for line in experiment.next:
-            typer.echo(f"  {line.format(out=out, preface=called())}")
+            typer.echo(f"  {line.format(out=shlex.quote(str(out)), preface=command())}")

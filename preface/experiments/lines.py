@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from preface.baselines.column import SEPARATOR, axis_value, shown
 from preface.experiments.plot import INK, styles_of
-from preface.experiments.table import latest
-from preface.records.results import Cell
+from preface.records.results import Cell, latest
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

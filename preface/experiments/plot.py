@@ -17,14 +17,13 @@ if TYPE_CHECKING:  # drawing libraries are imported where they draw: they would 
 INK = "#24303c"
 """Colour of the plot's text and lines, which a page replaces by that of its own text."""
 COLOURS = ("#8b949e", "#2f8fdb", "#d9480f", "#12a150", "#9c5fd0", "#c99700", "#d6458f", "#1aa3a3", "#7a6a55")
-MARKERS = ("D", "o", "s", "^", "v", "P", "X", "<", ">")
-STYLES = tuple(zip(COLOURS, MARKERS, strict=True))
-"""Colour and marker by position: unlike in both, for the colour-blind."""
+MARKERS = ("D", "o", "s", "^", "v", "P", "X", "<", ">", "p")
+"""By position, each in turn: neighbours are unlike in both, for the colour-blind, and ninety are all different."""
 
 
 def styles_of(names: Iterable[str]) -> dict[str, tuple[str, str]]:
-    """A style for each name."""
-    return dict(zip(names, cycle(STYLES), strict=False))
+    """Colour and marker of each name."""
+    return dict(zip(names, zip(cycle(COLOURS), cycle(MARKERS), strict=False), strict=False))
 
 
 def plot(table: Table, path: Path, chance: float | None = None) -> None:

@@ -13,11 +13,12 @@ from preface.baselines.column import Setting, Trained
 from preface.errors import UserError
 from preface.labelling.evaluate import evaluate
 from preface.methods import METHODS, Method, method_named
+from preface.options import validated
 from preface.records.results import Cell
 from preface.records.run import RECORD, Run
 from preface.tasks import Task
 from preface.terminal.progress import say
-from preface.tuning.recipe import Recipe, recipe_from, validated
+from preface.tuning.recipe import Recipe, recipe_from
 from preface.tuning.train import train
 
 
@@ -86,7 +87,7 @@ class Prompt(Trained):
     def _train(self, setting: Setting, backbone: Backbone, folder: Path, recipe: Recipe) -> Run:
         if (folder / RECORD).exists():
             run = Run(folder, backbone)
-            return run if "result" in run.record else train(backbone, resume=folder)
+            return run if run.record.result is not None else train(backbone, resume=folder)
         return train(
             backbone,
             setting.task(self.train_task),

@@ -18,8 +18,9 @@ from preface.baselines.column import Column, Trained
 from preface.errors import UserError
 from preface.experiments.prompt import Prompt, Search
 from preface.methods import METHODS
+from preface.options import validated
 from preface.tasks.options import DataOptions
-from preface.tuning.recipe import Recipe, validated
+from preface.tuning.recipe import Recipe
 
 SPECS = Path(__file__).parent / "specs"
 

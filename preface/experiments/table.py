@@ -10,7 +10,7 @@ from typing import Any
 
 from preface.baselines.column import SEPARATOR, axis_value
 from preface.errors import UserError
-from preface.records.results import Cell
+from preface.records.results import Cell, latest
 
 MISSING = "–"
 
@@ -107,11 +107,6 @@ def pivot(cells: Sequence[Cell]) -> Table:
         groups.setdefault((cell.eval_task, cell.split, cell.metric), []).append(cell)
     rows = tuple(_row(group, labels) for group in groups.values())
     return Table(tuple(labels.values()), rows, _caption(cells, rows, labels))
-
-
-def latest(cells: Sequence[Cell]) -> list[Cell]:
-    """Drop each cell that a later one measured again."""
-    return list({cell.identity: cell for cell in cells}.values())
 
 
 def join(names: Iterable[str]) -> str:

@@ -12,26 +12,26 @@ from typing import Any, Literal
 
 from preface.backbones.base import Backbone
 from preface.backbones.contexts import Inputs
-from preface.backbones.load import DEFAULT, load_backbone
+from preface.backbones.load import DEFAULT
 from preface.errors import UserError
+from preface.labelling.fit import backbone_of, loaded
 from preface.labelling.label_words import LabelWords
 from preface.labelling.labeller import Labeller, Prediction, predictions_of
-from preface.labelling.metric import metric
-from preface.prompts import Prompts as SoftPrompts
-from preface.prompts import stack
-from preface.records.checkpoint import SavedPrompt, load_prompt
-from preface.records.results import Cell, read_cells, write_cells
-from preface.records.run import RECORD, Run
-from preface.tasks import Split, Task, Template, load_split, load_task, render
+from preface.labelling.measures import measured
+from preface.labelling.options import INSTRUCTION, EvaluateOptions
+from preface.labelling.subjects import ZERO_SHOT, Subject, Subjects, subjects_of
+from preface.options import divided, validated
+from preface.prompts import Prompts, stack
+from preface.records.atomic import write_atomically
+from preface.records.results import Cell, latest, read_cells, write_cells
+from preface.records.run import Run
+from preface.tasks import Split, Task, render
+from preface.tasks.find import refuse_outside
+from preface.tasks.options import DataOptions
 from preface.tasks.registry import registered, split_reference
-from preface.terminal.progress import progress, warn, warn_skipped
+from preface.terminal.progress import progress, say, warn, warn_skipped
 
-ZERO_SHOT = "zero-shot"
-INSTRUCTION = "review sentiment: {text}"
-"""What the zero-shot column says to the embedded backbone, in the words of its own training."""
-
-Scoring = Literal["rank", "generate"]
-Prompts = Literal["best", "rate", "all"]
+__all__ = ["INSTRUCTION", "ZERO_SHOT", "evaluate", "predictions_on"]
 
 
 def evaluate(
@@ -39,135 +39,182 @@ def evaluate(
     on: Sequence[str | Path | Task] = (),
     *,
     backbone: Backbone | str | None = None,
-    instruction: str = INSTRUCTION,
-    prompts: Prompts = "rate",
-    scoring: Scoring = "rank",
-    split: Literal["train", "validation", "test"] = "test",
-    input: str | None = None,
-    label: str | None = None,
-    label_words: Mapping[str, str] | None = None,
-    encoding: str | None = None,
-    data: str | Path | None = None,
-    skip_bad_rows: bool = False,
-    max_input_tokens: int | None = None,
     out: str | Path | None = None,
+    dtype: str = "auto",
+    device: str = "auto",
+    **options: Any,
 ) -> list[Cell]:
     """Evaluate a run's prompts, or the bare backbone, on tasks.
 
     Args:
         run: a run, its folder, or a prompt's folder; None: the frozen backbone alone, zero-shot, with `instruction`.
         on: tasks (default: the one trained on), in any form that `load_task` takes.
-        backbone: default: the one that the prompts were trained on.
-        instruction: the template that the zero-shot backbone reads; `{text}` stands for the input.
-        prompts: `best` by development score; `rate`: every seed at the best learning rate; `all`.
-        scoring: `rank` the label words by probability, or `generate` freely and demand an exact match; then
-            `details["illegal"]` is the share of answers that are no label at all.
-        input, label, label_words, encoding, data, skip_bad_rows: as for `train`, for data files among `on`.
-        max_input_tokens: default: as in training, else 512.
+        backbone: default: the one that the prompts were trained on, which must not have changed since.
         out: folder for `results.json` and predictions (default: `evaluations/` in the run's; none without a run).
+        dtype, device: as for `load_backbone`.
+        options: fields of `preface.labelling.options.EvaluateOptions` (`prompts`, `scoring`, `split`, …), and of
+            `preface.tasks.options.DataOptions` (`input`, `label`, `label_words`, …) for data files among `on`.
 
     Returns:
-        One cell for each prompt and task.
+        One cell for each prompt and task. Its details hold `confusion` (rows by right label, then by given label), for
+        accuracies `interval` (95 %), and where labels were generated `illegal`, the share of answers that are none.
 
     Raises:
         UserError: what the user can put right.
     """
-    if run is None:
-        wearers: list[_Wearer] = [_Wearer(SoftPrompts.bare(), {}, {})]
-        train_record: dict[str, Any] = {}
+    how_fields, data_fields = divided(options, EvaluateOptions, DataOptions)
+    how, data = validated(EvaluateOptions, how_fields), validated(DataOptions, data_fields)
+    subjects = subjects_of(run, how.prompts)
+    if subjects.origin is None:
+        model = loaded(DEFAULT if backbone is None else backbone, dtype, device)
     else:
-        wearers, train_record, folder, loaded = _wearers(run, prompts)
-        out = out or folder / "evaluations"
-        backbone = backbone or loaded or train_record["backbone"]
-    backbone = backbone or DEFAULT
-    model = load_backbone(backbone) if isinstance(backbone, str) else backbone
-    if run is not None:
-        check_fit(train_record, model)
-    else:
-        Template.of(instruction)  # what is wrong with it should be known before the work
-    if not on:
-        if run is None:
-            raise UserError("on: no task given; `--on sst2`, or a data file")
-        on = [Task.model_validate(train_record["task"])]
-    own: dict[str, Any] = {"input": input, "label": label, "label_words": label_words, "encoding": encoding}
-    if label_words is None and train_record:
-        # a data file may hold the words themselves, or the labels of the file that was trained on
-        words = {word: word for word in train_record["label_words"]}
-        own["label_words"] = words | train_record["task"]["labels"]
-    # a shipped task knows its own fields: the options describe the data files beside it
-    tasks = [load_task(task, **({} if _is_shipped(task) else own)) for task in on]
-    if repeated := [name for name, count in Counter(task.name for task in tasks).items() if count > 1]:
-        raise UserError(f"on: {repeated[0]} is named twice; evaluate files of one name one after another")
-    if out is not None:
-        Path(out).mkdir(parents=True, exist_ok=True)
-        read_cells(Path(out) / "results.json")  # what is there should be known to be ours before the work, not after
-    limit = max_input_tokens or train_record.get("max_input_tokens", 512)
-
+        model = backbone_of(subjects.origin, backbone, subjects.backbone, dtype, device)
+        for subject in subjects.all:
+            if subject.saved is not None:
+                subject.saved.check_sizes(model)
+    tasks = _tasks(on, subjects, data)
+    folder = Path(out) if out else subjects.folder and subjects.folder / "evaluations"
+    if folder is not None:
+        folder.mkdir(parents=True, exist_ok=True)
+        read_cells(folder / "results.json")  # what is there should be known to be ours before the work, not after
+    evaluation = _Evaluation(model, subjects, how, folder)
     cells: list[Cell] = []
     for task in tasks:
-        examples = load_split(task, split, data=data, skip_bad_rows=skip_bad_rows)
-        _warn_seen(task, examples, train_record)
-        words = train_record.get("label_words", task.label_words)
-        foreign = sorted({str(example.label) for example in examples.examples} - set(words))
-        if foreign:
-            advice = " ".join(f"{label}={words[-1]}" for label in foreign)
-            raise UserError(
-                f"{task.name}: the labels {', '.join(foreign)} are not among the words that the prompt was trained for "
-                f"({', '.join(words)}); map every label with --label-words, as in `--label-words {advice} …`"
-            )
+        examples = data.split(task, how.split)
+        if not on:
+            say(f"{task.name}, the task of the prompt: read from {', '.join(s.name for s in examples.sources)}")
+        cells += evaluation.on(task, examples)
+    return cells
+
+
+def _tasks(on: Sequence[str | Path | Task], subjects: Subjects, data: DataOptions) -> list[Task]:
+    """The tasks to evaluate on. Raises UserError if there are none, or two of one name."""
+    origin = subjects.origin
+    if not on:
+        if origin is None:
+            raise UserError("on: no task given; `--on sst2`, or a data file")
+        if subjects.foreign:
+            refuse_outside(origin.task)
+        return [origin.task]
+    own = data
+    if data.label_words is None and origin is not None:
+        # a data file may hold the words themselves, or the labels of the file that was trained on
+        words: dict[str, str | None] = {word: word for word in origin.label_words}
+        own = data.model_copy(update={"label_words": words | origin.task.labels})
+    # a shipped task knows its own fields: the options describe the data files beside it
+    tasks = [(DataOptions() if _is_shipped(task) else own).task(task) for task in on]
+    if repeated := [name for name, count in Counter(task.name for task in tasks).items() if count > 1]:
+        raise UserError(f"on: {repeated[0]} is named twice; evaluate files of one name one after another")
+    return tasks
+
+
+def _is_shipped(task: str | Path | Task) -> bool:
+    return isinstance(task, Task) or split_reference(str(task))[0] in registered()
+
+
+@dataclass(frozen=True)
+class _Evaluation:
+    """What is evaluated, how, and where its results go."""
+
+    backbone: Backbone
+    subjects: Subjects
+    how: EvaluateOptions
+    folder: Path | None
+
+    def on(self, task: Task, examples: Split) -> list[Cell]:
+        """A cell for each prompt on one task; written, with its predictions."""
+        subjects, how = self.subjects, self.how
+        words = self._words(task)
+        _check_labels(task, examples, words)
+        limit = how.max_input_tokens or subjects.max_input_tokens
+        prompts = [subject.prompts for subject in subjects.all]
+        template = "{text}" if subjects.origin else how.instruction
         began = time.perf_counter()
-        predictions, cut = predictions_on(
-            model, examples, words, [wearer.prompt for wearer in wearers], scoring, limit,
-            instruction if run is None else "{text}",
-        )  # fmt: skip
-        seconds = time.perf_counter() - began
+        predictions, cut = predictions_on(self.backbone, examples, words, prompts, how.scoring, limit, template)
+        seconds = (time.perf_counter() - began) / len(prompts)
+        self._warn(task, examples, cut, limit)
+        circumstances = {
+            "scoring": how.scoring,
+            "instruction": None if subjects.origin else how.instruction,
+            "backbone_saw": list(self.backbone.seen_tasks),
+            "cut_inputs": cut,
+            "skipped": list(examples.skipped),
+            "sources": [asdict(source) for source in examples.sources],
+        }
+        cells = [
+            self._cell(task, examples, subject, given, circumstances, seconds)
+            for subject, given in zip(subjects.all, predictions, strict=True)
+        ]
+        if self.folder is not None:
+            for cell, given in zip(cells, predictions, strict=True):
+                _write_predictions(self.folder, cell, examples, given)
+            results = self.folder / "results.json"
+            write_cells(results, latest([*read_cells(results), *cells]))
+        return cells
+
+    def _cell(
+        self,
+        task: Task,
+        examples: Split,
+        subject: Subject,
+        given: Sequence[Prediction],
+        circumstances: Mapping[str, Any],
+        seconds: float,
+    ) -> Cell:
+        """What one prompt's predictions amount to."""
+        words = self._words(task)
+        gold = [str(example.label) for example in examples.examples]
+        labels = [prediction.label for prediction in given]
+        if len(set(labels)) == 1 and len(labels) > 1:
+            warn(f"{task.name}: {subject.method} predicts {labels[0]!r} for every row")
+        value, details = measured(task.metric, gold, labels, words)
+        if self.how.scoring == "generate":
+            details["illegal"] = sum(label not in words for label in labels) / len(labels)
+        return Cell(
+            backbone=self.backbone.name,
+            method=subject.method,
+            train_task=self.subjects.origin.task.name if self.subjects.origin else None,
+            eval_task=task.name,
+            metric=task.metric,
+            value=value,
+            n=len(gold),
+            seed=subject.seed,
+            trained_parameters=subject.trained_parameters,
+            seconds=seconds,
+            split=examples.split,
+            details={**subject.details, **circumstances, **details},
+        )
+
+    def _words(self, task: Task) -> tuple[str, ...]:
+        return self.subjects.origin.label_words if self.subjects.origin else task.label_words
+
+    def _warn(self, task: Task, examples: Split, cut: int, limit: int) -> None:
+        """Say what a number alone would hide."""
         if cut:
             warn(f"{task.name}: {cut:,} of {len(examples.examples):,} inputs were cut to {limit} tokens")
         warn_skipped(task.name, examples.skipped)
-        gold = [str(example.label) for example in examples.examples]
-        for wearer, given in zip(wearers, predictions, strict=True):
-            labels = [prediction.label for prediction in given]
-            if len(set(labels)) == 1 and len(labels) > 1:
-                warn(f"{task.name}: {wearer.method} predicts {labels[0]!r} for every row")
-            details = dict(wearer.details) | {
-                "scoring": scoring,
-                "instruction": instruction if run is None else None,
-                "backbone_saw": list(model.seen_tasks),
-                "cut_inputs": cut,
-                "skipped": list(examples.skipped),
-                "sources": [asdict(source) for source in examples.sources],
-            }
-            if scoring == "generate":
-                details["illegal"] = sum(label not in words for label in labels) / len(labels)
-            cells.append(
-                Cell(
-                    backbone=model.name,
-                    method=wearer.method,
-                    train_task=train_record.get("task", {}).get("name"),
-                    eval_task=task.name,
-                    metric=task.metric,
-                    value=metric(task.metric, gold, labels),
-                    n=len(gold),
-                    seed=wearer.details.get("seed"),
-                    trained_parameters=wearer.trained_parameters,
-                    seconds=seconds / len(wearers),
-                    split=split,
-                    details=details,
-                )
-            )
-            if out is not None:
-                _write_predictions(Path(out), cells[-1], examples, given)
-        if out is not None:
-            _merge_cells(Path(out) / "results.json", cells)
-    return cells
+        # where a data file is both: its test split is all its rows, those trained on among them
+        seen = any(source.sha256 in self.subjects.trained_on for source in examples.sources)
+        if seen and not task.splits[examples.split].apart:
+            warn(f"{task.name}: these rows are those that the prompt was trained on; its score on them says little")
+
+
+def _check_labels(task: Task, examples: Split, words: Sequence[str]) -> None:
+    foreign = sorted({str(example.label) for example in examples.examples} - set(words))
+    if foreign:
+        advice = " ".join(f"{label}={words[-1]}" for label in foreign)
+        raise UserError(
+            f"{task.name}: the labels {', '.join(foreign)} are not among the words that the prompt was trained for "
+            f"({', '.join(words)}); map every label with --label-words, as in `--label-words {advice} …`"
+        )
 
 
 def predictions_on(
     backbone: Backbone,
     examples: Split,
     words: Sequence[str],
-    prompts: Sequence[SoftPrompts],
-    scoring: Scoring = "rank",
+    prompts: Sequence[Prompts],
+    scoring: Literal["rank", "generate"] = "rank",
     max_input_tokens: int = 512,
     template: str = "{text}",
 ) -> tuple[list[list[Prediction]], int]:
@@ -189,88 +236,10 @@ def predictions_on(
     return [predictions_of(of_prompt, labels) for of_prompt in scores], sum(cut)
 
 
-def _is_shipped(task: str | Path | Task) -> bool:
-    return isinstance(task, Task) or split_reference(str(task))[0] in registered()
-
-
-@dataclass(frozen=True)
-class _Wearer:
-    """One prompt to be evaluated, or the bare backbone."""
-
-    prompt: SoftPrompts
-    card: Mapping[str, Any]
-    details: Mapping[str, Any]
-    trained_parameters: int = 0
-
-    @property
-    def method(self) -> str:
-        return self.card["method"]["name"] if self.card else ZERO_SHOT
-
-
-def _wearers(run: Run | str | Path, prompts: Prompts) -> tuple[list[_Wearer], dict[str, Any], Path, Backbone | None]:
-    """The prompts to evaluate, what they were trained on, their folder, and the backbone if it is loaded."""
-    if not isinstance(run, Run) and (Path(run) / "prompt.json").exists() and not (Path(run) / RECORD).exists():
-        saved = load_prompt(run)
-        return [_wearer(saved)], dict(saved.card), Path(run), None
-    run = run if isinstance(run, Run) else Run.open(run)
-    chosen = {"best": [run.best], "rate": run.best_rate, "all": run.members}[prompts]
-    result, recipe = run.record["result"], run.record["recipe"]
-    training = {
-        "train_seconds": result["seconds"],
-        "train_steps": result["steps"],
-        "members": len(result["members"]),
-    }
-    wearers = [_wearer(run.prompt(member.index), training) for member in chosen]
-    return wearers, run.record | {"max_input_tokens": recipe["max_input_tokens"]}, run.folder, run.backbone
-
-
-def _wearer(saved: SavedPrompt, training: Mapping[str, Any] | None = None) -> _Wearer:
-    member = saved.card["member"]
-    details = {
-        "seed": member["seed"],
-        "learning_rate": member["learning_rate"],
-        "development_score": member["score"],
-        "method": saved.card["method"]["config"],
-    }
-    return _Wearer(saved.prompts, saved.card, details | dict(training or {}), saved.card["trained_parameters"])
-
-
-def check_fit(card: Mapping[str, Any], backbone: Backbone) -> None:
-    """Raise UserError if a prompt was made for a backbone of another shape; warn if only the weights differ.
-
-    `card` is a prompt's or a run's record.
-    """
-    if card["shape"] != backbone.sizes:
-        raise UserError(
-            f"the prompt was trained on {card['backbone']} and does not fit {backbone.name}, whose sizes differ"
-        )
-    if card["fingerprint"] != backbone.fingerprint:
-        warn(f"the prompt was trained on other weights of {card['backbone']} than these of {backbone.name}")
-
-
-def _warn_seen(task: Task, examples: Split, train_record: Mapping[str, Any]) -> None:
-    """Say so where a data file is both: its test split is all its rows, those trained on among them."""
-    trained = train_record.get("splits", {}).get("train", {}).get("sources", [])
-    hashes = {source["sha256"] for source in trained}
-    if not task.splits[examples.split].apart and any(source.sha256 in hashes for source in examples.sources):
-        warn(f"{task.name}: these rows are those that the prompt was trained on; its score on them says little")
-
-
 def _write_predictions(folder: Path, cell: Cell, examples: Split, given: Sequence[Prediction]) -> None:
     name = f"{Path(cell.eval_task).name}-{cell.split}-{cell.method}".replace(":", "-")
     if cell.seed is not None:
         name += f"-lr{cell.details['learning_rate']:g}-seed{cell.seed}"
-    with (folder / f"{name}.jsonl").open("w", encoding="utf-8") as file:
-        for example, prediction in zip(examples.examples, given, strict=True):
-            line = {
-                "label": prediction.label,
-                "gold": example.label,
-                "probabilities": prediction.probabilities,
-            }
-            print(json.dumps(line | {"text": example.text}, ensure_ascii=False), file=file)
-
-
-def _merge_cells(path: Path, cells: Sequence[Cell]) -> None:
-    """Add cells to `results.json`; a cell measured anew takes the old one's place."""
-    new = {cell.identity for cell in cells}
-    write_cells(path, [cell for cell in read_cells(path) if cell.identity not in new] + list(cells))
+    rows = zip(examples.examples, given, strict=True)
+    lines = [asdict(prediction) | {"gold": example.label, "text": example.text} for example, prediction in rows]
+    write_atomically(folder / f"{name}.jsonl", "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))

@@ -30,7 +30,7 @@ class LabelWords:
         if len(set(words)) < 2:
             raise UserError(f"labels: at least two different label words are needed, got {', '.join(words) or 'none'}")
         unknown = backbone.tokenizer.unk_token_id
-        pieces, _ = backbone.tokenize(words, max_tokens=64)
+        pieces = backbone.answer_pieces(words)
         seen: dict[tuple[int, ...], str] = {}
         for word, ids in zip(words, map(tuple, pieces), strict=True):
             if unknown in ids or len(ids) < 2:

@@ -8,6 +8,9 @@ from statistics import fmean
 
 from preface.errors import UserError
 
+METRIC_NAMES = {"accuracy": "accuracy", "macro_f1": "macro-F1"}
+"""As people write them."""
+
 
 def metric(name: str, gold: Sequence[str], predicted: Sequence[str]) -> float:
     """`accuracy` or `macro_f1`. Raises UserError for another name.

@@ -2,89 +2,172 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from itertools import islice
+import os
+import stat
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
+from queue import Empty, Full, Queue
+from threading import Event, Thread
 from typing import Any
 
 from preface.backbones.base import Backbone
 from preface.backbones.contexts import Inputs
-from preface.backbones.load import load_backbone
-from preface.labelling.evaluate import check_fit
+from preface.labelling.fit import backbone_of
 from preface.labelling.label_words import LabelWords
 from preface.labelling.labeller import Labeller, predictions_of
-from preface.records.checkpoint import load_prompt
+from preface.records.card import SavedPrompt, load_prompt
 from preface.records.run import Run
-from preface.tasks import Task, iter_examples, load_task, render
+from preface.tasks import Example, Row, Task, iter_examples, load_task, render
 
 CHUNK = 256
 """Rows held at a time: enough to batch by length, few enough for any length of input."""
 
+Item = tuple[Row, Example]
+
 
 def predict(
     run: Run | str | Path,
-    source: str | Path = "-",
+    source: str | Path | Sequence[str | Mapping[str, Any]] = "-",
     *,
     input: str | None = None,
     encoding: str = "utf-8",
     backbone: Backbone | str | None = None,
+    dtype: str = "auto",
+    device: str = "auto",
     skip_bad_rows: bool = False,
     on_skip: Callable[[str], None] | None = None,
 ) -> Iterator[dict[str, Any]]:
-    """Label the rows of a file or of standard input with the best prompt of a run.
+    """Label rows with the best prompt of a run.
 
     Args:
         run: a run, its folder, or a prompt's folder.
-        source: CSV, TSV, JSON Lines or Parquet; `-`: standard input (JSON Lines or CSV).
+        source: CSV, TSV, JSON Lines or Parquet; `-`: standard input (JSON Lines or CSV), answered as it arrives; or a
+            list of texts, or of rows as dictionaries.
         input: the field that holds the text (default: the training task's).
         encoding: of the file.
-        backbone: default: the one that the prompt was trained on.
+        backbone: default: the one that the prompt was trained on, which must not have changed since.
+        dtype, device: as for `load_backbone`.
         skip_bad_rows: leave out what cannot be read instead of stopping; `on_skip` hears a line about each.
 
     Yields:
-        `{"label": …, "probabilities": {word: …}, "line": …, "cut": …}` a row, in the order of the rows; `cut` only
-        where the text was too long. Memory does not grow with the number of rows.
+        `{"label": …, "probabilities": {word: …}, "line": …, "original": …, "cut": …}` a row, in the order of the rows;
+        `original`, the label as the training data had it, only where that is another than the word and no other has the
+        same word; `cut` only where the text was too long. Memory does not grow with the number of rows.
 
     Raises:
         UserError: what the user can put right. Rows before the bad one have been yielded.
     """
-    folder = run.folder if isinstance(run, Run) else Path(run)
+    folder, known = (run.folder, run.backbone) if isinstance(run, Run) else (Path(run), None)
     saved = load_prompt(folder)
-    if isinstance(run, Run) and backbone is None:
-        backbone = run.backbone
-    backbone = backbone or saved.card["backbone"]
-    model = load_backbone(backbone) if isinstance(backbone, str) else backbone
-    check_fit(saved.card, model)
-    task = Task.model_validate(saved.card["task"])
-    if input is not None:
-        task = load_task(task, input=input)
-    labels = LabelWords.of(model, saved.card["label_words"])
-    labeller = Labeller(model, saved.prompts, labels)
-    limit = saved.card["max_input_tokens"]
-    rows = iter_examples(task, source, skip_bad_rows=skip_bad_rows, on_skip=on_skip, encoding=encoding)
-    while chunk := _take(rows, CHUNK):
-        items, error = chunk
-        inputs, cut = render(model.tokenize, [example for _, example in items], limit)
-        predictions = predictions_of(labeller.label(Inputs(model, inputs)), labels)
-        for (row, _), prediction, was_cut in zip(items, predictions, cut, strict=True):
-            line: dict[str, Any] = {
-                "label": prediction.label,
-                "probabilities": prediction.probabilities,
-                "line": row.line,
-            }
-            if was_cut:
-                line["cut"] = True
-            yield line
+    model = backbone_of(saved.card, backbone, known, dtype, device)
+    saved.check_sizes(model)
+    task = saved.card.task if input is None else load_task(saved.card.task, input=input)
+    rows_or_file = source if isinstance(source, str | Path) else _rows(task, source)
+    items = iter_examples(task, rows_or_file, skip_bad_rows=skip_bad_rows, on_skip=on_skip, encoding=encoding)
+    answer = _Answers(model, saved)
+    chunks = _as_they_arrive(items) if isinstance(source, str | Path) and _may_wait(source) else _full(items)
+    for chunk, error in chunks:
+        yield from answer(chunk)
         if error is not None:
             raise error
 
 
-def _take(rows: Iterator[Any], count: int) -> tuple[list[Any], Exception | None] | None:
-    """The next rows, and the error that ended them early: what was read before it is still answered."""
-    items: list[Any] = []
+class _Answers:
+    """What a prompt says of rows, as lines."""
+
+    def __init__(self, model: Backbone, saved: SavedPrompt) -> None:
+        self.model = model
+        self.words = LabelWords.of(model, saved.card.label_words)
+        self.labeller = Labeller(model, saved.prompts, self.words)
+        self.limit = saved.card.max_input_tokens
+        self.originals = originals(saved.card.task)
+
+    def __call__(self, items: Sequence[Item]) -> Iterator[dict[str, Any]]:
+        inputs, cut = render(self.model.tokenize, [example for _, example in items], self.limit)
+        predictions = predictions_of(self.labeller.label(Inputs(self.model, inputs)), self.words)
+        for (row, _), prediction, was_cut in zip(items, predictions, cut, strict=True):
+            line = {"label": prediction.label, "probabilities": prediction.probabilities, "line": row.line}
+            if prediction.label in self.originals:
+                line["original"] = self.originals[prediction.label]
+            yield line | ({"cut": True} if was_cut else {})
+
+
+def originals(task: Task) -> dict[str, str]:
+    """The label of each word in the task's own data, for words that are not labels and stand for one alone."""
+    found: dict[str, list[str]] = {}
+    for label, word in task.labels.items():
+        if word is not None:
+            found.setdefault(word, []).append(label)
+    return {word: labels[0] for word, labels in found.items() if len(labels) == 1 and labels != [word]}
+
+
+def _rows(task: Task, given: Sequence[str | Mapping[str, Any]]) -> Iterator[Row]:
+    field = task.fields.input[0]
+    for number, item in enumerate(given, 1):
+        yield Row("source", number, {field: item} if isinstance(item, str) else dict(item), "row")
+
+
+def _may_wait(source: str | Path) -> bool:
+    """True for what is no plain file, such as a pipe or a terminal, whose next row may be long in coming."""
     try:
-        for item in islice(rows, count):
-            items.append(item)
+        mode = os.fstat(0).st_mode if str(source) == "-" else os.stat(source).st_mode
+    except OSError:
+        return False
+    return not stat.S_ISREG(mode)
+
+
+def _full(items: Iterator[Item]) -> Iterator[tuple[list[Item], Exception | None]]:
+    """Rows `CHUNK` at a time, and the error that ended them early: what was read before it is still answered."""
+    chunk: list[Item] = []
+    try:
+        for item in items:
+            chunk.append(item)
+            if len(chunk) == CHUNK:
+                yield chunk, None
+                chunk = []
     except Exception as error:
-        return items, error
-    return (items, None) if items else None
+        yield chunk, error
+        return
+    if chunk:
+        yield chunk, None
+
+
+def _as_they_arrive(items: Iterator[Item]) -> Iterator[tuple[list[Item], Exception | None]]:
+    """As `_full`, but what has arrived is answered, however little, and the next rows are read meanwhile."""
+    queue: Queue[Item | Exception | None] = Queue(CHUNK)
+    stop = Event()
+    Thread(target=_read, args=(items, queue, stop), daemon=True).start()
+    try:
+        while (first := queue.get()) is not None:
+            arrived: list[Item | Exception | None] = [first]
+            with suppress(Empty):
+                while isinstance(arrived[-1], tuple) and len(arrived) < CHUNK:
+                    arrived.append(queue.get_nowait())
+            error = arrived[-1] if isinstance(arrived[-1], Exception) else None
+            yield [item for item in arrived if isinstance(item, tuple)], error
+            if not isinstance(arrived[-1], tuple):
+                return
+    finally:
+        stop.set()
+
+
+def _read(items: Iterator[Item], queue: Queue[Any], stop: Event) -> None:
+    """Put the rows, then what ended them, into the queue, as long as somebody takes them."""
+
+    def put(item: Any) -> None:
+        while not stop.is_set():
+            try:
+                return queue.put(item, timeout=0.1)
+            except Full:
+                continue
+
+    try:
+        for item in items:
+            put(item)
+            if stop.is_set():
+                return
+    except Exception as error:
+        put(error)
+    else:
+        put(None)

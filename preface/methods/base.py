@@ -15,6 +15,8 @@ from preface.backbones.base import Backbone
 from preface.methods.init import Initializer
 from preface.prompts import Prompts
 
+INIT = "random, vocabulary, labels, activations, text:WORDS or prompt:FOLDER. Default: the method's own."
+
 
 @dataclass(frozen=True)
 class Counts:
@@ -50,10 +52,8 @@ class Method(BaseModel, ABC):
     rates: ClassVar[tuple[float, ...]]
     """AdamW learning rates worth searching, used where the user names none."""
 
-    length: int = Field(20, ge=1, le=2000)
-    """n, virtual tokens."""
-    init: str
-    """`random`, `vocabulary`, `labels`, `activations`, `text:…` or `prompt:PATH` (see `preface.methods.init`)."""
+    length: int = Field(20, ge=1, le=2000, description="Virtual tokens.")
+    init: str = Field(description=INIT)
 
     @abstractmethod
     def build(self, backbone: Backbone, initializer: Initializer, seeds: Sequence[int]) -> PromptModule:

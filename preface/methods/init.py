@@ -18,7 +18,7 @@ from torch import Tensor
 from preface.backbones.base import Backbone
 from preface.errors import UserError
 from preface.prompts import Prompts
-from preface.records import checkpoint
+from preface.records.card import load_prompt
 
 COMMON = 5_000
 """Lester et al. 2021, section 3.2: sample among the 5,000 commonest pieces."""
@@ -56,7 +56,7 @@ class Initializer:
 
     def saved(self) -> Prompts:
         """The prompt that `prompt:PATH` names."""
-        return checkpoint.load_prompt(Path(self.argument)).prompts
+        return load_prompt(Path(self.argument)).prompts
 
     def embeddings(self, backbone: Backbone, length: int, seed: int) -> Tensor:
         """n input embeddings `[n, d_model]`, float32."""
@@ -174,7 +174,7 @@ def _example_activations(
     # a decoder input has few tokens, so draw as many examples as there are virtual tokens
     drawn = order.sample(list(examples), min(length, len(examples)))
     texts, _ = backbone.tokenize([text for text, _ in drawn], max_tokens=128)
-    targets, _ = backbone.tokenize([target for _, target in drawn], max_tokens=32)
+    targets = backbone.answer_pieces([target for _, target in drawn])
     input_ids, mask = backbone.pad(texts)
     # an answer's last piece is followed by nothing, so it is never read
     answer_ids, answer_mask = backbone.pad([[*backbone.lead_in, *pieces][: len(pieces)] for pieces in targets])

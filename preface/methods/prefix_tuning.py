@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from preface.backbones.base import Backbone
 from preface.errors import UserError
-from preface.methods.base import Counts, Method, PromptModule
+from preface.methods.base import INIT, Counts, Method, PromptModule
 from preface.methods.init import Initializer, hash_seed, key_values, uniform
 from preface.prompts import Prompts
 
@@ -25,13 +25,17 @@ class PrefixTuning(Method):
     summary: ClassVar[str] = "keys, values in every layer"
     rates: ClassVar[tuple[float, ...]] = (1e-2, 3e-2, 1e-1)
 
-    init: str = "activations"
-    sites: tuple[str, ...] | None = None
-    """Attention sites of the backbone: of T5 encoder, decoder, cross. None: all."""
-    reparametrize: int | None = Field(None, ge=1)
-    """Width of the MLP through which the prefix is trained (Li & Liang, section 4.3); None: directly.
-    The MLP is dropped on export."""
-    positions: Literal["preceding", "none"] = "preceding"
+    init: str = Field("activations", description=INIT)
+    sites: tuple[str, ...] | None = Field(
+        None, description="Attention sites of a prefix, of T5 encoder, decoder, cross. Default: all."
+    )
+    reparametrize: int | None = Field(
+        None, ge=1, description="Train the prefix through an MLP of this width, dropped on export."
+    )
+    """Li & Liang, section 4.3."""
+    positions: Literal["preceding", "none"] = Field(
+        "preceding", description="Position bias of prefix keys: preceding or none."
+    )
     """`preceding`: the keys stand just before the first token and get T5's learned bias of that distance, as the
     same keys in a cache would; so activations of real text mean here what they meant there. `none`: no bias, which
     lets every token see the prefix alike, however long the input."""

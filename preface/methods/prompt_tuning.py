@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from typing import ClassVar
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 
 from preface.backbones.base import Backbone
-from preface.methods.base import Counts, Method, PromptModule
+from preface.methods.base import INIT, Counts, Method, PromptModule
 from preface.methods.init import Initializer
 from preface.prompts import Prompts
 
@@ -21,7 +22,7 @@ class PromptTuning(Method):
     summary: ClassVar[str] = "input embeddings"
     rates: ClassVar[tuple[float, ...]] = (0.03, 0.1, 0.3)
 
-    init: str = "labels"
+    init: str = Field("labels", description=INIT)
     """Lester et al. found class labels best and random worst."""
 
     def build(self, backbone: Backbone, initializer: Initializer, seeds: Sequence[int]) -> PromptModule:

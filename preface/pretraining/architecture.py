@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-import torch
 import yaml
 from pydantic import BaseModel, ConfigDict, Field
-from torch import nn
-from transformers import PreTrainedTokenizerBase, T5Config, T5ForConditionalGeneration
 
 from preface.errors import UserError, first_line
-from preface.tuning.recipe import validated
+from preface.options import validated
+
+if TYPE_CHECKING:  # imported where a model is built, so that the options of `pretrain` are known without
+    from transformers import PreTrainedTokenizerBase, T5Config, T5ForConditionalGeneration
 
 SHAPES = Path(__file__).parent / "shapes"
 
@@ -22,23 +22,23 @@ class Architecture(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    d_model: int = Field(256, ge=1)
-    layers: int = Field(4, ge=1)
-    """Of the encoder, and of the decoder unless that is given."""
-    decoder_layers: int | None = Field(None, ge=1)
-    d_kv: int = Field(64, ge=1)
-    heads: int | None = Field(None, ge=1)
-    """None: d_model / d_kv, at least 1."""
-    d_ff: int | None = Field(None, ge=1)
-    """None: 4 × d_model in v1.0; in v1.1 2.75 × d_model, since its layer has two matrices going up."""
-    block: Literal["v1.0", "v1.1"] = "v1.1"
-    tie_embeddings: bool | None = None
-    """Whether the input embeddings are the output projection too. None: as the block has it."""
-    relative_buckets: int = Field(32, ge=4)
-    relative_distance: int = Field(128, ge=8)
+    d_model: int = Field(256, ge=1, description="Width of a token.")
+    layers: int = Field(4, ge=1, description="Of the encoder, and of the decoder unless that is given.")
+    decoder_layers: int | None = Field(None, ge=1, description="Where the decoder's differ.")
+    d_kv: int = Field(64, ge=1, description="Width of a head.")
+    heads: int | None = Field(None, ge=1, description="Default: d_model / d_kv, at least 1.")
+    d_ff: int | None = Field(None, ge=1, description="Default: 2.75 × d_model gated, 4 × with v1.0.")
+    block: Literal["v1.0", "v1.1"] = Field("v1.1", description="T5's blocks.")
+    tie_embeddings: bool | None = Field(
+        None, description="Whether input embeddings are the output projection too. Default: as the block has it."
+    )
+    relative_buckets: int = Field(32, ge=4, description="Of distances, each with its own position bias.")
+    relative_distance: int = Field(128, ge=8, description="Beyond it all distances share a bucket.")
 
     def config(self, vocabulary: int, pad: int = 0, eos: int = 1) -> T5Config:
         """Transformers' configuration of the same sizes."""
+        from transformers import T5Config
+
         gated = self.block == "v1.1"
         sizes: dict[str, Any] = {
             "vocab_size": vocabulary,
@@ -66,6 +66,10 @@ class Architecture(BaseModel):
 
     def build(self, tokenizer: PreTrainedTokenizerBase) -> T5ForConditionalGeneration:
         """A model with random weights, drawn from torch's generator."""
+        import torch
+        from torch import nn
+        from transformers import T5ForConditionalGeneration
+
         config = self.config(len(tokenizer), int(tokenizer.pad_token_id), int(tokenizer.eos_token_id))  # type: ignore[arg-type]
         model = T5ForConditionalGeneration(config)
         if not self.tied:  # Transformers ties whatever the configuration says, unless a checkpoint holds two tensors

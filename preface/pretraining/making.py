@@ -2,52 +2,39 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
+import shlex
 import shutil
 import sys
-from collections.abc import Callable, Mapping, Sequence
-from itertools import product
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
-import torch
-from accelerate import Accelerator
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
-
 from preface.backbones.base import SEEN
-from preface.backbones.frozen import fuse_gelu
-from preface.backbones.load import device_named, dtype_named, load_checkpoint
 from preface.errors import UserError
+from preface.options import validated
 from preface.pretraining.architecture import load_architecture
-from preface.pretraining.card import write_card
-from preface.pretraining.instructions import worded
-from preface.pretraining.keep_out import KeepOut
-from preface.pretraining.loop import Pretraining
-from preface.pretraining.mixture import (
-    Batch,
-    Instructions,
-    Mixture,
-    Objective,
-    ObjectiveName,
-    PrefixLM,
-    SpanCorruption,
-    sentinels,
+from preface.pretraining.building import (
+    RECORD,
+    Machine,
+    build_data,
+    build_model,
+    check_probes,
+    checked_text,
+    described,
+    machine_of,
+    plain_pieces,
+    prober,
 )
-from preface.pretraining.objectives import span_lengths
-from preface.pretraining.probe import probe
+from preface.pretraining.card import write_card
 from preface.pretraining.settings import Settings
 from preface.pretraining.tokens import Tokens
-from preface.records.results import installed_versions, write_atomically
-from preface.tasks import Example, load_split, load_task
-from preface.tasks.task import SplitName
-from preface.terminal.progress import warn
-from preface.tuning.recipe import validated
-
-RECORD = "backbone.json"
-VALIDATION_BATCHES = 4
-VALIDATION_ROWS = 32
-"""Held-out sequences of each objective that are looked at."""
+from preface.pretraining.weights import Losses, Weights
+from preface.records.atomic import write_atomically
+from preface.records.lock import locked
+from preface.records.results import installed_versions
+from preface.tuning.loop import CHECKPOINTS, Loop, Position
 
 
 def pretrain(
@@ -174,208 +161,65 @@ def _begin(folder: Path, asked: dict[str, Any]) -> Path:
 def _go(folder: Path, record: dict[str, Any]) -> Path:
     """Build everything that the record asks for, train, export."""
     settings = Settings(**record["settings"])
-    accelerator, device = _devices(record["device"], settings.batch_size)
-    dtype = dtype_named(record["dtype"], device)
-    tokens = None if record["tokens_folder"] is None else Tokens.open(record["tokens_folder"])
-    model, tokenizer = _model(record, tokens, settings.seed)
-    objectives, validation, left_out = _objectives(record, settings, tokens, tokenizer)
-    for task, split in product(record["probe_tasks"], ("train", "validation")):
-        load_split(task, split, data=record["data"])  # what is not there should be missed now, not after hours
-    record |= {
-        "name": folder.name,
-        "dtype": str(dtype).removeprefix("torch."),
-        "ran_on": str(device),
-        "threads": torch.get_num_threads(),
-        "processes": accelerator.num_processes,
-        "parameters": sum(parameter.numel() for parameter in model.parameters()),
-        "seen_tasks": sorted({*getattr(model.config, SEEN, []), *left_out}),
-        "left_out_examples": left_out,
-        "ancestors": _ancestors(record["began_from"]),
-        "config": {name: getattr(model.config, name, None) for name in _SHOWN},
-    }
+    machine = machine_of(record["device"], record["dtype"], settings.batch_size)
+    text = None if record["tokens_folder"] is None else Tokens.open(record["tokens_folder"])
+    model, tokenizer = build_model(record, text, settings.seed)
+    data = build_data(record, settings, text, tokenizer)
+    check_probes(record)
+    record |= described(record, folder, machine, model, data.left_out)
+    if text is not None:
+        record["text"] = checked_text(text, record, folder)
     setattr(model.config, SEEN, record["seen_tasks"])
-    if tokens is not None:
-        record["text"] = _checked_text(tokens, record, folder)
     folder.mkdir(parents=True, exist_ok=True)
-    if accelerator.is_main_process:
-        write_atomically(folder / RECORD, json.dumps(record, indent=1) + "\n")
-    loop = Pretraining(
-        folder,
-        model,
-        plain_pieces(tokenizer, int(model.config.vocab_size)),
-        settings,
-        Mixture(objectives, record["settings"]["objectives"], settings.seed),
-        validation,
-        accelerator,
-        device,
-        dtype,
-        _prober(folder, tokenizer, record["probe_tasks"], record["data"]),
-    )
-    state = loop.run(f"`preface {record['verb']} --resume {folder}` goes on")
-    loop.export(folder)
-    if accelerator.is_main_process:
-        tokenizer.save_pretrained(folder)
-        record["result"] = {
-            "steps": state.step,
-            "tokens": state.tokens,
-            "seconds": round(state.seconds, 1),
-            "training_seconds": round(state.training_seconds, 1),
-            "tokens_per_second": round(state.tokens / max(state.training_seconds, 1e-9), 1),
-            "validation": state.validation,
-            "probes": state.probes,
-        }
-        write_card(folder, record)
-        write_atomically(folder / RECORD, json.dumps(record, indent=1) + "\n")
-        shutil.rmtree(folder / "checkpoints")
-    accelerator.wait_for_everyone()
+    losses = Losses(model, plain_pieces(tokenizer, int(model.config.vocab_size)))
+    probe = prober(folder, tokenizer, record["probe_tasks"], record["data"])
+    weights = Weights(losses, settings, data.mixture, machine, data.validation, probe)
+    is_main = machine.accelerator.is_main_process
+    with locked(folder) if is_main else nullcontext():
+        if is_main:
+            _write_record(folder, record)
+        try:
+            at = _loop(folder, record["verb"], weights, settings, machine).run()
+        finally:
+            data.mixture.close()
+        weights.export(folder)
+        if is_main:
+            tokenizer.save_pretrained(folder)
+            _finish(folder, record | {"result": _result(at, weights)})
+    machine.accelerator.wait_for_everyone()
     return folder
 
 
-def _devices(name: str, batch_size: int) -> tuple[Accelerator, torch.device]:
-    """The processes, and this one's device. Raises UserError if they cannot share the batch evenly."""
-    device = device_named(name)
-    accelerator = Accelerator(cpu=device.type == "cpu", mixed_precision="no")
-    if batch_size % accelerator.num_processes:
-        raise UserError(
-            f"batch-size: {batch_size} sequences cannot be shared evenly by {accelerator.num_processes} processes"
-        )
-    return accelerator, device if accelerator.num_processes == 1 else accelerator.device
+def _loop(folder: Path, verb: str, weights: Weights, settings: Settings, machine: Machine) -> Loop:
+    return Loop(
+        folder,
+        weights,
+        settings.budget,
+        f"preface {verb} --resume {shlex.quote(str(folder))}",
+        checkpoint_seconds=settings.checkpoint_seconds,
+        keep=settings.keep,
+        accelerator=machine.accelerator,
+    )
 
 
-def _ancestors(checkpoint: str | None) -> list[dict[str, Any]]:
-    """What a checkpoint made by Preface was trained on, and those that it came from, oldest first."""
-    path = Path(checkpoint or "") / RECORD
-    if checkpoint is None or not path.is_file():
-        return []
-    record = json.loads(path.read_text(encoding="utf-8"))
-    own = {name: record.get(name) for name in ("name", "verb", "began_from", "settings", "tasks", "text")}
-    return [*record.get("ancestors", []), own | {"tokens": record["result"]["tokens"]}]
-
-
-def _checked_text(tokens: Tokens, record: Mapping[str, Any], folder: Path) -> dict[str, Any]:
-    """What the text is, for record and card. Raises UserError if it is not what was begun with, or not kept clean."""
-    asked, digest = tokens.card["asked"], tokens.card["sha256"]
-    if "text" in record and record["text"]["sha256"] != digest:
-        raise UserError(f"{tokens.folder}: other tokens than {folder} was begun with; start anew")
-    if missing := set(record["keep_out"]) - set(asked["keep_out"]):
-        raise UserError(
-            f"keep-out: {', '.join(sorted(missing))} may be in the text of {tokens.folder}; make it anew with "
-            "`preface tokenize … --keep-out`"
-        )
+def _result(at: Position, weights: Weights) -> dict[str, Any]:
     return {
-        # of a path, the folder too: `train.jsonl` alone says little
-        "sources": ["/".join(Path(source["name"]).parts[-2:]) for source in tokens.card["sources"]],
-        "keep_out": asked["keep_out"],
-        "dropped": tokens.card["dropped"],
-        "tokens": tokens.card["tokens"],
-        "sha256": digest,
+        "steps": at.steps,
+        "tokens": at.tokens,
+        "seconds": round(at.seconds, 1),
+        "training_seconds": round(at.training_seconds, 1),
+        "tokens_per_second": round(at.tokens / max(at.training_seconds, 1e-9), 1),
+        "validation": weights.validation,
+        "probes": weights.probes,
     }
 
 
-_SHOWN = (
-    "d_model", "d_kv", "num_heads", "d_ff", "num_layers", "num_decoder_layers", "feed_forward_proj", "vocab_size",
-    "scale_decoder_outputs", "relative_attention_num_buckets", "relative_attention_max_distance",
-)  # fmt: skip
+def _finish(folder: Path, record: dict[str, Any]) -> None:
+    """Write card and record, which makes the backbone a finished one; no checkpoint is needed any more."""
+    write_card(folder, record)
+    _write_record(folder, record)
+    shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
 
 
-def _model(
-    record: Mapping[str, Any], tokens: Tokens | None, seed: int
-) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """The model to begin with, and its tokenizer."""
-    if record["began_from"] is None:
-        if tokens is None:
-            raise UserError("tokens: needed to train from scratch, for their tokenizer if nothing else")
-        tokenizer = tokens.tokenizer
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            model: PreTrainedModel = load_architecture(None, **record["architecture"]).build(tokenizer)
-    else:
-        model, tokenizer = load_checkpoint(record["began_from"], torch.float32)
-        if tokens is not None and tokens.tokenizer.get_vocab() != tokenizer.get_vocab():
-            raise UserError(
-                f"{tokens.folder}: made with another tokenizer than {record['began_from']}'s; "
-                f"`preface tokenize … --tokenizer {record['began_from']}` makes one that fits"
-            )
-    fuse_gelu(model)
-    return model, tokenizer
-
-
-def _objectives(
-    record: Mapping[str, Any], settings: Settings, tokens: Tokens | None, tokenizer: PreTrainedTokenizerBase
-) -> tuple[dict[ObjectiveName, Objective], list[Batch], dict[str, int]]:
-    """The objectives, the batches to look at as training goes on, and how many examples were kept out by task."""
-    length, seed = settings.input_length, settings.seed
-    found: dict[ObjectiveName, Objective] = {}
-    looks: list[Objective] = []
-    left_out: dict[str, int] = {}
-    for name in settings.objectives:
-        if name == "instructions":
-            kept_out = KeepOut.of(record["keep_out"], record["data"])
-            train, left_out = _instructions(record, "train", length, kept_out)
-            found[name] = Instructions(train, tokenizer, length, seed)
-            if held_out := _instructions(record, "validation", length, None)[0]:
-                looks.append(Instructions(held_out, tokenizer, length, 0))
-        else:
-            assert tokens is not None
-            kind = SpanCorruption if name == "span-corruption" else PrefixLM
-            found[name] = kind(tokens.train, tokenizer, length, seed)
-    if tokens is not None and len(tokens.validation) < 3 * length:
-        warn(f"{tokens.folder}: {len(tokens.validation):,} tokens are held out, too few to look at as training goes on")
-    elif tokens is not None:  # whatever a backbone learns, it is looked at in both ways
-        if span_lengths(length).spans <= len(sentinels(tokenizer)):
-            looks.append(SpanCorruption(tokens.validation, tokenizer, length, 0))
-        looks.append(PrefixLM(tokens.validation, tokenizer, length, 0))
-    batches = [look.batch(step, VALIDATION_ROWS) for look in looks for step in range(VALIDATION_BATCHES)]
-    return found, batches, left_out
-
-
-def _instructions(
-    record: Mapping[str, Any], split: SplitName, length: int, kept_out: KeepOut | None
-) -> tuple[dict[str, list[list[Example]]], dict[str, int]]:
-    """The examples of each task that has the split, a list a template, and how many rows were left out by task."""
-    found: dict[str, list[list[Example]]] = {}
-    left_out: dict[str, int] = {}
-    for name in record["tasks"]:
-        task = load_task(name)
-        if task.name in found:
-            raise UserError(f"tasks: {task.name} is named twice; rename one of the files")
-        if split == "validation" and split not in task.splits:
-            continue
-        read = load_split(task, split, data=record["data"]).examples
-        rows = [row for row in read if kept_out is None or not kept_out.matches(row.text)]
-        if not rows:
-            raise UserError(f"{name}: no row is left once the evaluation inputs of --keep-out are out; leave it out")
-        # what is long is shown in part: half of the length leaves room for the wording; single texts also in short
-        sizes = (length // 2, length // 8) if len(task.fields.input) == 1 else (length // 2,)
-        found[task.name] = [examples for words in sizes for examples in worded(task, rows, words=max(words, 1))]
-        left_out[task.name] = len(read) - len(rows)
-    return found, left_out
-
-
-def plain_pieces(tokenizer: PreTrainedTokenizerBase, size: int) -> torch.Tensor:
-    """`[vocabulary]`, True for pieces of text: neither a sentinel nor `</s>`."""
-    plain = torch.ones(size, dtype=torch.bool)
-    plain[torch.from_numpy(sentinels(tokenizer))] = False
-    plain[tokenizer.eos_token_id] = False  # type: ignore[index]
-    return plain
-
-
-def _prober(
-    folder: Path, tokenizer: PreTrainedTokenizerBase, tasks: Sequence[str], data: str | None
-) -> Callable[[PreTrainedModel, int], dict[str, float]] | None:
-    if not tasks:
-        return None
-
-    def look(model: PreTrainedModel, step: int) -> dict[str, float]:
-        return {
-            task: probe(model, tokenizer, task, folder / "probes" / f"{_plain_name(task)}-{step:07d}", data)
-            for task in tasks
-        }
-
-    return look
-
-
-def _plain_name(task: str) -> str:
-    """A folder's name for a task, which may be a path."""
-    stem = Path(task).stem
-    return stem if stem == task else f"{stem}-{hashlib.sha256(task.encode()).hexdigest()[:8]}"
+def _write_record(folder: Path, record: Mapping[str, Any]) -> None:
+    write_atomically(folder / RECORD, json.dumps(record, indent=1) + "\n")

@@ -6,7 +6,7 @@ import random
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol, cast
+from typing import Any, Protocol, cast
 
 import numpy as np
 import torch
@@ -17,10 +17,9 @@ from transformers import PreTrainedTokenizerBase
 from preface.errors import UserError
 from preface.pretraining.instructions import mixing_rates
 from preface.pretraining.objectives import Ids, noise_mask, prefix_lm, span_corruption, span_lengths
+from preface.pretraining.settings import ObjectiveName
 from preface.tasks import Example, render
 
-ObjectiveName = Literal["span-corruption", "prefix-lm", "instructions"]
-OBJECTIVES: tuple[ObjectiveName, ...] = ("span-corruption", "prefix-lm", "instructions")
 IGNORED = -100
 """A label that is padding."""
 PAD_STEP = 8

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from typing import Literal
 
 import torch
 from torch import Tensor
 
-OptimizerName = Literal["adamw", "adafactor"]
-ScheduleName = Literal["cosine", "inverse-sqrt", "linear", "constant"]
+from preface.pretraining.settings import OptimizerName
 
 SMALLEST_SIZE = 1e-3
 """A matrix counts as at least so large, or zeros would never move (Shazeer & Stern 2018, section 8)."""
@@ -85,22 +82,3 @@ def restore(optimizer: Optimizer, tensors: dict[str, Tensor]) -> None:
         state.setdefault(int(index), {})[name] = tensor
     inner = optimizer.torch_optimizer
     inner.load_state_dict({"state": state, "param_groups": inner.state_dict()["param_groups"]})
-
-
-def rate_share(name: ScheduleName, step: int, done: float, warmup: int) -> float:
-    """The share of the learning rate at a step: a linear rise over `warmup` steps, times the schedule.
-
-    Args:
-        done: share of the budget that is used up, in [0, 1], whatever it is counted in.
-        warmup: steps; also where the inverse square root begins to fall (T5: 10,000).
-    """
-    rise = min(1.0, (step + 1) / warmup) if warmup else 1.0
-    match name:
-        case "constant":
-            return rise
-        case "linear":
-            return rise * max(0.0, 1 - done)
-        case "cosine":
-            return rise * 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
-        case "inverse-sqrt":
-            return rise * (max(warmup, 1) / max(step + 1, warmup, 1)) ** 0.5

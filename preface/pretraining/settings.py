@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from preface.pretraining.mixture import OBJECTIVES, ObjectiveName
-from preface.pretraining.optimizer import OptimizerName, ScheduleName
+from preface.tuning.schedules import Budget, ScheduleName
+
+OptimizerName = Literal["adamw", "adafactor"]
+ObjectiveName = Literal["span-corruption", "prefix-lm", "instructions"]
+OBJECTIVES: tuple[ObjectiveName, ...] = ("span-corruption", "prefix-lm", "instructions")
 
 
 class Settings(BaseModel):
@@ -13,37 +18,37 @@ class Settings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    objectives: dict[ObjectiveName, float] = Field(min_length=1)
-    """Weights; each step draws one objective in proportion to them."""
-    input_length: int = Field(128, ge=8)
-    """Tokens of an input."""
-    batch_size: int = Field(24, ge=1)
-    """Sequences a step, over all processes."""
-    micro_batch_size: int | None = Field(None, ge=1)
-    """Sequences that a process holds at once; gradients add up. None: all."""
-    optimizer: OptimizerName = "adamw"
-    learning_rate: float = Field(1e-2, gt=0, allow_inf_nan=False)
-    """Relative to each matrix's root mean square."""
-    schedule: ScheduleName = "cosine"
-    warmup: int = Field(100, ge=0)
-    """Steps."""
-    weight_decay: float = Field(0.0, ge=0)
-    clip: float | None = Field(1.0, gt=0)
-    """Largest norm of the gradient."""
-    dropout: float = Field(0.0, ge=0, lt=1)
-    steps: int | None = Field(None, ge=1)
-    budget_tokens: int | None = Field(None, ge=1)
-    minutes: float | None = Field(None, gt=0, allow_inf_nan=False)
-    """Exactly one budget. Minutes count all work, probes too; the schedule ends when they do."""
-    seed: int = 0
-    validate_every: int = Field(250, ge=1)
-    """Steps."""
-    probe_every: int = Field(1000, ge=1)
-    """Steps."""
-    checkpoint_seconds: float = Field(120.0, ge=0)
-    """What is lost at most when the process is killed."""
-    keep: int = Field(2, ge=1)
-    """Checkpoints kept."""
+    objectives: dict[ObjectiveName, float] = Field(
+        min_length=1,
+        description="span-corruption, prefix-lm, instructions; several with weights, as in "
+        "`span-corruption=0.6 prefix-lm=0.4`: each step draws one.",
+    )
+    input_length: int = Field(128, ge=8, description="Tokens of an input.")
+    batch_size: int = Field(24, ge=1, description="Sequences a step, over all processes.")
+    micro_batch_size: int | None = Field(
+        None, ge=1, description="Sequences that a process holds in memory at once; gradients add up. Default: all."
+    )
+    optimizer: OptimizerName = Field("adamw", description="AdamW's rate is relative to each matrix's size.")
+    learning_rate: float = Field(
+        1e-2, gt=0, allow_inf_nan=False, description="Relative to each matrix's root mean square."
+    )
+    schedule: ScheduleName = Field("cosine", description="Of the rate.")
+    warmup: int = Field(100, ge=0, description="Steps of rising rate.")
+    weight_decay: float = Field(0.0, ge=0, allow_inf_nan=False, description="Of the weights.")
+    clip: float | None = Field(1.0, gt=0, description="Largest norm of the gradient.")
+    dropout: float = Field(0.0, ge=0, lt=1, description="In all layers.")
+    steps: int | None = Field(None, ge=1, description="Budget in steps.")
+    budget_tokens: int | None = Field(None, ge=1, description="Budget in tokens.")
+    minutes: float | None = Field(
+        None, gt=0, allow_inf_nan=False, description="Budget in minutes of all work, probes included."
+    )
+    seed: int = Field(0, description="Of weights, order and masks. Default: 0.")
+    validate_every: int = Field(250, ge=1, description="Steps between evaluations on held-out documents.")
+    probe_every: int = Field(1000, ge=1, description="Steps between probes.")
+    checkpoint_seconds: float = Field(
+        120.0, ge=0, description="Between checkpoints: what is lost at most when the process is killed."
+    )
+    keep: int = Field(2, ge=1, description="Checkpoints kept.")
 
     @field_validator("objectives")
     @classmethod
@@ -59,19 +64,10 @@ class Settings(BaseModel):
         return self
 
     @property
-    def budget(self) -> tuple[float, str]:
-        """How much, and of what."""
+    def budget(self) -> Budget:
         if self.steps is not None:
-            return self.steps, "steps"
+            return Budget(self.steps, "steps")
         if self.budget_tokens is not None:
-            return self.budget_tokens, "tokens"
+            return Budget(self.budget_tokens, "tokens")
         assert self.minutes is not None
-        return 60 * self.minutes, "seconds"
-
-    def used(self, step: int, tokens: int, seconds: float) -> float:
-        """How much of the budget is used up, in its own unit."""
-        return {"steps": step, "tokens": tokens, "seconds": seconds}[self.budget[1]]
-
-    def done(self, step: int, tokens: int, seconds: float) -> float:
-        """The share of the budget that is used up."""
-        return self.used(step, tokens, seconds) / self.budget[0]
+        return Budget(60 * self.minutes, "seconds")

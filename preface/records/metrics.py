@@ -6,12 +6,14 @@ import json
 from pathlib import Path
 from typing import Any
 
+from preface.records.atomic import naming
+
 METRICS = "metrics.jsonl"
 
 
 def append_metrics(folder: Path, line: dict[str, Any]) -> int:
     """Add a line; returns the file's length in bytes."""
-    with (folder / METRICS).open("a", encoding="utf-8") as file:
+    with naming(folder / METRICS), (folder / METRICS).open("a", encoding="utf-8") as file:
         print(json.dumps(line), file=file)
         return file.tell()
 

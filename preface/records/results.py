@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import platform
 import subprocess
 from collections.abc import Hashable, Iterable
@@ -12,9 +11,12 @@ from dataclasses import asdict, dataclass, field
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
-from preface.errors import UserError
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+
+from preface.errors import UserError, problem_of
+from preface.records.atomic import write_atomically
 
 
 @cache
@@ -43,6 +45,8 @@ SETTINGS = ("learning_rate", "scoring", "instruction", "method")
 @dataclass(frozen=True)
 class Cell:
     """One measured number: a method, trained on one task with one seed, evaluated on another."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
 
     backbone: str
     method: str
@@ -74,17 +78,6 @@ class Cell:
         return (*where, json.dumps(self.settings, sort_keys=True, default=str))
 
 
-def write_atomically(path: Path, text: str) -> None:
-    """Write `text` so that a reader, or a kill at any moment, sees the old file or the new one, never half."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    with temporary.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
-
-
 def write_cells(path: Path, cells: Iterable[Cell]) -> None:
     """Write `results.json`: a list of objects, one a cell."""
     write_atomically(path, json.dumps([asdict(cell) for cell in cells], indent=1) + "\n")
@@ -95,8 +88,17 @@ def read_cells(path: Path) -> list[Cell]:
     if not path.exists():
         return []
     try:
-        return [Cell(**item) for item in json.loads(path.read_text(encoding="utf-8"))]
-    except (ValueError, TypeError) as error:
+        return _CELLS.validate_python(json.loads(path.read_text(encoding="utf-8")))
+    except (ValueError, RecursionError) as error:
+        reason = problem_of(error) if isinstance(error, ValidationError) else str(error)
         raise UserError(
-            f"{path}: not a list of Preface's cells ({error}); move it away, or give another --out"
+            f"{path}: not a list of Preface's cells ({reason}); move it away, or give another --out"
         ) from error
+
+
+def latest(cells: Iterable[Cell]) -> list[Cell]:
+    """Without the cells that a later one measured again."""
+    return list({cell.identity: cell for cell in cells}.values())
+
+
+_CELLS = TypeAdapter(list[Cell])

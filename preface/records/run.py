@@ -1,4 +1,4 @@
-"""The folder of a run: what was asked, what was measured, the prompts."""
+"""The folder of a run: what was configured, what was measured, the prompts."""
 
 from __future__ import annotations
 
@@ -10,36 +10,132 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from pydantic import Field, model_validator
+
 from preface.backbones.base import Backbone
 from preface.errors import UserError
-from preface.records.checkpoint import SavedPrompt, load_prompt
-from preface.records.results import write_atomically
+from preface.records.atomic import write_atomically
+from preface.records.card import Member, Origin, SavedPrompt, load_prompt
+from preface.records.record import Record
+from preface.tasks import Source, Split
 
 RECORD = "run.json"
-REQUIRED = {"backbone", "fingerprint", "shape", "task", "method", "recipe", "splits", "label_words"}
 
 
-@dataclass(frozen=True)
-class Member:
-    """One prompt of a population, and how it did on the development split."""
+class SplitRecord(Record):
+    """What a split was read from."""
 
-    index: int
+    rows: int
+    skipped: tuple[str, ...]
+    """A line about each bad row that was left out."""
+    sources: tuple[Source, ...]
+
+    @classmethod
+    def of_split(cls, split: Split) -> SplitRecord:
+        return cls(rows=len(split.examples), skipped=tuple(split.skipped), sources=tuple(split.sources))
+
+    def same_rows(self, other: SplitRecord) -> bool:
+        """Whether both hold the same, wherever the files lie."""
+        return self._content == other._content
+
+    @property
+    def _content(self) -> tuple[Any, ...]:
+        return self.rows, [(source.sha256, source.revision, source.rows) for source in self.sources]
+
+
+class Splits(Record):
+    train: SplitRecord
+    validation: SplitRecord
+
+
+class RateSummary(Record):
+    """Mean and sample deviation of the development score over the n seeds of a learning rate."""
+
     learning_rate: float
-    seed: int
-    score: float
-    """Best score, in [0, 1]."""
-    loss: float
-    """Loss at that look: the mean of −log of the probability given to the right label among the labels."""
-    step: int
-    """Step of that look."""
+    mean: float
+    deviation: float | None
+    n: int
+
+
+class Result(Record):
+    """What a finished run measured."""
+
+    best: int = Field(ge=0)
+    """Index of the member with the best development score."""
+    members: tuple[Member, ...] = Field(min_length=1)
+    rates: tuple[RateSummary, ...]
+    steps: int
+    seconds: float
+    trained_parameters: int
+    stored_parameters: int
+    majority: float
+    """The development score of always naming the commonest label."""
+    cut_inputs: dict[str, int]
+
+    @model_validator(mode="after")
+    def _holds_together(self) -> Result:
+        if self.best >= len(self.members):
+            raise ValueError(f"best is {self.best}, but there are {len(self.members)} members")
+        if [member.index for member in self.members] != list(range(len(self.members))):
+            raise ValueError("members are not numbered 0, 1, 2, …")
+        return self
+
+
+class RunRecord(Origin):
+    """What `run.json` says: how the run was configured and, once it is finished, its result."""
+
+    dtype: str
+    device: str
+    backbone_saw: tuple[str, ...] = ()
+    recipe: dict[str, Any]
+    """Fields of `preface.tuning.recipe.Recipe`."""
+    data: Path | None = None
+    skip_bad_rows: bool = False
+    train_rows: int | None = None
+    splits: Splits
+    versions: dict[str, str]
+    threads: int
+    started: str
+    command: tuple[str, ...]
+    result: Result | None = None
+    finished: str | None = None
+
+    @property
+    def max_input_tokens(self) -> int:
+        tokens: int = self.recipe["max_input_tokens"]
+        return tokens
+
+    @model_validator(mode="after")
+    def _has_a_limit(self) -> RunRecord:
+        limit = self.recipe.get("max_input_tokens")
+        if not isinstance(limit, int) or limit < 2:
+            raise ValueError(f"recipe.max_input_tokens is {limit!r}, and must be a number of at least 2")
+        return self
+
+    @classmethod
+    def read(cls, folder: Path) -> RunRecord:
+        """The record in a run's folder. Raises UserError if it is not there or damaged."""
+        file = folder / RECORD
+        try:
+            content = json.loads(file.read_text(encoding="utf-8"))
+        except (OSError, ValueError, RecursionError) as error:
+            raise UserError(f"{file}: not readable ({error})") from error
+        return cls.of(content, file)
+
+    def write(self, folder: Path) -> None:
+        write_atomically(folder / RECORD, json.dumps(self.as_json(), indent=1, ensure_ascii=False) + "\n")
+
+    def finish(self, folder: Path, result: Result) -> None:
+        """Write it with what was measured, which makes the run a finished one."""
+        self.model_copy(update={"result": result, "finished": now().isoformat(timespec="seconds")}).write(folder)
 
 
 @dataclass(frozen=True)
 class Run:
     """A finished run.
 
-    `run.json` (what was asked and measured), `metrics.jsonl`, `predictions.jsonl` (development split, best prompt),
-    `prompt/` (the best by development score), `prompts/NN/` (all).
+    `run.json` (what was configured and measured), `metrics.jsonl`, `predictions.jsonl` (development split, best
+    prompt), `prompt/` (the best by development score), `prompts/NN/` (all).
     """
 
     folder: Path
@@ -52,54 +148,44 @@ class Run:
         run = cls(Path(folder))
         if not (run.folder / RECORD).exists():
             raise UserError(f"{folder}: not a run's folder (no {RECORD}); `preface train --out {folder}` makes one")
-        if "result" not in run.record:
-            raise UserError(f"{folder}: not finished; `preface train --resume {folder}` goes on")
+        _ = run.result
         return run
 
     @cached_property
-    def record(self) -> dict[str, Any]:
+    def record(self) -> RunRecord:
         """What `run.json` says. Raises UserError if it is damaged."""
-        try:
-            record: dict[str, Any] = json.loads((self.folder / RECORD).read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise UserError(f"{self.folder / RECORD}: not readable ({error})") from error
-        missing = REQUIRED - set(record) if isinstance(record, dict) else REQUIRED
-        if missing:
-            raise UserError(f"{self.folder / RECORD}: damaged, or of another version (no {', '.join(sorted(missing))})")
-        return record
+        return RunRecord.read(self.folder)
+
+    @property
+    def result(self) -> Result:
+        """What was measured. Raises UserError if the run is not finished."""
+        if self.record.result is None:
+            raise UserError(f"{self.folder}: not finished; `preface train --resume {self.folder}` goes on")
+        return self.record.result
 
     @property
     def members(self) -> list[Member]:
-        return [Member(**member) for member in self.record["result"]["members"]]
+        return list(self.result.members)
 
     @property
     def best_rate(self) -> list[Member]:
         """The members, one a seed, of the learning rate with the best mean development score; ties go to the lower
         loss."""
-        rates = {member.learning_rate: [] for member in self.members}  # type: dict[float, list[Member]]
+        rates: dict[float, list[Member]] = {}
         for member in self.members:
-            rates[member.learning_rate].append(member)
+            rates.setdefault(member.learning_rate, []).append(member)
         return max(rates.values(), key=lambda m: (fmean(x.score for x in m), -fmean(x.loss for x in m)))
 
     @property
     def best(self) -> Member:
         """The member with the best development score; ties go to the lower loss."""
-        return self.members[self.record["result"]["best"]]
+        return self.members[self.result.best]
 
     def prompt(self, index: int | None = None) -> SavedPrompt:
         """A member's prompt; the best one's if no index is given."""
         if index is None:
             return load_prompt(self.folder / "prompt")
         return load_prompt(self.folder / "prompts" / f"{index:02d}")
-
-
-def write_record(folder: Path, record: dict[str, Any]) -> None:
-    write_atomically(folder / RECORD, json.dumps(record, indent=1, ensure_ascii=False) + "\n")
-
-
-def finish_record(folder: Path, record: dict[str, Any], result: dict[str, Any]) -> None:
-    """Add what was measured, which makes the run a finished one."""
-    write_record(folder, record | {"result": result, "finished": now().isoformat(timespec="seconds")})
 
 
 def now() -> datetime:

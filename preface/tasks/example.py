@@ -164,7 +164,7 @@ def _shortened(tokenize: Tokenize, cuts: Sequence[_Cut], max_tokens: int) -> lis
         if len(none) > max_tokens:
             raise UserError(
                 f"template: its own words take {len(none)} tokens, and an input may have {max_tokens}; shorten it, or "
-                "allow longer inputs"
+                "give more --max-input-tokens"
             )
     turn = 0
     while searching := [cut for cut in cuts if cut.too_many - cut.fits > 1 and len(cut.ids) < max_tokens]:

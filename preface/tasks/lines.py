@@ -42,7 +42,8 @@ def open_bytes(source: str | Path) -> Iterator[BinaryIO]:
     Raises UserError if it is not there, is no file, may not be read, or is a broken gzip or Zstandard file.
     """
     if str(source) == STDIN:
-        yield sys.stdin.buffer
+        with _standard_input() as stream:
+            yield stream
         return
     path = Path(source)
     try:
@@ -63,6 +64,18 @@ def open_bytes(source: str | Path) -> Iterator[BinaryIO]:
         raise UserError(f"{path}: is not a whole gzip file ({error}); compress or download it again") from error
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror or error}); check its permissions") from error
+
+
+@contextmanager
+def _standard_input() -> Iterator[BinaryIO]:
+    """A reader of its own: Python cannot end while a thread waits in `sys.stdin`'s."""
+    try:
+        number = sys.stdin.fileno()
+    except (OSError, ValueError):  # no file, as in a notebook or a test
+        yield sys.stdin.buffer
+        return
+    with open(number, "rb", closefd=False) as stream:
+        yield stream
 
 
 @contextmanager

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -82,14 +82,14 @@ def load_split(
 
 def iter_examples(
     task: Task,
-    source: str | Path,
+    source: str | Path | Iterable[Row],
     *,
     skip_bad_rows: bool = False,
     on_skip: Callable[[str], None] | None = None,
     format: Format | None = None,
     encoding: str = "utf-8",
 ) -> Iterator[tuple[Row, Example]]:
-    """Stream examples from a file or from standard input (`-`), labelled or not, as rows arrive.
+    """Stream examples from a file, from standard input (`-`) or of rows, labelled or not, as they arrive.
 
     If a file has not the task's input field, the first usual name for a text that it has is taken. A label is
     None where the row has none that the task knows, by its value or its word. With `skip_bad_rows`, rows that
@@ -100,7 +100,8 @@ def iter_examples(
     free = "text" in task.wording.names and len(task.fields.input) == 1  # which field is the text may be guessed
     need = (*names, *INPUT_NAMES) if free else names
     fitted: Task | None = None
-    for row in iter_rows(source, format, encoding, need=need, on_bad=on_bad):
+    rows = iter_rows(source, format, encoding, need=need, on_bad=on_bad) if isinstance(source, str | Path) else source
+    for row in rows:
         if fitted is None:
             fitted = _fitted(task, row) if free else task
         try:

@@ -10,6 +10,8 @@ from typing import Any
 
 PATIENCE = 1.0
 """Seconds within which two requests count as one."""
+SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
+"""Ctrl-C, a request to end, a terminal that was closed (which Windows lacks)."""
 
 
 class Interrupted(Exception):  # noqa: N818 — what happened is no error
@@ -18,7 +20,7 @@ class Interrupted(Exception):  # noqa: N818 — what happened is no error
 
 @contextmanager
 def stop_requested() -> Iterator[Callable[[], bool]]:
-    """A function that tells whether Ctrl-C was pressed or SIGTERM came; a second one, later, stops at once."""
+    """A function that says whether one of `SIGNALS` has come; a second one, later, stops at once."""
     pressed: float | None = None
 
     def press(number: int, frame: Any) -> None:
@@ -28,8 +30,11 @@ def stop_requested() -> Iterator[Callable[[], bool]]:
             raise KeyboardInterrupt
         pressed = pressed or time.monotonic()
 
+    before = {}
     try:
-        before = {number: signal.signal(number, press) for number in (signal.SIGINT, signal.SIGTERM)}
+        for number in SIGNALS:
+            if signal.getsignal(number) is not signal.SIG_IGN:  # as under nohup
+                before[number] = signal.signal(number, press)
     except ValueError:  # not in the main thread: signals are somebody else's
         yield lambda: False
         return

@@ -1,8 +1,9 @@
-"""Progress bars with rate and time left, on standard error; nothing where that is not a terminal."""
+"""How far long work has come, on standard error: a bar on a terminal, elsewhere a plain line now and then."""
 
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
@@ -20,6 +21,14 @@ from rich.text import Text
 
 console = Console(stderr=True)
 
+FIRST_LINE = 10.0
+"""Seconds of work before the first plain line: what is done sooner needs none."""
+PAUSE = 30.0
+LONGEST_PAUSE = 300.0
+"""Seconds between two plain lines: at least, and after which a line comes however little was done."""
+SHARE = 0.05
+"""Of the work, between two plain lines."""
+
 
 class _Rate(ProgressColumn):
     def render(self, task: Task) -> Text:
@@ -28,7 +37,16 @@ class _Rate(ProgressColumn):
 
 @contextmanager
 def progress(title: str, total: float | None, unit: str, done: float = 0) -> Iterator[Callable[..., None]]:
-    """A bar; the yielded function takes how much more is done, and optionally a `note` shown beside the title."""
+    """Show work as it goes on; the yielded function takes how much more is done, and optionally a `note` shown beside.
+
+    Args:
+        total: how much there is to do; None: nobody knows.
+        unit: what is counted.
+        done: how much of it was done before.
+    """
+    if not sys.stderr.isatty():
+        yield _Lines(title, total, unit, done).advance
+        return
     bar = Progress(
         TextColumn("{task.description}"),
         BarColumn(),
@@ -38,7 +56,6 @@ def progress(title: str, total: float | None, unit: str, done: float = 0) -> Ite
         TextColumn("{task.fields[note]}"),
         console=console,
         transient=True,
-        disable=not sys.stderr.isatty(),
     )
     with bar:
         task = bar.add_task(title, total=total, unit=unit, note="")
@@ -50,6 +67,46 @@ def progress(title: str, total: float | None, unit: str, done: float = 0) -> Ite
                 bar.update(task, note=note)
 
         yield advance
+
+
+class _Lines:
+    """Progress as plain lines, few enough for a log file."""
+
+    def __init__(self, title: str, total: float | None, unit: str, done: float) -> None:
+        self.title, self.total, self.unit, self.note = title, total, unit, ""
+        self.done = self.begun_with = self.shown = done
+        self.began = time.monotonic()
+        self.shown_at: float | None = None
+
+    def advance(self, count: float = 1, note: str | None = None) -> None:
+        self.done += count
+        self.note = self.note if note is None else note
+        now = time.monotonic()
+        if self._due(now):
+            say(self._line(now - self.began))
+            self.shown, self.shown_at = self.done, now
+
+    def _due(self, now: float) -> bool:
+        if self.shown_at is None:
+            return now - self.began >= FIRST_LINE
+        pause = now - self.shown_at
+        enough = self.total is None or self.done - self.shown >= SHARE * self.total
+        return pause >= PAUSE and (enough or pause >= LONGEST_PAUSE)
+
+    def _line(self, seconds: float) -> str:
+        here = self.done - self.begun_with  # what was done before tells nothing about today's speed
+        parts = [f"{self.title}: {self.done:,.0f}{f' of {self.total:,.0f}' if self.total else ''} {self.unit}"]
+        parts += [self.note] if self.note else []
+        if self.total and here > 0:
+            parts.append(f"{_clock((self.total - self.done) / here * seconds)} left")
+        return " · ".join(parts)
+
+
+def _clock(seconds: float) -> str:
+    """`1:05:09` or `5:09`."""
+    minutes, rest = divmod(max(0, round(seconds)), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
 def say(line: str) -> None:

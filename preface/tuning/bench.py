@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -20,10 +21,11 @@ from preface.errors import UserError
 from preface.labelling.label_words import LabelWords
 from preface.methods import Method, PrefixTuning, PromptTuning
 from preface.methods.init import Initializer
-from preface.tasks import Example, Task, load_task, render
+from preface.options import validated
+from preface.tasks import Example, Task, render
+from preface.tasks.options import DataOptions
 from preface.terminal.progress import progress
 from preface.tuning.step import Step
-from preface.tuning.train import load_training
 
 POPULATIONS = (1, 4, 8)
 
@@ -57,14 +59,10 @@ def bench(
     backbone: str | Path = DEFAULT,
     task: Task | str | Path = "film",
     *,
-    input: str | None = None,
-    label: str | None = None,
-    label_words: Mapping[str, str] | None = None,
-    encoding: str | None = None,
-    data: str | Path | None = None,
     batch_size: int = 32,
     steps: int = 8,
     device: str = "auto",
+    **data_options: Any,
 ) -> list[Timing]:
     """Time training steps of a backbone on a task's own inputs, under every setting worth trying here.
 
@@ -73,10 +71,11 @@ def bench(
 
     Args:
         backbone: name or folder, as for `load_backbone`.
-        task, input, label, label_words, encoding, data: as for `train`.
+        task: as for `train`.
         batch_size: rows a step and prompt.
         steps: steps timed of each setting.
         device: as for `load_backbone`.
+        data_options: fields of `preface.tasks.options.DataOptions`: `input`, `label`, `data`, …
 
     Returns:
         A timing for each setting.
@@ -86,8 +85,9 @@ def bench(
     """
     if steps < 2 or batch_size < 1:
         raise UserError("bench: at least 2 steps and a batch of 1")
-    the_task = load_task(task, input=input, label=label, label_words=label_words, encoding=encoding)
-    examples = load_training(the_task, data).examples
+    options = validated(DataOptions, data_options)
+    the_task = options.task(task)
+    examples = options.split(the_task, "train").examples
     target = device_named(device)
     dtypes = ["float32", "bfloat16"] if bfloat16_is_fast(target) else ["float32"]
     most = torch.get_num_threads()

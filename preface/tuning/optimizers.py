@@ -5,15 +5,13 @@ What one member does never depends on the others: moments, clipping and update s
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Mapping
-from typing import Literal, Protocol
+from collections.abc import Mapping
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
-OptimizerName = Literal["adamw", "adafactor"]
-ScheduleName = Literal["constant", "linear", "cosine"]
+from preface.tuning.recipe import OptimizerName
 
 
 class Optimizer(Protocol):
@@ -110,21 +108,3 @@ def clip_gradients(parameters: Mapping[str, Tensor], largest: float | None) -> T
         for gradient in gradients:
             gradient.mul_(_per_member(factors, gradient))
     return norms
-
-
-def schedule(name: ScheduleName, steps: int, warmup: int) -> Callable[[int], float]:
-    """The share of the learning rate at step 0, 1, …: a linear rise over `warmup` steps, then as named."""
-
-    def share(step: int) -> float:
-        if step < warmup:
-            return (step + 1) / warmup
-        done = (step - warmup) / max(1, steps - warmup)
-        match name:
-            case "constant":
-                return 1.0
-            case "linear":
-                return max(0.0, 1 - done)
-            case "cosine":
-                return 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
-
-    return share

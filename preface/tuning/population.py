@@ -1,351 +1,220 @@
-"""The training loop: a population of prompts through one frozen forward, and everything that is kept of it."""
+"""A population of prompts: learning rates × seeds, trained side by side through one frozen forward."""
 
 from __future__ import annotations
 
-import json
 import math
-import statistics
-import time
-from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field
-from pathlib import Path
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.functional import cross_entropy
 
 from preface.backbones import batching
 from preface.backbones.base import Backbone
 from preface.backbones.contexts import Inputs
-from preface.labelling.label_words import LabelWords
-from preface.labelling.labeller import Labeller, predictions_of
-from preface.labelling.metric import metric
 from preface.methods import Method, PromptModule
 from preface.methods.init import Initializer
 from preface.prompts import Prompts
-from preface.records import checkpoint
-from preface.records.metrics import METRICS, append_metrics, cut_metrics
-from preface.records.results import installed_versions
-from preface.records.run import Member, finish_record
-from preface.tasks import Split, render
-from preface.terminal.interrupt import Interrupted, stop_requested
-from preface.terminal.progress import progress, say, warn, warn_skipped
-from preface.tuning.optimizers import schedule
+from preface.records.card import Member
+from preface.terminal.progress import say, warn
+from preface.tuning.finish import Outcome, best_of
+from preface.tuning.loop import Budget, Evaluation, Position
 from preface.tuning.recipe import Recipe
+from preface.tuning.rows import Development, Rows
+from preface.tuning.schedules import done_since, rate_share
 from preface.tuning.step import Step
-
-LOG_EVERY = 10
-"""Steps between lines in `metrics.jsonl`."""
-CHECKPOINT_SECONDS = 30.0
 
 
 @dataclass
-class _Progress:
-    """What a checkpoint holds beside tensors."""
+class _State:
+    """How one member stands."""
 
+    score: float = -1.0
+    loss: float = math.inf
     step: int = 0
-    seconds: float = 0.0
-    metrics_bytes: int = 0
-    """Length of `metrics.jsonl`: what came after is written again."""
-    scores: list[float] = field(default_factory=list)
-    losses: list[float] = field(default_factory=list)
-    steps: list[int] = field(default_factory=list)
-    """Best score, its loss and its step, for each member."""
-    stale: list[int] = field(default_factory=list)
-    """Looks since the best, for each member."""
-    active: list[bool] = field(default_factory=list)
+    """The best score, its loss and its step."""
+    stale: int = 0
+    """Evaluations since the best."""
+    active: bool = True
+    """Whether it is still trained."""
 
 
 class Population:
-    """The loop and everything it carries from step to step."""
+    """What a loop trains in `train`: prompts, each with its own rate, rows, scores and end."""
 
     def __init__(
-        self,
-        folder: Path,
-        backbone: Backbone,
-        method: Method,
-        recipe: Recipe,
-        labels: LabelWords,
-        training: Split,
-        development: Split,
-        metric: str = "accuracy",
+        self, backbone: Backbone, method: Method, recipe: Recipe, rows: Rows, metric: str = "accuracy"
     ) -> None:
-        self.folder, self.backbone, self.labels = folder, backbone, labels
-        self.asked: dict[str, Any] = {}
-        self.method, self.metric = method, metric
-        words = {word: index for index, word in enumerate(labels.words)}
-        ids, cut = render(backbone.tokenize, training.examples, recipe.max_input_tokens)
-        dev_ids, dev_cut = render(backbone.tokenize, development.examples, recipe.max_input_tokens)
-        lengths = [len(item) for item in ids]
-        an_epoch = batching.epoch(lengths, recipe.seeds[0], 0, recipe.batch_size, recipe.token_budget)
-        self.recipe = recipe = recipe.resolve(len(an_epoch))
-        targets = labels.targets(str(e.label) for e in training.examples)
-        self.dev_gold = torch.tensor([words[str(e.label)] for e in development.examples])
-        self.cut = {"train": sum(cut), "validation": sum(dev_cut)}
-        for name, count, split in (("train", sum(cut), training), ("validation", sum(dev_cut), development)):
-            if count:
-                warn(f"{count:,} of {len(split.examples):,} {name} inputs were cut to {recipe.max_input_tokens} tokens")
-
-        # both splits may be drawn from the same file
-        warn_skipped(training.task, list(dict.fromkeys([*training.skipped, *development.skipped])))
-
-        examples = [(e.text, str(e.label)) for e in training.examples]
-        initializer = Initializer.parse(method.init, labels.words, examples)
-        size = len(recipe.members)
+        an_epoch = rows.steps_an_epoch(recipe)
+        self.recipe = recipe = recipe.resolve(an_epoch)
+        assert recipe.steps is not None
+        assert recipe.evaluate_every is not None
+        self.backbone, self.method, self.rows = backbone, method, rows
+        initializer = Initializer.parse(method.init, rows.labels.words, rows.examples)
         self.module: PromptModule = method.build(backbone, initializer, [seed for _, seed in recipe.members])
-        constant = self.module.leaves_reading
+        # in less than an epoch few inputs come twice
+        again = recipe.steps / an_epoch * len(recipe.seeds) > 1
+        self.update = self._update(keep=again)
+        self.development = Development(backbone, rows, metric, keep=self.module.leaves_reading)
+        self.parameters = self.update.parameters
+        self.best = {name: parameter.detach().clone() for name, parameter in self.parameters.items()}
+        self.states = [_State() for _ in recipe.members]
+        self.orders: list[Iterator[list[int]]] = []
+        self.losses: Tensor | None = None
+        """Of the last step, `[P]`, until they are logged."""
+        self.device = backbone.device
+        size = len(recipe.members)
+        self.title = f"{method.name} × {size}" if size > 1 else method.name
+        self.loss: float | None = None
+        """The lowest of those logged last."""
+        self.budget = Budget(recipe.steps)
+        self.evaluations: Sequence[Evaluation] = [Evaluation("development", recipe.evaluate_every, self._evaluate)]
+
+    def _update(self, keep: bool) -> Step:
+        """One step of all prompts; `keep`: read each input once, where prompts and dropout allow it."""
+        recipe, constant = self.recipe, self.module.leaves_reading
         if constant and recipe.dropout > 0:
             say("with dropout the encoder's states differ from step to step: they are not kept")
-        assert recipe.steps is not None
-        epochs = recipe.steps / len(an_epoch) * len(recipe.seeds)
-        # in less than an epoch few inputs come twice
-        inputs = Inputs(backbone, ids, keep=constant and recipe.dropout == 0 and epochs > 1)
-        self.dev_inputs = Inputs(backbone, dev_ids, keep=constant)
-        self.step = Step(
-            backbone,
+        return Step(
+            self.backbone,
             self.module,
-            inputs,
-            targets,
+            Inputs(self.backbone, self.rows.training, keep=keep and constant and recipe.dropout == 0),
+            self.rows.targets,
             recipe.optimizer,
             recipe.weight_decay,
             recipe.clip,
             recipe.dropout,
             recipe.gradient_checkpointing,
+            recipe.cuda_graphs,
+            self.rows.labels.lead_in,
         )
-        self.parameters, self.optimizer = self.step.parameters, self.step.optimizer
-        self.rates = [rate for rate, _ in recipe.members]
-        assert recipe.steps is not None
-        self.share = schedule(recipe.schedule, recipe.steps, recipe.warmup)
-        self.best = {name: parameter.detach().clone() for name, parameter in self.parameters.items()}
-        self.state = _Progress(
-            scores=[-1.0] * size,
-            losses=[math.inf] * size,
-            steps=[0] * size,
-            stale=[0] * size,
-            active=[True] * size,
-        )
-        self.saved_at = time.monotonic()
 
-    def run(self, asked: dict[str, Any]) -> None:
-        """Train, or go on training; `asked` is the run's record so far, to which the results are added."""
-        self.asked = asked
-        cuda = [self.backbone.device] if self.backbone.device.type == "cuda" else []
-        with torch.random.fork_rng(devices=cuda):
-            self._run()
+    @property
+    def active(self) -> list[int]:
+        """The members that are still trained."""
+        return [member for member, state in enumerate(self.states) if state.active]
 
-    def _run(self) -> None:
-        self._restore()
-        recipe, state = self.recipe, self.state
+    @property
+    def finished(self) -> bool:
+        return not self.active
+
+    @property
+    def note(self) -> str:
+        score = f"dev {max(state.score for state in self.states):.3f}"
+        return score if self.loss is None else f"loss {self.loss:.3f} · {score}"
+
+    def step(self, number: int, done: float) -> int:
+        """One update of every active member on its own batch; returns 0, for nobody counts its tokens."""
+        recipe, members = self.recipe, self.active
         assert recipe.steps is not None
-        assert recipe.evaluate_every is not None
-        if state.step == 0:
+        if number == 0:
             torch.manual_seed(recipe.seeds[0])  # for dropout alone
-        orders = [
-            batching.endless(self.step.inputs.lengths, seed, recipe.batch_size, recipe.token_budget, skip=state.step)
-            for _, seed in recipe.members
-        ]
-        began = time.monotonic() - state.seconds
-        size = len(recipe.members)
-        title = f"{self.method.name} × {size}" if size > 1 else self.method.name
-        with progress(title, recipe.steps, "steps", state.step) as advance, stop_requested() as stop:
-            if state.step == 0:
-                self._look()
-            while state.step < recipe.steps and any(state.active):
-                losses = self._step([next(order) for order in orders])
-                state.step += 1
-                state.seconds = time.monotonic() - began
-                advance(1)
-                if state.step % LOG_EVERY == 0 or state.step == recipe.steps:
-                    self._log_losses(losses)
-                if state.step % recipe.evaluate_every == 0 or state.step == recipe.steps:
-                    self._look()
-                    advance(0, note=f"dev {max(state.scores):.3f}")
-                if stop():
-                    self._save()
-                    raise Interrupted(
-                        f"stopped after step {state.step:,} of {recipe.steps:,}; "
-                        f"`preface train --resume {self.folder}` goes on"
-                    )
-                if time.monotonic() - self.saved_at > CHECKPOINT_SECONDS:
-                    self._save()
-        self._finish()
+        batches = self._batches(number)
+        share = rate_share(recipe.schedule, number, done_since(recipe.warmup, number, recipe.steps), recipe.warmup)
+        losses = self.update([batches[member] for member in members], members, [r * share for r, _ in recipe.members])
+        every = losses.new_zeros(len(self.states))
+        self.losses = every.index_copy(0, self.backbone.send(torch.tensor(members)), losses)
+        return 0
 
-    def _step(self, batches: list[list[int]]) -> Tensor:
-        """One update of every active member on its own batch; returns losses `[P]` (0 where inactive)."""
-        members = [member for member, active in enumerate(self.state.active) if active]
-        share = self.share(self.state.step)
-        losses = self.step([batches[member] for member in members], members, [rate * share for rate in self.rates])
-        every = losses.new_zeros(len(self.recipe.members))
-        return every.index_copy(0, self.backbone.send(torch.tensor(members)), losses)
+    def _batches(self, number: int) -> list[list[int]]:
+        """Each member's batch for a step: its order of rows follows from its seed."""
+        recipe = self.recipe
+        if not self.orders:
+            self.orders = [
+                batching.endless(self.rows.lengths, seed, recipe.batch_size, recipe.token_budget, skip=number)
+                for _, seed in recipe.members
+            ]
+        return [next(order) for order in self.orders]
 
-    def _look(self) -> None:
-        """Score every active member on the development split; remember its best; stop those that stand still."""
-        state = self.state
-        members = [member for member, active in enumerate(state.active) if active]
+    def log(self, at: Position) -> dict[str, Any] | None:
+        """The losses of the last step, null where a member has stopped; one whose loss is not finite stops."""
+        if self.losses is None or self.finished:
+            return None
+        values, self.losses = self.losses.tolist(), None
+        for member in self.active:
+            if not math.isfinite(values[member]):
+                self._stop(member, f"the loss is not finite at step {at.steps}")
+        shown = [value if state.active else None for value, state in zip(values, self.states, strict=True)]
+        self.loss = min(value for value in shown if value is not None) if self.active else math.nan
+        return {"step": at.steps, "losses": shown, "seconds": round(at.seconds, 2)}
+
+    def _evaluate(self, at: Position) -> Iterator[dict[str, Any]]:
+        """Score every active member on the development rows; remember its best; stop those that stand still."""
+        members = self.active
         if not members:  # the last of them has just diverged
             return
-        with torch.no_grad():
-            prompts = self.module()
-        log_probabilities = self._scores(prompts.select(members))  # [active, N, C]
-        for member, scores in zip(members, log_probabilities, strict=True):
-            value, loss = self._score_and_loss(scores)
+        for member, scores in zip(members, self._scores(self._prompts().select(members)), strict=True):
+            value, loss = self.development.score_and_loss(scores)
             shown = loss if math.isfinite(loss) else None  # JSON knows no NaN
-            self._write_metrics({"step": state.step, "member": member, "dev_score": value, "dev_loss": shown})
-            if not math.isfinite(loss):
-                warn(f"{self._name(member)}: the development loss is not finite at step {state.step}; it stops there")
-                state.active[member] = False
-            elif (value, -loss) > (state.scores[member], -state.losses[member]):
-                state.scores[member], state.losses[member], state.steps[member] = value, loss, state.step
-                state.stale[member] = 0
-                for name, parameter in self.parameters.items():
-                    self.best[name][member] = parameter.detach()[member]
-            else:
-                state.stale[member] += 1
-                if self.recipe.patience is not None and state.stale[member] >= self.recipe.patience:
-                    state.active[member] = False
+            yield {"step": at.steps, "member": member, "dev_score": value, "dev_loss": shown}
+            self._judge(member, value, loss, at.steps)
+
+    def _judge(self, member: int, score: float, loss: float, step: int) -> None:
+        """Remember a member that is better than it was; stop one that stands still or has diverged."""
+        state, patience = self.states[member], self.recipe.patience
+        if not math.isfinite(loss):
+            self._stop(member, f"the development loss is not finite at step {step}")
+        elif (score, -loss) > (state.score, -state.loss):
+            state.score, state.loss, state.step, state.stale = score, loss, step, 0
+            for name, parameter in self.parameters.items():
+                self.best[name][member] = parameter.detach()[member]
+        else:
+            state.stale += 1
+            state.active = patience is None or state.stale < patience
+
+    def _stop(self, member: int, why: str) -> None:
+        rate, seed = self.recipe.members[member]
+        warn(f"learning rate {rate:g}, seed {seed}: {why}; it stops there")
+        self.states[member].active = False
+
+    @torch.no_grad()
+    def _prompts(self) -> Prompts:
+        """All P prompts as they are."""
+        return self.module()
 
     def _scores(self, prompts: Prompts) -> Tensor:
         """Log-probabilities of the development rows under each prompt, `[P, N, C]`."""
-        labeller = Labeller(self.backbone, prompts, self.labels)
         with suppress(torch.OutOfMemoryError):
-            return labeller.label_each(self.dev_inputs)
-        self.step.forget()
-        return labeller.label_each(self.dev_inputs)
+            return self.development.log_probabilities(prompts)
+        self.update.forget()
+        return self.development.log_probabilities(prompts)
 
-    def _score_and_loss(self, log_probabilities: Tensor) -> tuple[float, float]:
-        """The task's metric, and the mean −log of the gold label's probability among the labels, of `[N, C]`."""
-        words = self.labels.words
-        gold = [words[label] for label in self.dev_gold.tolist()]
-        predicted = [words[label] for label in log_probabilities.argmax(-1).tolist()]
-        return metric(self.metric, gold, predicted), float(cross_entropy(log_probabilities, self.dev_gold))
-
-    def _finish(self) -> None:
-        """Export every member's best prompt and the best of all; write the record."""
-        state, recipe = self.state, self.recipe
+    def outcome(self, at: Position) -> Outcome:
+        """Every member as it was at its best, and what the best of them says of the development rows."""
         with torch.no_grad():
             for name, parameter in self.parameters.items():
                 parameter.copy_(self.best[name])
-            prompts = self.module()
-        best = max(range(len(recipe.members)), key=lambda member: (state.scores[member], -state.losses[member]))
+        prompts = self._prompts()
         members = [
-            Member(index, rate, seed, state.scores[index], state.losses[index], state.steps[index])
-            for index, (rate, seed) in enumerate(recipe.members)
+            Member(index, rate, seed, state.score, state.loss, state.step)
+            for index, ((rate, seed), state) in enumerate(zip(self.recipe.members, self.states, strict=True))
         ]
-        counts = self.method.counts(self.backbone)
-        kept = {key: self.asked[key] for key in ("backbone", "fingerprint", "shape", "method", "task", "label_words")}
-        kept |= {
-            "max_input_tokens": recipe.max_input_tokens,
-            "trained_parameters": counts.trained,
-        }
-        for member in members:
-            card = kept | {"member": asdict(member), "versions": installed_versions()}
-            checkpoint.save_prompt(self.folder / "prompts" / f"{member.index:02d}", prompts, card, member.index)
-            if member.index == best:
-                checkpoint.save_prompt(self.folder / "prompt", prompts, card, member.index)
-        predictions = self._scores(prompts.select([best]))[0]
-        self._warn(predictions)
-        with (self.folder / "predictions.jsonl").open("w", encoding="utf-8") as file:
-            for gold, row in zip(self.dev_gold.tolist(), predictions_of(predictions, self.labels), strict=True):
-                print(json.dumps(asdict(row) | {"gold": self.labels.words[gold]}), file=file)
-        result = {
-            "best": best,
-            "members": [asdict(member) for member in members],
-            "rates": rate_summary(members),
-            "steps": state.step,
-            "seconds": state.seconds,
-            "trained_parameters": counts.trained,
-            "stored_parameters": counts.stored,
-            "majority": majority(self.dev_gold),
-            "cut_inputs": self.cut,
-        }
-        finish_record(self.folder, self.asked, result)
-
-    def _warn(self, predictions: Tensor) -> None:
-        """Say what a number alone would hide."""
-        best = max(self.state.scores)
-        if len(predictions.argmax(-1).unique()) == 1:
-            word = self.labels.words[int(predictions[0].argmax())]
-            warn(f"the best prompt predicts {word!r} for every development row; try other learning rates or more steps")
-        elif best <= majority(self.dev_gold):
-            warn(
-                f"the best development score, {best:.3f}, is no better than always naming the commonest label; "
-                "try other learning rates, more steps or another initialisation"
-            )
-
-    def _name(self, member: int) -> str:
-        rate, seed = self.recipe.members[member]
-        return f"learning rate {rate:g}, seed {seed}"
-
-    def _log_losses(self, losses: Tensor) -> None:
-        values = losses.tolist()
-        for member, value in enumerate(values):
-            if self.state.active[member] and not math.isfinite(value):
-                warn(f"{self._name(member)}: the loss is not finite at step {self.state.step}; it stops there")
-                self.state.active[member] = False
-        shown = [
-            value if active and math.isfinite(value) else None
-            for value, active in zip(values, self.state.active, strict=True)
-        ]
-        self._write_metrics({"step": self.state.step, "losses": shown, "seconds": round(self.state.seconds, 2)})
-
-    def _write_metrics(self, line: dict[str, Any]) -> None:
-        self.state.metrics_bytes = append_metrics(self.folder, line)
-
-    def _save(self) -> None:
-        tensors = {f"parameters.{name}": parameter.detach().cpu() for name, parameter in self.parameters.items()}
-        tensors |= {f"buffers.{name}": buffer.cpu() for name, buffer in self.module.named_buffers()}
-        tensors |= {f"best.{name}": tensor.cpu() for name, tensor in self.best.items()}
-        tensors |= {f"optimizer.{name}": tensor.cpu() for name, tensor in self.optimizer.state.items()}
-        tensors["random.cpu"] = torch.get_rng_state()
-        if self.backbone.device.type == "cuda":
-            tensors["random.cuda"] = torch.cuda.get_rng_state(self.backbone.device)
-        checkpoint.save_state(self.folder / "checkpoints", self.state.step, tensors, asdict(self.state))
-        self.saved_at = time.monotonic()
-
-    def _restore(self) -> None:
-        found = checkpoint.load_state(self.folder / "checkpoints")
-        if found is None:
-            (self.folder / METRICS).unlink(missing_ok=True)
-            return
-        tensors, state, refused = found
-        for line in refused:
-            warn(f"{line}; the checkpoint before it is used")
-        self.state = _Progress(**state)
-        with torch.no_grad():
-            for name, parameter in self.parameters.items():
-                parameter.copy_(tensors[f"parameters.{name}"])
-                self.best[name].copy_(tensors[f"best.{name}"])
-            for name, buffer in self.module.named_buffers():
-                buffer.copy_(tensors[f"buffers.{name}"])
-            for name, tensor in self.optimizer.state.items():
-                tensor.copy_(tensors[f"optimizer.{name}"])
-        torch.set_rng_state(tensors["random.cpu"])
-        if "random.cuda" in tensors and self.backbone.device.type == "cuda":
-            torch.cuda.set_rng_state(tensors["random.cuda"], self.backbone.device)
-        cut_metrics(self.folder, self.state.metrics_bytes)
-        say(f"going on from step {self.state.step:,} of {self.recipe.steps:,}")
-
-
-def majority(gold: Tensor) -> float:
-    """The share of the commonest label."""
-    return max(Counter(gold.tolist()).values()) / len(gold)
-
-
-def rate_summary(members: Sequence[Member]) -> list[dict[str, Any]]:
-    """Mean and sample deviation of the development score over seeds, for each learning rate."""
-    summary = []
-    for rate in dict.fromkeys(member.learning_rate for member in members):
-        scores = [member.score for member in members if member.learning_rate == rate]
-        deviation = statistics.stdev(scores) if len(scores) > 1 else None
-        summary.append(
-            {
-                "learning_rate": rate,
-                "mean": statistics.fmean(scores),
-                "deviation": deviation,
-                "n": len(scores),
-            }
+        return Outcome(
+            members,
+            prompts,
+            predictions=self._scores(prompts.select([best_of(members).index]))[0],
+            labels=self.rows.labels,
+            gold=self.rows.gold,
+            counts=self.method.counts(self.backbone),
+            cut_inputs=self.rows.cut,
+            steps=at.steps,
+            seconds=at.seconds,
         )
-    return summary
+
+    def tensors(self) -> dict[str, Tensor]:
+        tensors = {f"parameters.{name}": parameter for name, parameter in self.parameters.items()}
+        tensors |= {f"buffers.{name}": buffer for name, buffer in self.module.named_buffers()}
+        tensors |= {f"best.{name}": tensor for name, tensor in self.best.items()}
+        tensors |= {f"optimizer.{name}": tensor for name, tensor in self.update.optimizer.state.items()}
+        return tensors
+
+    def record(self) -> dict[str, Any]:
+        return {"members": [asdict(state) for state in self.states]}
+
+    @torch.no_grad()
+    def restore(self, tensors: dict[str, Tensor], record: dict[str, Any]) -> None:
+        self.states = [_State(**state) for state in record["members"]]
+        for name, tensor in self.tensors().items():
+            tensor.copy_(tensors[name])

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any, TypeVar
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from preface.errors import UserError
-from preface.tuning.optimizers import OptimizerName, ScheduleName
+from preface.options import validated
+from preface.tuning.schedules import ScheduleName
 
-Model = TypeVar("Model", bound=BaseModel)
+OptimizerName = Literal["adamw", "adafactor"]
+MOST_SEEDS = 1_000
 
 
 class Recipe(BaseModel):
@@ -19,32 +20,29 @@ class Recipe(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    learning_rates: tuple[float, ...] = Field(min_length=1)
-    seeds: tuple[int, ...] = Field((0,), min_length=1)
-    """Each decides a member's initialisation and the order of its rows."""
-    optimizer: OptimizerName = "adamw"
-    schedule: ScheduleName = "linear"
-    warmup: int = Field(20, ge=0)
-    """Steps."""
-    weight_decay: float = Field(0.0, ge=0)
-    clip: float | None = Field(1.0, gt=0)
-    """Largest gradient norm of a member; None: no clipping."""
-    batch_size: int | None = Field(32, ge=1)
-    """Rows a member and step."""
-    token_budget: int | None = Field(None, ge=1)
-    """Input tokens a member and step, padding included; with it, `batch_size` may be None."""
-    epochs: float | None = Field(None, gt=0, allow_inf_nan=False)
-    steps: int | None = Field(None, ge=1)
-    """Wins over `epochs`. Neither given: 15 epochs, but at least 300 and at most 2,000 steps."""
-    evaluate_every: int | None = Field(None, ge=1)
-    """Steps between looks at the development split; None: twenty looks in all."""
-    patience: int | None = Field(6, ge=1)
-    """A member stops after so many looks without a better score; None: never."""
-    dropout: float = Field(0.0, ge=0, lt=1)
-    """In the frozen backbone; off unless asked for."""
-    gradient_checkpointing: bool = False
-    max_input_tokens: int = Field(512, ge=2)
-    """Longer inputs are cut, and counted."""
+    learning_rates: tuple[float, ...] = Field(min_length=1, description="One or several, trained side by side.")
+    seeds: tuple[int, ...] = Field(
+        (0,), min_length=1, max_length=MOST_SEEDS, description="Of a prompt's initialisation and its order of rows."
+    )
+    optimizer: OptimizerName = Field("adamw", description="Adafactor as Lester et al. 2021 used it.")
+    schedule: ScheduleName = Field("linear", description="Of the rate. Default: linear; adafactor: constant.")
+    warmup: int = Field(20, ge=0, description="Steps of rising rate.")
+    weight_decay: float = Field(0.0, ge=0, allow_inf_nan=False, description="Of the prompt's numbers.")
+    clip: float | None = Field(1.0, gt=0, description="Largest gradient norm of a prompt.")
+    batch_size: int | None = Field(32, ge=1, description="Rows a step and prompt.")
+    token_budget: int | None = Field(
+        None, ge=1, description="Tokens a step and prompt, padding included; may stand in for a batch size."
+    )
+    epochs: float | None = Field(None, gt=0, allow_inf_nan=False, description="Default: 15, within 300 to 2,000 steps.")
+    steps: int | None = Field(None, ge=1, description="Wins over --epochs.")
+    evaluate_every: int | None = Field(
+        None, ge=1, description="Steps between evaluations on the development split. Default: twenty evaluations."
+    )
+    patience: int | None = Field(6, ge=1, description="Evaluations without a better score before a prompt stops.")
+    dropout: float = Field(0.0, ge=0, lt=1, description="In the frozen backbone.")
+    gradient_checkpointing: bool = Field(False, description="Less memory, more time.")
+    cuda_graphs: bool = Field(False, description="On a GPU, launch a step as a whole; not seen to work yet.")
+    max_input_tokens: int = Field(512, ge=2, description="Longer inputs are cut and counted.")
 
     @field_validator("learning_rates")
     @classmethod
@@ -57,6 +55,8 @@ class Recipe(BaseModel):
     @classmethod
     def _seeds(cls, seeds: int | Sequence[int]) -> Sequence[int]:
         """A number of seeds means 0, 1, 2, …"""
+        if isinstance(seeds, int) and seeds > MOST_SEEDS:
+            raise ValueError(f"at most {MOST_SEEDS:,}")
         return tuple(range(seeds)) if isinstance(seeds, int) else tuple(dict.fromkeys(seeds))
 
     @model_validator(mode="after")
@@ -71,7 +71,7 @@ class Recipe(BaseModel):
         return [(rate, seed) for rate in self.learning_rates for seed in self.seeds]
 
     def resolve(self, an_epoch: int) -> Recipe:
-        """The same recipe with steps and looks as numbers, where an epoch is so many batches."""
+        """The same recipe with steps and evaluations as numbers, where an epoch is so many batches."""
         if self.steps is not None:
             steps = self.steps
         elif self.epochs is not None:
@@ -91,14 +91,3 @@ def recipe_from(fields: dict[str, Any], rates: Sequence[float]) -> Recipe:
     if fields.get("token_budget") is not None:
         fields = {"batch_size": None, **fields}
     return validated(Recipe, {"learning_rates": tuple(rates), **fields})
-
-
-def validated(model: type[Model], fields: dict[str, Any]) -> Model:
-    """`model(**fields)`, a pydantic complaint told as one line."""
-    try:
-        return model(**fields)
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"])) or model.__name__
-        message = first["msg"].removeprefix("Value error, ")
-        raise UserError(f"{where.replace('_', '-')}: {message} (got {first.get('input')!r})") from error

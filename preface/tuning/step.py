@@ -37,7 +37,14 @@ class Step:
         dropout: float = 0.0,
         gradient_checkpointing: bool = False,
         capture: bool = False,
+        lead_in: Sequence[int] | None = None,
     ) -> None:
+        """
+        Args:
+            targets: the pieces of each input's answer.
+            lead_in: the pieces that each answer begins after; None: the backbone's own.
+        """
+        self.lead_in = backbone.lead_in if lead_in is None else tuple(lead_in)
         self.backbone, self.module, self.inputs, self.targets = backbone, module, inputs, targets
         self.parameters: dict[str, Tensor] = dict(module.named_parameters())
         self.optimizer = optimizer(optimizer_name, self.parameters, weight_decay)
@@ -97,7 +104,7 @@ class Step:
         send = self.backbone.send
         chosen = [index for batch in batches for index in batch]
         rows = torch.tensor([place for place, batch in enumerate(batches) for _ in batch])  # [B]
-        answers, labels = answers_of([self.targets[index] for index in chosen], self.backbone.lead_in)  # [B, S]
+        answers, labels = answers_of([self.targets[index] for index in chosen], self.lead_in)  # [B, S]
         shares = shares_of(labels, rows, len(batches))
         with torch.no_grad():
             if self.leaves_reading and self.dropout == 0:
@@ -109,7 +116,7 @@ class Step:
             more = padded_length(mask.shape[1]) - mask.shape[1]
             inputs = pad(inputs, (0, 0, 0, more) if inputs.dim() == 3 else (0, more))  # masked, whatever it is
             mask = pad(mask, (0, more))
-            more = self.longest + len(self.backbone.lead_in) - 1 - labels.shape[1]
+            more = self.longest + len(self.lead_in) - 1 - labels.shape[1]
             labels, answers = send(pad(labels, (0, more), value=-100)), pad(answers, (0, more))
         owners = send(rows)
         all_alike = len({len(batch) for batch in batches}) == 1  # then each prompt's rows lie side by side

@@ -1,122 +1,202 @@
-"""Train soft prompts on a task: what was asked, what is read, and the run that comes of it."""
+"""Train soft prompts on a task: what is configured, what is read, and the run that comes of it."""
 
 from __future__ import annotations
 
 import random
+import shlex
 import sys
-from collections.abc import Mapping
-from dataclasses import asdict, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from preface.backbones.base import Backbone
-from preface.backbones.load import DEFAULT, load_backbone
+from preface.backbones.load import DEFAULT
 from preface.errors import UserError
+from preface.labelling.fit import dtype_of, loaded
 from preface.labelling.label_words import LabelWords
 from preface.methods import Method, PrefixTuning, method_named
+from preface.options import divided, validated
+from preface.records.card import MethodRecord
+from preface.records.lock import locked
 from preface.records.results import installed_versions
-from preface.records.run import RECORD, Run, now, write_record
-from preface.tasks import Split, Task, load_split, load_task
+from preface.records.run import RECORD, Run, RunRecord, SplitRecord, Splits, now
+from preface.tasks import Split, Task, load_split
+from preface.tasks.options import DataOptions
+from preface.tuning.finish import finish
+from preface.tuning.loop import Loop
 from preface.tuning.population import Population
-from preface.tuning.recipe import Recipe, recipe_from, validated
+from preface.tuning.recipe import Recipe, recipe_from
+from preface.tuning.rows import Rows
 
 
 def train(
-    backbone: Backbone | str = DEFAULT,
+    backbone: Backbone | str | None = None,
     task: Task | str | Path | None = None,
     method: Method | str | None = None,
     *,
-    input: str | None = None,
-    label: str | None = None,
-    label_words: Mapping[str, str] | None = None,
-    encoding: str | None = None,
-    data: str | Path | None = None,
-    skip_bad_rows: bool = False,
     train_rows: int | None = None,
     out: str | Path | None = None,
     resume: str | Path | None = None,
-    **recipe: Any,
+    dtype: str = "auto",
+    device: str = "auto",
+    **options: Any,
 ) -> Run:
     """Train prompts on a task and keep the best by development score.
 
     Args:
-        backbone: a loaded backbone, or a name or folder for `load_backbone`.
+        backbone: a loaded backbone, or a name or folder for `load_backbone` (default: the embedded one).
         task: a shipped task's name, a YAML, or a data file (CSV, TSV, JSON Lines, Parquet).
         method: a method, or its name. Default: a prefix of 20 at all three attention sites.
-        input, label, label_words, encoding: a data file's fields, the word of each label (default: the labels as they
-            are), and its encoding (default: UTF-8).
-        data: folder with the data files of shipped tasks (default: the environment's PREFACE_DATA).
-        skip_bad_rows: leave rows out that cannot be read, and count them, instead of stopping.
         train_rows: train on so many rows, sampled with a fixed seed.
         out: the run's folder (default: `runs/TASK-METHOD-TIME`).
-        resume: the folder of an interrupted run: goes on where that stopped, all else is taken from there.
-        recipe: fields of `preface.tuning.recipe.Recipe`: `learning_rates`, `seeds`, `steps`, …
+        resume: the folder of an interrupted run: goes on where that stopped, and takes all else from there; where
+            things lie now may be given (`backbone`, `device`, `data`), and must hold the same.
+        dtype, device: as for `load_backbone`.
+        options: fields of `preface.tuning.recipe.Recipe` (`learning_rates`, `seeds`, `steps`, …) and of
+            `preface.tasks.options.DataOptions` (`input`, `label`, `label_words`, `data`, …).
 
     Raises:
         UserError: what the user can put right.
         Interrupted: after Ctrl-C; `resume` goes on.
     """
+    recipe, data = divided(options, Recipe, DataOptions)
     if resume is not None:
-        asked = unfinished(Path(resume))
-        folder = Path(resume)
-        backbone = (
-            load_backbone(asked["backbone"], asked["dtype"], asked["device"]) if isinstance(backbone, str) else backbone
-        )
-        the_task = Task.model_validate(asked["task"])
-        the_method = method_named(asked["method"]["name"])(**asked["method"]["config"])
-        the_recipe = Recipe(**asked["recipe"])
-        data, skip_bad_rows, train_rows = data or asked["data"], asked["skip_bad_rows"], asked["train_rows"]
-    else:
-        if task is None:
-            raise UserError("task: none given; `preface tasks` lists those that ship, or give a data file")
-        backbone = load_backbone(backbone) if isinstance(backbone, str) else backbone
-        the_task = load_task(task, input=input, label=label, label_words=label_words, encoding=encoding)
-        the_method = validated(method_named(method), {}) if isinstance(method, str) else method or PrefixTuning()
-        the_recipe = recipe_from(recipe, the_method.rates)
-        folder = Path(out) if out else Path("runs") / _run_name(the_task, the_method)
-        if folder.exists() and not folder.is_dir():
-            raise UserError(f"{folder}: is a file; --out names the folder that the run will be in")
-        if (folder / RECORD).exists():
-            raise UserError(
-                f"{folder}: a run is there already; `--resume {folder}` goes on with it, or give another --out"
-            )
+        given = {"task": task, "method": method, "train_rows": train_rows, "out": out}
+        _refuse([name for name, value in given.items() if value is not None] + [n for n in options if n != "data"])
+        return _go_on(Path(resume), backbone, dtype, device, data.get("data"))
+    if task is None:
+        raise UserError("task: none given; `preface tasks` lists those that ship, or give a data file")
+    the_data = validated(DataOptions, data)
+    the_task = the_data.task(task)
+    the_method = validated(method_named(method), {}) if isinstance(method, str) else method or PrefixTuning()
+    the_recipe = recipe_from(recipe, the_method.rates)
+    folder = Path(out) if out else Path("runs") / _run_name(the_task, the_method)
+    _check_free(folder)
+    the_backbone = loaded(DEFAULT if backbone is None else backbone, dtype, device)
+    return _begin(folder, _Training(the_backbone, the_task, the_method, the_recipe, the_data, train_rows))
 
-    training = load_training(the_task, data, skip_bad_rows, train_rows)
-    development = load_split(the_task, "validation", data=data, skip_bad_rows=skip_bad_rows)
-    labels = LabelWords.of(backbone, the_task.label_words)
-    # what can be wrong with the method shows here, before there is a folder that would claim the name
-    population = Population(folder, backbone, the_method, the_recipe, labels, training, development, the_task.metric)
-    if resume is None:
-        asked = {
-            "backbone": backbone.name,
-            "dtype": str(backbone.dtype).removeprefix("torch."),
-            "fingerprint": backbone.fingerprint,
-            "shape": backbone.sizes,
-            "backbone_saw": list(backbone.seen_tasks),
-            "task": the_task.model_dump(mode="json"),
-            "method": {"name": the_method.name, "config": the_method.model_dump(mode="json")},
-            "recipe": population.recipe.model_dump(mode="json"),
-            "data": None if data is None else str(Path(data).resolve()),
-            "skip_bad_rows": skip_bad_rows,
-            "train_rows": train_rows,
-            "splits": {split.split: _split_record(split) for split in (training, development)},
-            "label_words": labels.words,
-            "versions": installed_versions(),
-            "device": str(backbone.device),
-            "threads": torch.get_num_threads(),
-            "started": now().isoformat(timespec="seconds"),
-            "command": sys.argv,
-        }
-        folder.mkdir(parents=True, exist_ok=True)
-        write_record(folder, asked)
-    elif asked["fingerprint"] != backbone.fingerprint:
-        raise UserError(f"{folder}: was begun with other weights of {asked['backbone']}; start anew")
-    elif any(_content(asked["splits"][s.split]) != _content(_split_record(s)) for s in (training, development)):
-        raise UserError(f"{folder}: the data of {the_task.name} has changed since; start anew")
-    population.run(asked)
-    return Run(folder, backbone)
+
+@dataclass(frozen=True)
+class _Training:
+    """What is trained, and on what."""
+
+    backbone: Backbone
+    task: Task
+    method: Method
+    recipe: Recipe
+    data: DataOptions
+    train_rows: int | None
+
+    def read(self) -> tuple[Split, Split]:
+        """The rows to train on, and the development split."""
+        options = self.data
+        training = load_training(self.task, options.data, options.skip_bad_rows, self.train_rows)
+        return training, options.split(self.task, "validation")
+
+    def population(self, training: Split, development: Split) -> Population:
+        """What can be wrong with the method shows here."""
+        labels = LabelWords.of(self.backbone, self.task.label_words)
+        rows = Rows.of(self.backbone, labels, training, development, self.recipe.max_input_tokens)
+        return Population(self.backbone, self.method, self.recipe, rows, self.task.metric)
+
+    def record(self, recipe: Recipe, splits: Splits) -> RunRecord:
+        """`recipe`: with its steps as numbers."""
+        backbone, data = self.backbone, self.data.data
+        return RunRecord(
+            backbone=backbone.name,
+            revision=backbone.revision,
+            dtype=dtype_of(backbone),
+            fingerprint=backbone.fingerprint,
+            shape=backbone.sizes,
+            backbone_saw=backbone.seen_tasks,
+            task=self.task,
+            method=MethodRecord(name=self.method.name, config=self.method.model_dump(mode="json")),
+            recipe=recipe.model_dump(mode="json"),
+            data=None if data is None else data.resolve(),
+            skip_bad_rows=self.data.skip_bad_rows,
+            train_rows=self.train_rows,
+            splits=splits,
+            label_words=self.task.label_words,
+            versions=installed_versions(),
+            device=str(backbone.device),
+            threads=torch.get_num_threads(),
+            started=now().isoformat(timespec="seconds"),
+            command=tuple(sys.argv),
+        )
+
+
+def _begin(folder: Path, work: _Training) -> Run:
+    training, development = work.read()
+    population = work.population(training, development)  # before there is a folder that would claim the name
+    with locked(folder):
+        _check_free(folder)
+        record = work.record(population.recipe, _splits(training, development))
+        record.write(folder)
+        _run(folder, population, record)
+    return Run(folder, work.backbone)
+
+
+def _run(folder: Path, population: Population, record: RunRecord) -> None:
+    """Train to the end, and write what comes of it."""
+    loop = Loop(folder, population, population.budget, f"preface train --resume {shlex.quote(str(folder))}")
+    finish(folder, record, population.outcome(loop.run()))
+
+
+def _go_on(folder: Path, backbone: Backbone | str | None, dtype: str, device: str, data: str | Path | None) -> Run:
+    unfinished(folder)
+    with locked(folder):
+        record = unfinished(folder)  # as whoever was at work there has left it
+        work = _recorded(folder, record, _same_backbone(folder, record, backbone, dtype, device), data)
+        training, development = work.read()
+        splits = _splits(training, development)
+        for now_read, then in ((splits.train, record.splits.train), (splits.validation, record.splits.validation)):
+            if not now_read.same_rows(then):
+                raise UserError(f"{folder}: the data of {record.task.name} has changed since; start anew")
+        _run(folder, work.population(training, development), record)
+    return Run(folder, work.backbone)
+
+
+def _recorded(folder: Path, record: RunRecord, backbone: Backbone, data: str | Path | None) -> _Training:
+    """What a run's record says of its training; `data`: where the data lie now, if elsewhere."""
+    try:
+        method = validated(method_named(record.method.name), record.method.config)
+        recipe = validated(Recipe, record.recipe)
+    except UserError as error:
+        raise UserError(f"{folder / RECORD}: damaged, or of another version ({error})") from error
+    options = DataOptions(data=Path(data) if data else record.data, skip_bad_rows=record.skip_bad_rows)
+    return _Training(backbone, record.task, method, recipe, options, record.train_rows)
+
+
+def _same_backbone(
+    folder: Path, record: RunRecord, backbone: Backbone | str | None, dtype: str, device: str
+) -> Backbone:
+    """The backbone that a run goes on with. Raises UserError if it is not, in every respect, the one it had."""
+    if not isinstance(backbone, Backbone):
+        dtype = record.dtype if dtype == "auto" else dtype
+        device = record.device if device == "auto" else device
+    found = loaded(record.backbone if backbone is None else backbone, dtype, device)
+    kind = record.device.split(":")[0]
+    for name, then, now_is in (("dtype", record.dtype, dtype_of(found)), ("device", kind, found.device.type)):
+        if then != now_is:
+            raise UserError(f"{name}: {folder} was begun in {then} and would not end the same in {now_is}; start anew")
+    if record.fingerprint != found.fingerprint:
+        raise UserError(f"{folder}: was begun with other weights of {record.backbone}; start anew")
+    return found
+
+
+def _refuse(names: list[str]) -> None:
+    if names:
+        listed = ", ".join(name.replace("_", "-") for name in names)
+        raise UserError(f"resume: the task and all else come from the run; give no {listed}")
+
+
+def _check_free(folder: Path) -> None:
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"{folder}: is a file; --out names the folder that the run will be in")
+    if (folder / RECORD).exists():
+        raise UserError(f"{folder}: a run is there already; `--resume {folder}` goes on with it, or give another --out")
 
 
 def load_training(
@@ -131,27 +211,18 @@ def load_training(
     return replace(split, examples=random.Random(0).sample(split.examples, rows))
 
 
-def unfinished(folder: Path) -> dict[str, Any]:
-    """What an interrupted run was asked for. Raises UserError if there is none in the folder, or a finished one."""
+def unfinished(folder: Path) -> RunRecord:
+    """How an interrupted run was configured. Raises UserError if there is none in the folder, or a finished one."""
     if not (folder / RECORD).exists():
         raise UserError(f"{folder}: nothing to resume (no {RECORD} there)")
-    record = Run(folder).record
-    if "result" in record:
+    record = RunRecord.read(folder)
+    if record.result is not None:
         raise UserError(f"{folder}: finished already; `preface evaluate {folder}` uses it")
     return record
 
 
-def _split_record(split: Split) -> dict[str, Any]:
-    return {
-        "rows": len(split.examples),
-        "skipped": list(split.skipped),
-        "sources": [asdict(source) for source in split.sources],
-    }
-
-
-def _content(record: dict[str, Any]) -> tuple[Any, ...]:
-    """What a split was read from, wherever the files lie now."""
-    return record["rows"], [(source["sha256"], source["revision"], source["rows"]) for source in record["sources"]]
+def _splits(training: Split, development: Split) -> Splits:
+    return Splits(train=SplitRecord.of_split(training), validation=SplitRecord.of_split(development))
 
 
 def _run_name(task: Task, method: Method) -> str:

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 
 from preface.backbones import load
 from preface.backbones.load import load_backbone
@@ -77,3 +78,13 @@ def test_a_mistyped_name_is_said_at_once(answer: Any, says: str, monkeypatch: py
     with pytest.raises(UserError, match=says):
         load_backbone("nanno")
     assert time.monotonic() - began < 2
+
+
+def test_the_environment_says_what_auto_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("bfloat16", "float32"):
+        monkeypatch.setenv("PREFACE_DTYPE", name)
+        assert load_backbone("nano").dtype == getattr(torch, name)
+    monkeypatch.setenv("PREFACE_DTYPE", "float16")
+    with pytest.raises(UserError, match="overflows"):
+        load_backbone("nano")
+    assert load_backbone("nano", dtype="float32").dtype == torch.float32

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import signal
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,12 +13,14 @@ from sklearn.linear_model import LogisticRegression
 
 import preface
 from preface.backbones.base import Backbone, Site
+from preface.baselines.column import Setting
 from preface.baselines.zero_shot import ZeroShot
 from preface.errors import UserError
-from preface.experiments.cross_domain import seen
+from preface.experiments.cross_domain import majorities, seen
 from preface.experiments.prompt import Prompt
-from preface.experiments.spec import SPECS, load_experiment
+from preface.experiments.spec import SPECS, Experiment, load_experiment
 from preface.methods import PrefixTuning
+from preface.options import validated
 from preface.records.results import Cell
 from preface.tasks import load_split
 from preface.terminal.interrupt import Interrupted
@@ -103,19 +106,18 @@ def test_again_measures_nothing(finished: Path, nano: Backbone, spec: Path, monk
 
 
 def test_interrupted_it_goes_on(nano: Backbone, spec: Path, finished: Path, tmp_path: Path, monkeypatch: Any) -> None:
-    step = population.Population._step
+    step = population.Population.step
 
-    def press(self, batches):
-        if isinstance(self.method, PrefixTuning) and len(self.recipe.learning_rates) == 1 and self.state.step == 2:
-            self._save()
-            raise Interrupted
-        return step(self, batches)
+    def press(self, number, done):
+        if isinstance(self.method, PrefixTuning) and len(self.recipe.learning_rates) == 1 and number == 2:
+            signal.raise_signal(signal.SIGINT)
+        return step(self, number, done)
 
-    monkeypatch.setattr(population.Population, "_step", press)
+    monkeypatch.setattr(population.Population, "step", press)
     with pytest.raises(Interrupted):
         preface.compare_cross_domain(spec, out=tmp_path / "o", backbone=nano)
     assert len(json.loads((tmp_path / "o" / "results.json").read_text())) == 2  # zero-shot is kept
-    monkeypatch.setattr(population.Population, "_step", step)
+    monkeypatch.setattr(population.Population, "step", step)
     preface.compare_cross_domain(spec, out=tmp_path / "o", backbone=nano)
     both = [json.loads((folder / "results.json").read_text()) for folder in (tmp_path / "o", finished)]
     assert [cell["value"] for cell in both[0]] == [cell["value"] for cell in both[1]]
@@ -201,3 +203,16 @@ def test_the_report_says_what_the_backbone_saw() -> None:
     bare = Cell(backbone="bare", method="zero-shot", details={"backbone_saw": []}, **common)
     (line,) = seen([told, bare])
     assert line.startswith("told was itself trained on labelled examples of imdb, cr")
+
+
+def test_a_constant_answer_is_scored_by_the_task_s_own_metric(tmp_path: Path) -> None:
+    rows = [{"text": f"number {i}", "label": ("yes", "no")[i % 4 == 0]} for i in range(40)]  # three of four: yes
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    task = {"name": "rare", "metric": "macro_f1", "labels": {"yes": "positive", "no": "negative"}}
+    task |= {"fields": {"input": "text", "label": "label"}, "splits": {"test": {"part": "all"}}}
+    task |= {"source": {"files": {"parts": {"all": "rows.jsonl"}}}}
+    (tmp_path / "rare.yaml").write_text(yaml.safe_dump(task))
+    fields = SMALL | {"eval_tasks": ["film", str(tmp_path / "rare.yaml")], "columns": ["tf-idf"]}
+    experiment = validated(Experiment, fields)
+    said = majorities(experiment, Setting(tmp_path, experiment.data))
+    assert said.endswith(f"rare {100 * (2 * 0.75 / 1.75) / 2:.1f}.")  # F1 of yes, and 0 for no

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,13 @@ from sklearn.metrics import accuracy_score, f1_score
 import preface
 from preface.backbones.base import Backbone
 from preface.errors import UserError
+from preface.labelling.measures import confusion, wilson
 from preface.labelling.metric import metric
 from preface.methods import PrefixTuning, PromptTuning
+from preface.records.card import load_prompt, save_prompt
 from preface.records.results import read_cells
 from preface.records.run import Run
+from preface.tasks import load_task
 
 WORDS = {"yes": "positive", "no": "negative"}
 
@@ -123,6 +127,84 @@ def test_a_prompt_that_does_not_fit(run: Run, tiny: Backbone) -> None:
         preface.evaluate(run, on=["posts"], backbone=tiny)
 
 
+def test_a_question_after_a_long_text_is_asked(nano: Backbone, tmp_path: Path) -> None:
+    data = tmp_path / "long.csv"
+    data.write_text("text,label\n" + "".join(f"{'it goes on and on ' * 40}{i},{i % 2}\n" for i in range(4)))
+
+    def probabilities(instruction: str) -> str:
+        out = tmp_path / "out"
+        words = {"0": "negative", "1": "positive"}
+        (cell,) = preface.evaluate(
+            None, [data], backbone=nano, instruction=instruction, label_words=words, max_input_tokens=40, out=out
+        )
+        assert cell.details["cut_inputs"] == 4
+        return next(out.glob("*.jsonl")).read_text()
+
+    assert probabilities("{text} Is it good?") != probabilities("{text} What language is it?")
+
+
+def test_other_weights_are_refused_unless_named(
+    run: Run, nano: Backbone, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    changed = tmp_path / "run"
+    shutil.copytree(run.folder, changed)
+    for card in (changed / "prompt", *(changed / "prompts").iterdir()):
+        saved = load_prompt(card)
+        save_prompt(card, saved.prompts, saved.card.model_copy(update={"fingerprint": "another"}))
+    run.record.model_copy(update={"fingerprint": "another"}).write(changed)
+    for use in (
+        lambda **named: preface.evaluate(changed, ["posts"], dtype="float32", **named),
+        lambda **named: list(preface.predict(changed, ["a text"], dtype="float32", **named)),
+    ):
+        with pytest.raises(UserError, match=r"trained on other weights of nano .* name a backbone with --backbone"):
+            use()
+        assert use(backbone="nano")
+        assert "trained on other weights" in capsys.readouterr().err.replace("\n", " ")
+
+
+def test_a_prompt_from_elsewhere_reads_nothing_outside_the_data_folder(
+    nano: Backbone, run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    private = write(tmp_path / "private.jsonl", [{"text": f"{i}", "label": "yn"[i % 2]} for i in range(9)])
+    words = {"y": "positive", "n": "negative"}
+    saved = load_prompt(run.folder)
+    card = saved.card.model_copy(update={"task": load_task(private, label_words=words)})
+    save_prompt(tmp_path / "gift", saved.prompts, card)
+    with pytest.raises(UserError, match=r"private\.jsonl"):
+        preface.evaluate(tmp_path / "gift", backbone=nano)
+    assert preface.evaluate(tmp_path / "gift", [private], label_words=words, backbone=nano)[0].n == 9
+    capsys.readouterr()
+    assert preface.evaluate(run.folder / "prompt", backbone=nano)[0].eval_task == "film"
+    assert "film_test.jsonl" in capsys.readouterr().err.replace("\n", "")
+
+
+def test_cells_say_what_was_confused_and_how_sure_they_are(run: Run) -> None:
+    (cell,) = preface.evaluate(run, on=["posts"], prompts="best")
+    counts = cell.details["confusion"]
+    assert sum(n for row in counts.values() for n in row.values()) == cell.n
+    assert sum(counts[word].get(word, 0) for word in counts) == round(cell.value * cell.n)
+    low, high = cell.details["interval"]
+    assert 0 <= low < cell.value < high <= 1
+
+
+def test_intervals_are_wilson_s() -> None:
+    # Brown, Cai and DasGupta 2001 give the formula; R's prop.test(45, 50, correct = FALSE) these numbers
+    assert wilson(0.9, 50) == pytest.approx((0.78640, 0.95653), abs=1e-4)
+    assert wilson(1.0, 10)[1] == 1.0
+
+
+def test_confusions_name_what_is_no_label() -> None:
+    assert confusion(["a", "a", "b"], ["a", "nonsense", "a"], ["a", "b", "c"]) == {
+        "a": {"a": 1, "(none of the labels)": 1},
+        "b": {"a": 1},
+    }
+
+
+def test_an_unknown_option(run: Run) -> None:
+    with pytest.raises(UserError, match=r"prompt: there is no such option, did you mean prompts\?"):
+        preface.evaluate(run, prompt="best")
+
+
 WORD = st.sampled_from(["a", "b", "c", "elsewhere"])
 
 
@@ -145,53 +227,3 @@ def test_unfinished_and_absent_runs(tmp_path: Path) -> None:
     (tmp_path / "run.json").write_text("{}")
     with pytest.raises(UserError, match="damaged"):
         preface.evaluate(tmp_path, on=["posts"])
-
-
-def test_predicts_in_order_with_bounded_memory(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    texts = [f"{'long ' * (i % 7)} film {i}" for i in range(23)]
-    file = write(tmp_path / "rows.jsonl", [{"text": text} for text in texts])
-    whole = list(preface.predict(run, file))
-    assert [line["line"] for line in whole] == list(range(1, 24))
-    monkeypatch.setattr("preface.labelling.predict.CHUNK", 5)
-    read = []
-    from preface.labelling import predict as prediction
-
-    stream = prediction.iter_examples
-    monkeypatch.setattr(
-        prediction, "iter_examples", lambda *a, **k: (read.append(1) or item for item in stream(*a, **k))
-    )
-    parts = preface.predict(run.folder, file)
-    first = next(parts)
-    assert len(read) == 5  # no more was read than the first chunk
-    for one, other in zip([first, *parts], whole, strict=True):
-        assert one["label"] == other["label"]
-        assert one["probabilities"] == pytest.approx(other["probabilities"], abs=1e-4)
-
-
-def test_a_bad_row_ends_the_stream_after_those_before_it(run: Run, tmp_path: Path) -> None:
-    file = tmp_path / "rows.jsonl"
-    file.write_text('{"text": "one"}\n{"text": "two"}\n{"text": ""}\n{"text": "four"}\n')
-    stream = preface.predict(run, file)
-    assert [next(stream)["line"] for _ in range(2)] == [1, 2]
-    with pytest.raises(UserError, match=r"rows.jsonl line 3"):
-        next(stream)
-    skipped: list[str] = []
-    kept = preface.predict(run, file, skip_bad_rows=True, on_skip=skipped.append)
-    assert [line["line"] for line in kept] == [1, 2, 4]
-    assert len(skipped) == 1
-
-
-def test_a_question_after_a_long_text_is_asked(nano: Backbone, tmp_path: Path) -> None:
-    data = tmp_path / "long.csv"
-    data.write_text("text,label\n" + "".join(f"{'it goes on and on ' * 40}{i},{i % 2}\n" for i in range(4)))
-
-    def probabilities(instruction: str) -> str:
-        out = tmp_path / "out"
-        words = {"0": "negative", "1": "positive"}
-        (cell,) = preface.evaluate(
-            None, [data], backbone=nano, instruction=instruction, label_words=words, max_input_tokens=40, out=out
-        )
-        assert cell.details["cut_inputs"] == 4
-        return next(out.glob("*.jsonl")).read_text()
-
-    assert probabilities("{text} Is it good?") != probabilities("{text} What language is it?")

@@ -9,7 +9,8 @@ from preface.backbones.base import Backbone
 from preface.errors import UserError
 from preface.methods import PrefixTuning, PromptTuning
 from preface.methods.init import COMMON, Initializer, key_values, label_embeddings, text_ids
-from preface.records.checkpoint import save_prompt
+from preface.records.card import save_prompt
+from tests.records.making import card_of
 
 EXAMPLES = [(f"text number {i} is here", ("yes", "no")[i % 2]) for i in range(30)]
 
@@ -85,7 +86,7 @@ def test_from_a_saved_prompt(nano: Backbone, tmp_path: Path) -> None:
     for method in (PromptTuning(length=3), PrefixTuning(length=3, sites=("cross",))):
         module = method.build(nano, Initializer.parse("vocabulary"), [1])
         folder = tmp_path / method.name
-        save_prompt(folder, module(), {})
+        save_prompt(folder, module(), card_of(nano, method))
         again = method.build(nano, Initializer.parse(f"prompt:{folder}"), [5, 6])
         for mine, theirs in zip(again.parameters(), module.parameters(), strict=True):
             assert torch.equal(mine[0], theirs[0])

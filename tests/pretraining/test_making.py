@@ -18,8 +18,8 @@ from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 
 import preface
 from preface.errors import UserError
-from preface.pretraining import making
-from preface.pretraining.loop import Pretraining
+from preface.pretraining import building, making
+from preface.pretraining.weights import Weights
 from preface.records.metrics import read_metrics
 from preface.tasks import load_split
 from preface.terminal.interrupt import Interrupted
@@ -65,7 +65,7 @@ def test_the_folder_loads_everywhere(made: Path) -> None:
     assert tokenizer("a film")["input_ids"][-1] == model.config.eos_token_id
     assert model.config.dropout_rate == 0  # what was used to train is no property of the model
     backbone = preface.load_backbone(made)
-    assert backbone.shape.d_model == 16
+    assert backbone.width == 16
 
 
 def test_it_says_what_it_is(made: Path) -> None:
@@ -93,14 +93,15 @@ def test_losses_are_told_apart(made: Path) -> None:
 
 
 def interrupt_after(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    original = Pretraining._step
+    original = Weights.step
 
-    def press(self: Pretraining, done: float) -> None:
-        original(self, done)
-        if self.state.step == step:
+    def press(self: Weights, number: int, done: float) -> int:
+        tokens = original(self, number, done)
+        if number + 1 == step:
             os.kill(os.getpid(), signal.SIGTERM)
+        return tokens
 
-    monkeypatch.setattr(Pretraining, "_step", press)
+    monkeypatch.setattr(Weights, "step", press)
 
 
 def test_a_resumed_run_ends_where_an_uninterrupted_one_does(
@@ -123,14 +124,15 @@ def test_a_killed_run_goes_on_from_its_last_whole_checkpoint(made: Path, tokens_
     out = tmp_path / "killed"
     code = f"""
 import os, signal, preface
-from preface.pretraining.loop import Pretraining
+from preface.pretraining.weights import Weights
 from preface.tasks import load_split
-step = Pretraining._step
-def die(self, done):
-    step(self, done)
-    if self.state.step == 9:
+step = Weights.step
+def die(self, number, done):
+    tokens = step(self, number, done)
+    if number + 1 == 9:
         os.kill(os.getpid(), signal.SIGKILL)
-Pretraining._step = die
+    return tokens
+Weights.step = die
 preface.pretrain({str(tokens_folder)!r}, {str(out)!r}, objectives={MIXED!r}, tasks=["film"], steps=12, dropout=0.1,
     checkpoint_seconds=0, **{SMALL!r})
 """
@@ -148,18 +150,18 @@ preface.pretrain({str(tokens_folder)!r}, {str(out)!r}, objectives={MIXED!r}, tas
 def test_minutes_end_with_a_finished_schedule(tokens_folder: Path, tmp_path: Path) -> None:
     rates = []
 
-    class Watched(making.Pretraining):
-        def _step(self, done: float) -> None:
+    class Watched(Weights):
+        def step(self, number: int, done: float) -> int:
             rates.append(done)
-            super()._step(done)
+            return super().step(number, done)
 
-    before, making.Pretraining = making.Pretraining, Watched  # type: ignore[misc]
+    making.Weights = Watched  # type: ignore[misc]
     try:
         began = time.monotonic()
         preface.pretrain(tokens_folder, tmp_path / "timed", minutes=0.05, **SMALL)
         assert 3 <= time.monotonic() - began < 60
     finally:
-        making.Pretraining = before  # type: ignore[misc]
+        making.Weights = Weights  # type: ignore[misc]
     assert rates == sorted(rates)
     assert 0.5 < rates[-1] < 1  # the last step began before the end
 
@@ -237,7 +239,7 @@ def test_processes_share_evenly_or_not_at_all(tokens_folder: Path, tmp_path: Pat
     class Three:
         num_processes = 3
 
-    monkeypatch.setattr(making, "Accelerator", lambda **_: Three())
+    monkeypatch.setattr(building, "Accelerator", lambda **_: Three())
     with pytest.raises(UserError, match="4 sequences cannot be shared evenly by 3 processes"):
         preface.pretrain(tokens_folder, tmp_path / "out", steps=1, **SMALL)
 
@@ -274,7 +276,7 @@ def test_stopped_in_a_probe_it_goes_on(tokens_folder: Path, tmp_path: Path, monk
         raise Interrupted("`preface train --resume` goes on")
 
     with monkeypatch.context() as patch:
-        patch.setattr(making, "probe", stopped)
+        patch.setattr(building, "probe", stopped)
         with pytest.raises(Interrupted, match=f"`preface pretrain --resume {out}` goes on"):
             preface.pretrain(tokens_folder, out, **settings)
     making.resume(out)

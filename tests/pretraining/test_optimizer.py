@@ -1,13 +1,11 @@
 from __future__ import annotations
 
-import math
-
 import pytest
 import torch
 from torch import Tensor
 from transformers import Adafactor as TransformersAdafactor
 
-from preface.pretraining.optimizer import ScaledAdamW, build_optimizer, rate_share, restore, state_tensors
+from preface.pretraining.optimizer import ScaledAdamW, build_optimizer, restore, state_tensors
 
 SHAPES = [(6, 4), (5,), (3, 7)]
 
@@ -81,13 +79,3 @@ def test_a_restored_optimizer_goes_on_bit_for_bit(name: str) -> None:
             optimizer.step(0.01)
     for first, second in zip(straight, stopped, strict=True):
         assert torch.equal(first, second)
-
-
-def test_schedules() -> None:
-    assert rate_share("constant", 50, 0.5, 0) == 1
-    assert rate_share("linear", 50, 0.25, 0) == 0.75
-    assert rate_share("cosine", 50, 0.5, 10) == pytest.approx(0.5)
-    assert rate_share("cosine", 99, 1.0, 10) == pytest.approx(0.0)
-    assert rate_share("inverse-sqrt", 399, 0.1, 100) == pytest.approx(math.sqrt(100 / 400))
-    for name in ("constant", "linear", "cosine", "inverse-sqrt"):
-        assert rate_share(name, 0, 0.0, 10) == pytest.approx(0.1), name  # type: ignore[arg-type]

@@ -1,11 +1,12 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from preface.errors import UserError
-from preface.records.results import Cell, installed_versions, read_cells, write_atomically, write_cells
+from preface.records.results import Cell, installed_versions, latest, read_cells, write_atomically, write_cells
 
 
 def cell() -> Cell:
@@ -20,7 +21,7 @@ def test_cells_come_back_as_they_were(tmp_path: Path) -> None:
 
 
 def test_what_is_not_ours_is_refused(tmp_path: Path) -> None:
-    for content in ("{", '[{"colour": "red"}]', "[1]"):
+    for content in ("{", '[{"colour": "red"}]', "[1]", "{}", "null"):
         (tmp_path / "results.json").write_text(content)
         with pytest.raises(UserError, match=r"results\.json"):
             read_cells(tmp_path / "results.json")
@@ -38,3 +39,11 @@ def test_a_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.
 def test_versions_without_git(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "")
     assert {"python", "torch", "transformers", "preface"} <= set(installed_versions.__wrapped__())
+
+
+def test_cells_of_other_configurations_do_not_drop_one_another() -> None:
+    details = [{"learning_rate": 0.1}, {"learning_rate": 0.2}, {"learning_rate": 0.1, "scoring": "generate"}]
+    cells = [replace(cell(), details=each) for each in details]
+    again = replace(cells[0], value=0.9, seconds=3.0)
+    assert latest([*cells, again]) == [again, *cells[1:]]
+    assert len({each.identity for each in [*cells, replace(cell(), seed=1), replace(cell(), split="train")]}) == 5

@@ -9,7 +9,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from preface.backbones.base import Backbone
-from preface.backbones.load import load_backbone
 from preface.errors import UserError
 from preface.tasks import Example, Template, render
 
@@ -36,11 +35,6 @@ def read(ids: list[int]) -> str:
 
 def made(template: str, **fields: str) -> Example:
     return Example(fields, None, Template.parse(template))
-
-
-@pytest.fixture(scope="module")
-def nano() -> Backbone:
-    return load_backbone("nano")
 
 
 @settings(max_examples=300, deadline=None)

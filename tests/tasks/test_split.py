@@ -153,9 +153,9 @@ def test_loading_is_quick_and_datasets_is_not_imported(tmp_path: Path) -> None:
     (tmp_path / "sst2").mkdir()
     for name, part in (("train.tsv", lines), ("dev.tsv", lines[:800])):
         (tmp_path / "sst2" / name).write_text("sentence\tlabel\n" + "".join(part))
-    began = time.monotonic()
+    began = time.process_time()  # of this process alone: others may run beside it
     assert len(load_split("sst2", "train", data=tmp_path).examples) == 67_000 - 800 - 1000
-    assert time.monotonic() - began < 3
+    assert time.process_time() - began < 3
     script = (
         "import sys, preface.tasks as t; t.load_split('sst2', 'test', data=sys.argv[1]); "
         "print('datasets' in sys.modules)"

@@ -10,7 +10,7 @@ import torch
 
 import preface
 from preface import cli
-from preface.cli.show import timings_table
+from preface.cli.bench import timings_table
 from preface.errors import UserError
 from preface.methods import PrefixTuning, PromptTuning
 from preface.tuning.bench import POPULATIONS, Timing, describe, fastest

@@ -6,7 +6,7 @@ import pytest
 import torch
 from transformers.optimization import Adafactor as TransformersAdafactor
 
-from preface.tuning.optimizers import clip_gradients, optimizer, schedule
+from preface.tuning.optimizers import clip_gradients, optimizer
 
 RATES = [1e-2, 3e-1, 1e-4]
 SHAPES = {"table": (3, 4, 5), "deep": (3, 2, 3, 4, 5), "bias": (3, 6)}
@@ -68,10 +68,3 @@ def test_clipping_is_by_member_as_torch_clips() -> None:
         torch.testing.assert_close(norms[member], norm)
         for parameter, mine in zip(parameters, stacked.values(), strict=True):
             torch.testing.assert_close(mine.grad[member], parameter.grad)
-
-
-def test_schedules() -> None:
-    linear = schedule("linear", 110, warmup=10)
-    assert [linear(0), linear(9), linear(10), linear(60), linear(110)] == [0.1, 1.0, 1.0, 0.5, 0.0]
-    assert schedule("constant", 10, 0)(9) == 1.0
-    assert schedule("cosine", 100, 0)(50) == pytest.approx(0.5)

@@ -1,25 +1,32 @@
 from __future__ import annotations
 
+import errno
 import json
+import os
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+from sklearn.metrics import f1_score
 
 import preface
 from preface.backbones.base import Backbone, weights_hash
+from preface.cli.train import run_table
 from preface.errors import UserError
+from preface.labelling.labeller import Labeller
 from preface.methods import Method, PrefixTuning, PromptTuning
-from preface.records.run import RECORD, Run
+from preface.records.card import Member
+from preface.records.run import Run
+from preface.tasks import load_task
 from preface.terminal.interrupt import Interrupted
-from preface.tuning import population
-from preface.tuning.population import majority, rate_summary
+from preface.tuning import loop, population
+from preface.tuning import train as verb
+from preface.tuning.finish import majority, rate_summary, warn_of
 from preface.tuning.recipe import Recipe, recipe_from
 from preface.tuning.step import member_losses, shares_of
 
@@ -32,12 +39,13 @@ RECIPE: dict[str, Any] = {
     "evaluate_every": 4,
     "batch_size": 8,
 }
+WORDS = {"label_words": {"yes": "positive", "no": "negative"}}
 
 
 def train(backbone: Backbone, task: Path | None, out: Path | None = None, **changes: Any) -> Run:
     fields = {
         "method": METHOD,
-        "label_words": {"yes": "positive", "no": "negative"},
+        **WORDS,
         "out": out,
         **RECIPE,
         **changes,
@@ -64,7 +72,7 @@ def assert_same(one: Run, two: Run) -> None:
 
 @pytest.fixture(autouse=True)
 def a_line_each_step(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(population, "LOG_EVERY", 1)
+    monkeypatch.setattr(loop, "LOG_EVERY", 1)
 
 
 @pytest.fixture
@@ -81,16 +89,14 @@ def test_a_population_learns_and_leaves_its_record(tiny: Backbone, finished: Run
         (0.2, 1),
     ]
     assert finished.best.score == max(member.score for member in finished.members)
-    assert record["fingerprint"] == tiny.fingerprint
-    assert record["label_words"] == ["positive", "negative"]
-    assert record["splits"]["train"]["sources"][0]["sha256"]
-    assert record["splits"]["train"]["rows"] + record["splits"]["validation"]["rows"] == 60
-    assert record["recipe"]["steps"] == 12
-    assert record["versions"]["torch"] == torch.__version__.split("+")[0] or record["versions"]["torch"]
-    assert record["result"]["trained_parameters"] == METHOD.counts(tiny).trained
-    assert (
-        len((finished.folder / "predictions.jsonl").read_text().splitlines()) == record["splits"]["validation"]["rows"]
-    )
+    assert record.fingerprint == tiny.fingerprint
+    assert record.label_words == ("positive", "negative")
+    assert record.splits.train.sources[0].sha256
+    assert record.splits.train.rows + record.splits.validation.rows == 60
+    assert record.recipe["steps"] == 12
+    assert record.versions["torch"] == torch.__version__.split("+")[0] or record.versions["torch"]
+    assert finished.result.trained_parameters == METHOD.counts(tiny).trained
+    assert len((finished.folder / "predictions.jsonl").read_text().splitlines()) == record.splits.validation.rows
     assert finished.prompt().prompts.tensors_of(0).keys() == prompts(finished)[finished.best.index].keys()
     first, last = losses(finished)[0], losses(finished)[-1]
     assert min(last) < min(first)
@@ -123,21 +129,21 @@ def test_interrupted_and_resumed_ends_bit_for_bit_as_uninterrupted(
 ) -> None:
     tiny.kept.clear()  # another sitting has encoded nothing
     whole = train(tiny, data_file, tmp_path / "whole", dropout=dropout, method=method)
-    step = population.Population._step
+    step = population.Population.step
     for stop_at in (5, 9):  # in the middle of a stretch, and again
 
-        def press(self, batches, stop_at=stop_at):
-            if self.state.step == stop_at:
+        def press(self, number, done, stop_at=stop_at):
+            if number == stop_at:
                 signal.raise_signal(signal.SIGINT)
-            return step(self, batches)
+            return step(self, number, done)
 
-        monkeypatch.setattr(population.Population, "_step", press)
-        resume = tmp_path / "part" if stop_at == 9 else None
+        monkeypatch.setattr(population.Population, "step", press)
         tiny.kept.clear()
+        begun = {"task": data_file, "method": method, "out": tmp_path / "part", "dropout": dropout, **RECIPE, **WORDS}
         with pytest.raises(Interrupted, match="--resume"):
-            train(tiny, data_file, tmp_path / "part", dropout=dropout, method=method, resume=resume)
+            preface.train(tiny, **(begun if stop_at == 5 else {"resume": tmp_path / "part"}))
         torch.rand(7)  # what happens between two sittings must not matter
-    monkeypatch.setattr(population.Population, "_step", step)
+    monkeypatch.setattr(population.Population, "step", step)
     tiny.kept.clear()
     assert_same(preface.train(tiny, resume=tmp_path / "part"), whole)
 
@@ -148,14 +154,14 @@ def test_killed_and_resumed_ends_bit_for_bit_as_uninterrupted(
 ) -> None:
     """A kill loses what came after the last checkpoint, a damaged checkpoint what came after the one before."""
     script = (
-        "import sys, preface, preface.tuning.population as t\n"
+        "import sys, preface, preface.tuning.loop as loop, preface.tuning.population as t\n"
         "from tests.tuning.test_train import METHOD, RECIPE\n"
-        "import time; t.LOG_EVERY = 1; t.CHECKPOINT_SECONDS = 0.0\n"
-        "step = t.Population._step\n"
-        "def slow(self, batches):\n"
-        "    time.sleep(0.2 if self.state.step > 2 and sys.argv[3] == 'slow' else 0)\n"
-        "    return step(self, batches)\n"
-        "t.Population._step = slow\n"
+        "import time; loop.LOG_EVERY = 1; loop.CHECKPOINT_SECONDS = 0.0\n"
+        "step = t.Population.step\n"
+        "def slow(self, number, done):\n"
+        "    time.sleep(0.2 if number > 2 and sys.argv[3] == 'slow' else 0)\n"
+        "    return step(self, number, done)\n"
+        "t.Population.step = slow\n"
         "preface.train(preface.load_backbone(sys.argv[1]), sys.argv[2], METHOD, out=sys.argv[4],"
         " label_words={'yes': 'positive', 'no': 'negative'}, **RECIPE)\n"
     )
@@ -168,11 +174,11 @@ def test_killed_and_resumed_ends_bit_for_bit_as_uninterrupted(
         time.sleep(0.02)
     process.kill()
     assert process.wait() == -signal.SIGKILL
-    assert "result" not in Run(tmp_path / "part").record
+    assert Run(tmp_path / "part").record.result is None
     if damage:
         newest = max(states.glob("step-*")) / "state.safetensors"
         newest.write_bytes(newest.read_bytes()[:-100])
-    resumed = preface.train(preface.load_backbone(checkpoint_folder, dtype="float32"), resume=tmp_path / "part")
+    resumed = preface.train(resume=tmp_path / "part")
     assert_same(resumed, Run(tmp_path / "whole"))
 
 
@@ -185,14 +191,123 @@ def test_resume_refuses_other_data_and_finished_runs(
         preface.train(tiny, resume=tmp_path / "none")
     with pytest.raises(UserError, match="a run is there already"):
         train(tiny, data_file, finished.folder)
-    record = finished.record
-    record.pop("result")
-    (finished.folder / RECORD).write_text(json.dumps(record))
+    finished.record.model_copy(update={"result": None}).write(finished.folder)
     with pytest.raises(UserError, match="other weights"):
         preface.train(nano, resume=finished.folder)
     data_file.write_text(data_file.read_text() + '{"text": "one more", "label": "yes"}\n')
     with pytest.raises(UserError, match="has changed since"):
         preface.train(tiny, resume=finished.folder)
+
+
+def unfinish(run: Run, **changes: Any) -> Path:
+    """As if it had been interrupted, and begun otherwise."""
+    run.record.model_copy(update={"result": None, **changes}).write(run.folder)
+    return run.folder
+
+
+def test_resume_goes_on_as_the_run_was_begun(tiny: Backbone, data_file: Path, finished: Run) -> None:
+    folder = unfinish(finished, dtype="bfloat16")
+    for wrong in ({}, {"dtype": "float32"}):
+        with pytest.raises(UserError, match=r"dtype: .* was begun in bfloat16 and would not end the same in float32"):
+            preface.train(tiny, resume=folder, **wrong)
+    with pytest.raises(UserError, match="begun in bfloat16"):
+        preface.train(resume=folder, dtype="float32")
+    unfinish(finished, device="cuda:0")
+    with pytest.raises(UserError, match=r"device: .* was begun in cuda"):
+        preface.train(tiny, resume=folder)
+    unfinish(finished, recipe=finished.record.recipe | {"clip": -1})
+    with pytest.raises(UserError, match=r"run\.json: damaged, or of another version \(clip"):
+        preface.train(tiny, resume=folder)
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"task": "film"},
+        {"method": "prompt-tuning"},
+        {"out": "elsewhere"},
+        {"train_rows": 3},
+        {"steps": 9},
+        {"learning_rates": [0.1]},
+        {"clip": None},
+        {"label_words": {"yes": "good"}},
+        {"skip_bad_rows": True},
+    ],
+    ids=str,
+)
+def test_resume_takes_no_other_settings(tiny: Backbone, finished: Run, given: dict[str, Any]) -> None:
+    (name,) = given
+    with pytest.raises(UserError, match=f"resume: .* give no {name.replace('_', '-')}$"):
+        preface.train(tiny, resume=unfinish(finished), **given)
+
+
+def test_an_unknown_option(tiny: Backbone) -> None:
+    with pytest.raises(
+        UserError, match=r"step: there is no such option, did you mean steps\? There are learning_rates"
+    ):
+        preface.train(tiny, "film", step=3)
+
+
+def test_a_loaded_backbone_has_its_precision(tiny: Backbone) -> None:
+    with pytest.raises(UserError, match=r"dtype bfloat16: the backbone .* is loaded already, as float32"):
+        preface.train(tiny, "film", dtype="bfloat16")
+
+
+def test_a_run_finds_its_backbone_from_elsewhere(
+    checkpoint_folder: Path, data_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(checkpoint_folder.parent)
+    run = preface.train(
+        checkpoint_folder.name, data_file, METHOD, out=tmp_path / "run", steps=1, learning_rates=[0.1], dtype="float32"
+    )
+    assert run.record.backbone == str(checkpoint_folder.resolve())
+    assert run.prompt().card.backbone == str(checkpoint_folder.resolve())
+    monkeypatch.chdir(tmp_path)
+    assert len(list(preface.predict(tmp_path / "run", data_file, dtype="float32"))) == 60
+
+
+def test_a_second_process_in_the_folder_is_refused(
+    tiny: Backbone, data_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    step, refused = population.Population.step, []
+
+    def with_another(self: Any, number: int, done: float) -> Any:
+        if not refused:
+            with pytest.raises(UserError, match="another process is at work there") as caught:
+                preface.train(tiny, resume=tmp_path / "run")
+            refused.append(caught)
+        return step(self, number, done)
+
+    monkeypatch.setattr(population.Population, "step", with_another)
+    train(tiny, data_file, tmp_path / "run", steps=2)
+    assert refused
+
+
+def test_a_full_disk_at_the_end_loses_nothing(
+    tiny: Backbone, data_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loop, "CHECKPOINT_SECONDS", 0.0)
+    fsync, full = os.fsync, [False]
+
+    def sync(number: int) -> None:
+        if full[0]:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        fsync(number)
+
+    finish = verb.finish
+
+    def late(*arguments: Any) -> None:
+        full[0] = True
+        finish(*arguments)
+
+    monkeypatch.setattr(os, "fsync", sync)
+    monkeypatch.setattr(verb, "finish", late)
+    with pytest.raises(OSError, match="No space left") as caught:
+        train(tiny, data_file, tmp_path / "run")
+    assert caught.value.filename == str(tmp_path / "run" / "prompts" / "00")
+    monkeypatch.undo()
+    whole = train(tiny, data_file, tmp_path / "whole")
+    assert preface.train(tiny, resume=tmp_path / "run").members == whole.members
 
 
 def test_early_stopping_is_each_member_s_own(tiny: Backbone, data_file: Path, tmp_path: Path) -> None:
@@ -214,14 +329,10 @@ def test_early_stopping_is_each_member_s_own(tiny: Backbone, data_file: Path, tm
 def test_warns_of_what_a_number_hides(
     tiny: Backbone, data_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    trained = SimpleNamespace(
-        state=SimpleNamespace(scores=[2 / 3]),
-        labels=SimpleNamespace(words=("a", "b")),
-        dev_gold=torch.tensor([0, 1, 1]),
-    )
-    population.Population._warn(trained, torch.tensor([[0.1, 0.9]] * 3))
+    gold, words = torch.tensor([0, 1, 1]), ("a", "b")
+    warn_of(torch.tensor([[0.1, 0.9]] * 3), gold, 2 / 3, words, "accuracy")
     assert "predicts 'b' for every development row" in capsys.readouterr().err.replace("\n", " ")
-    population.Population._warn(trained, torch.tensor([[0.1, 0.9], [0.1, 0.9], [0.9, 0.1]]))
+    warn_of(torch.tensor([[0.1, 0.9], [0.1, 0.9], [0.9, 0.1]]), gold, 2 / 3, words, "accuracy")
     assert "no better than always naming the commonest" in capsys.readouterr().err.replace("\n", " ")
     run = train(tiny, data_file, tmp_path / "wild", learning_rates=[1e38, 0.02], seeds=1, clip=None)
     assert "not finite" in capsys.readouterr().err.replace("\n", " ")
@@ -232,13 +343,13 @@ def test_over_long_inputs_are_cut_and_counted(
     tiny: Backbone, data_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = train(tiny, data_file, tmp_path / "run", steps=1, max_input_tokens=10)
-    assert run.record["result"]["cut_inputs"]["train"] > 0
+    assert run.result.cut_inputs["train"] > 0
     assert "were cut to 10 tokens" in capsys.readouterr().err
 
 
 def test_train_rows_and_token_budget(tiny: Backbone, data_file: Path, tmp_path: Path) -> None:
     run = train(tiny, data_file, tmp_path / "run", steps=2, train_rows=20, batch_size=None, token_budget=64)
-    assert run.record["splits"]["train"]["rows"] == 20
+    assert run.record.splits.train.rows == 20
 
 
 def test_a_look_that_finds_no_memory_is_taken_again(
@@ -246,15 +357,15 @@ def test_a_look_that_finds_no_memory_is_taken_again(
 ) -> None:
     """Once what recorded steps hold is free."""
     freed, calls = [], []
-    score_each = population.score_each
+    label_each = Labeller.label_each
 
     def short(*arguments: Any) -> Any:
         calls.append(len(freed))
         if len(calls) == 1:
             raise torch.OutOfMemoryError("CUDA out of memory")
-        return score_each(*arguments)
+        return label_each(*arguments)
 
-    monkeypatch.setattr(population, "score_each", short)
+    monkeypatch.setattr(Labeller, "label_each", short)
     monkeypatch.setattr(population.Step, "forget", lambda step: freed.append(step))
     train(tiny, data_file, tmp_path / "run", steps=1)
     assert len(freed) == 1
@@ -301,14 +412,40 @@ def test_recipe_defaults_and_mistakes() -> None:
 
 
 def test_summaries() -> None:
-    from preface.records.run import Member
-
     members = [
         Member(i, rate, seed, score, 0.5, 1)
         for i, (rate, seed, score) in enumerate([(1, 0, 0.5), (1, 1, 0.7), (2, 0, 0.9)])
     ]
     first, second = rate_summary(members)
-    assert first["mean"] == pytest.approx(0.6)
-    assert first["deviation"] == pytest.approx(0.02**0.5)
-    assert second["deviation"] is None
-    assert majority(torch.tensor([0, 1, 1, 1])) == 0.75
+    assert first.mean == pytest.approx(0.6)
+    assert first.deviation == pytest.approx(0.02**0.5)
+    assert second.deviation is None
+
+
+def test_the_commonest_label_is_measured_as_the_task_is() -> None:
+    gold = torch.tensor([0, 1, 1, 1])
+    assert majority("accuracy", gold) == 0.75
+    assert majority("macro_f1", gold) == pytest.approx(f1_score([0, 1, 1, 1], [1, 1, 1, 1], average="macro"))
+
+
+def test_a_macro_f1_is_compared_with_a_macro_f1(capsys: pytest.CaptureFixture[str]) -> None:
+    """Where nine rows of ten have one label, naming it always gives an accuracy of 0.9 and a macro-F1 of 0.474."""
+    gold = torch.tensor([0] + [1] * 9)
+    predictions = torch.tensor([[0.9, 0.1]] * 4 + [[0.1, 0.9]] * 6)
+    warn_of(predictions, gold, 0.6, ("a", "b"), "macro_f1")
+    assert not capsys.readouterr().err
+    warn_of(predictions, gold, 0.6, ("a", "b"), "accuracy")
+    assert "the best development accuracy, 0.600, is no better" in capsys.readouterr().err.replace("\n", " ")
+
+
+def test_result_and_table_name_the_metric(tiny: Backbone, tmp_path: Path) -> None:
+    words = ("good", "good", "bad")
+    lines = [json.dumps({"text": f"the {word} thing {i}", "label": word}) for i in range(20) for word in words]
+    (tmp_path / "rows.jsonl").write_text("\n".join(lines))
+    task = load_task(tmp_path / "rows.jsonl").model_copy(update={"metric": "macro_f1"})
+    run = preface.train(tiny, task, METHOD, out=tmp_path / "run", **RECIPE | {"steps": 1})
+    gold = [json.loads(line)["gold"] for line in (run.folder / "predictions.jsonl").read_text().splitlines()]
+    commonest = max(gold, key=gold.count)
+    expected = f1_score(gold, [commonest] * len(gold), average="macro")
+    assert run.result.majority == pytest.approx(expected)
+    assert "Macro-F1 in percent" in str(run_table(run).caption)

@@ -1,0 +1,92 @@
+"""`bench`: which setting trains fastest here."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from preface.cli.app import verb
+from preface.cli.common import Backbone, Device, Json, command, show, show_json
+from preface.cli.options import Fields, arguments, fields
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from preface.tuning.bench import Timing
+
+
+def _options() -> dict[str, Fields]:
+    from preface.tasks.options import DataOptions
+
+    return {"data_options": fields(DataOptions)}
+
+
+@verb(
+    options=_options,
+    epilog="""
+Examples:
+
+`preface bench`
+
+`preface bench --backbone google/t5-large-lm-adapt --task reviews.csv --input text --label stars`
+""",
+)
+def bench(
+    data_options: dict[str, Any],
+    backbone: Backbone = None,
+    task: Annotated[str, typer.Option("--task", help="A shipped task, a YAML, or a data file.")] = "film",
+    batch_size: Annotated[int, typer.Option("--batch-size", help="Rows a step and prompt.")] = 32,
+    steps: Annotated[int, typer.Option("--steps", help="Timed of each setting.")] = 8,
+    device: Device = "auto",
+    as_json: Json = False,
+) -> None:
+    """Time training steps of your backbone on your data, and tell which setting is fastest here."""
+    import preface
+    from preface.tuning.bench import fastest
+
+    timings = preface.bench(
+        backbone or preface.DEFAULT, task, batch_size=batch_size, steps=steps, device=device, **data_options
+    )
+    if as_json:
+        show_json([asdict(timing) for timing in timings])
+        return
+    show(timings_table(timings, backbone or preface.DEFAULT))
+    best = fastest(timings)
+    threads = f"OMP_NUM_THREADS={best.threads} " if best.device == "cpu" else ""
+    same = arguments({"backbone": backbone, "task": task, **data_options})
+    setting = [*shlex.split(best.options), "--dtype", best.dtype, "--batch-size", batch_size]
+    typer.echo(f"  {threads}{command('train', *same, *setting)}")
+
+
+def timings_table(timings: Sequence[Timing], name: str) -> Table:
+    """Every setting, and which is fastest."""
+    from rich import box
+    from rich.table import Table
+
+    from preface.tuning.bench import fastest
+
+    best = fastest(timings)
+    table = Table(
+        box=box.SIMPLE_HEAD,
+        title=f"A training step of {name}, {best.device}",
+        caption=f"Fastest for one prompt: {best.method}, {best.dtype}, {best.threads} threads.\n"
+        "new: a step whose inputs were not encoded yet; epoch: all prompts side by side.",
+    )
+    for head in ("method", "prompts", "dtype × threads", "step s", "new s", "rows/s", "epoch s"):
+        table.add_column(head, justify="left" if head == "method" else "right")
+    for timing in timings:
+        table.add_row(
+            timing.method,
+            str(timing.members),
+            f"{timing.dtype} × {timing.threads}",
+            f"{timing.step_seconds:.3f}",
+            f"{timing.first_seconds:.3f}",
+            f"{timing.rows_a_second:,.0f}",
+            f"{timing.epoch_seconds:,.1f}",
+            style="bold" if timing is best else None,
+        )
+    return table

@@ -1,0 +1,46 @@
+"""Options that several verbs share and no configuration model has, and how results are shown."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+Backbone = Annotated[
+    str | None,
+    typer.Option("--backbone", help="Embedded name, folder, or name on the Hugging Face hub. Default: nano, embedded."),
+]
+Dtype = Annotated[str, typer.Option("--dtype", help="auto, float32 or bfloat16.")]
+Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, …")]
+Json = Annotated[
+    bool, typer.Option("--json", help="Only JSON on standard output; scores as a list of cells, as in results.json.")
+]
+Out = Annotated[Path | None, typer.Option("--out", help="Folder to write into.")]
+On = Annotated[list[str] | None, typer.Option("--on", help="A task or a data file to evaluate on; may be repeated.")]
+TrainRows = Annotated[int | None, typer.Option("--train-rows", help="Train on so many rows.", min=1)]
+KeepOut = Annotated[
+    list[str] | None,
+    typer.Option("--keep-out", help="Tasks whose evaluation inputs may not be trained on.", metavar="TASK …"),
+]
+
+
+def command(*arguments: object) -> str:
+    """A command to be pasted: called as this one was, with its paths quoted."""
+    called = sys.argv[0] if Path(sys.argv[0]).name == "preface" else "python -m preface"
+    return f"{shlex.quote(called) if called == sys.argv[0] else called} {shlex.join(map(str, arguments))}"
+
+
+def show(table: Any) -> None:
+    """Print a table on standard output."""
+    from rich.console import Console
+
+    Console().print(table)
+
+
+def show_json(value: Any) -> None:
+    """Print only JSON on standard output."""
+    print(json.dumps(value, indent=1, ensure_ascii=False, default=str))

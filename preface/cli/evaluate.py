@@ -1,0 +1,58 @@
+"""`evaluate`: how well prompts do on tasks, their own and others."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from preface.cli.app import verb
+from preface.cli.common import Backbone, Device, Dtype, Json, On, Out, show, show_json
+from preface.cli.options import Fields, fields
+
+
+def _options() -> dict[str, Fields]:
+    from preface.labelling.options import EvaluateOptions
+    from preface.tasks.options import DataOptions
+
+    return {"evaluate_options": fields(EvaluateOptions), "data_options": fields(DataOptions)}
+
+
+@verb(
+    options=_options,
+    epilog="""
+Examples:
+
+`preface evaluate runs/film --on reviews --on posts`
+
+`preface evaluate runs/sst2 --on imdb --on my.jsonl --input text --label label --data DIR`
+
+`preface evaluate --backbone google/flan-t5-large --on sst2` (the frozen backbone alone, zero-shot)
+""",
+)
+def evaluate(
+    evaluate_options: dict[str, Any],
+    data_options: dict[str, Any],
+    run: Annotated[Path | None, typer.Argument(help="A run's folder, or a prompt's. None: the bare backbone.")] = None,
+    on: On = None,
+    backbone: Backbone = None,
+    dtype: Dtype = "auto",
+    device: Device = "auto",
+    out: Out = None,
+    as_json: Json = False,
+) -> None:
+    """Evaluate a run's prompts, or the bare backbone, on any tasks."""
+    import preface
+    from preface.experiments.report import pivot, rich_table
+
+    cells = preface.evaluate(
+        run, on or (), backbone=backbone, out=out, dtype=dtype, device=device, **evaluate_options, **data_options
+    )
+    if as_json:
+        show_json([asdict(cell) for cell in cells])
+        return
+    if evaluate_options.get("prompts") == "all":  # their mean over rates would be nobody's score
+        cells = [replace(cell, method=f"{cell.method} {cell.details['learning_rate']:g}") for cell in cells]
+    show(rich_table(pivot(cells)))

@@ -1,0 +1,40 @@
+"""What predictions amount to beside their metric: confusions, and how far chance reaches."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+from preface.labelling.metric import metric
+
+OTHER = "(none of the labels)"
+"""What stands for text that is no label, as free generation may write."""
+
+
+def confusion(gold: Sequence[str], predicted: Sequence[str], words: Sequence[str]) -> dict[str, dict[str, int]]:
+    """How many rows of each label (outer) were given each label (inner); pairs without rows are absent."""
+    counts: dict[str, Counter[str]] = {word: Counter() for word in words}
+    for right, given in zip(gold, predicted, strict=True):
+        counts[right][given if given in counts else OTHER] += 1
+    return {word: dict(found) for word, found in counts.items() if found}
+
+
+def wilson(share: float, n: int, z: float = 1.96) -> tuple[float, float]:
+    """Wilson's 95 % interval of a share of n rows, in [0, 1] (Wilson 1927)."""
+    center = share + z * z / (2 * n)
+    reach = z * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
+    low, high = ((center + sign * reach) / (1 + z * z / n) for sign in (-1, 1))
+    return max(0.0, low), min(1.0, high)
+
+
+def measured(
+    name: str, gold: Sequence[str], predicted: Sequence[str], words: Sequence[str]
+) -> tuple[float, dict[str, Any]]:
+    """The metric of that name, in [0, 1], and what a cell's details say beside it."""
+    value = metric(name, gold, predicted)
+    details: dict[str, Any] = {"confusion": confusion(gold, predicted, words)}
+    if name == "accuracy":
+        details["interval"] = list(wilson(value, len(gold)))
+    return value, details

@@ -1,0 +1,87 @@
+"""What is evaluated: a run's prompts, one prompt, or the bare backbone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from preface.backbones.base import Backbone
+from preface.prompts import Prompts
+from preface.records.card import Origin, SavedPrompt, load_prompt
+from preface.records.run import RECORD, Run
+
+ZERO_SHOT = "zero-shot"
+MAX_INPUT_TOKENS = 512
+"""Where nothing was trained that would say how long inputs may be."""
+
+
+@dataclass(frozen=True)
+class Subject:
+    """One prompt, or the bare backbone."""
+
+    saved: SavedPrompt | None = None
+    method: str = ZERO_SHOT
+    details: dict[str, Any] = field(default_factory=dict)
+    """What a cell says of it beside its number."""
+    trained_parameters: int = 0
+
+    @property
+    def prompts(self) -> Prompts:
+        """A single one."""
+        return self.saved.prompts if self.saved else Prompts.bare()
+
+    @property
+    def seed(self) -> int | None:
+        seed: int | None = self.details.get("seed")
+        return seed
+
+
+@dataclass(frozen=True)
+class Subjects:
+    """What is evaluated side by side, and where it comes from."""
+
+    all: Sequence[Subject]
+    origin: Origin | None = None
+    """None: the bare backbone."""
+    max_input_tokens: int = MAX_INPUT_TOKENS
+    folder: Path | None = None
+    backbone: Backbone | None = None
+    """The backbone of a run, where it is loaded already."""
+    trained_on: frozenset[str] = frozenset()
+    """Hashes of the files that were trained on, where they are known."""
+    foreign: bool = False
+    """True for a prompt without its run, which may come from anywhere."""
+
+
+def subjects_of(run: Run | str | Path | None, prompts: Literal["best", "rate", "all"]) -> Subjects:
+    """The prompts of a run, of its folder, or of a prompt's folder; None: the bare backbone."""
+    if run is None:
+        return Subjects([Subject()])
+    if not isinstance(run, Run) and (Path(run) / "prompt.json").exists() and not (Path(run) / RECORD).exists():
+        saved = load_prompt(run)
+        return Subjects([_subject(saved)], saved.card, saved.card.max_input_tokens, Path(run), foreign=True)
+    run = run if isinstance(run, Run) else Run.open(run)
+    record, result = run.record, run.result
+    chosen = {"best": [run.best], "rate": run.best_rate, "all": run.members}[prompts]
+    training = {"train_seconds": result.seconds, "train_steps": result.steps, "members": len(result.members)}
+    return Subjects(
+        [_subject(run.prompt(member.index), training) for member in chosen],
+        record,
+        record.max_input_tokens,
+        run.folder,
+        run.backbone,
+        frozenset(source.sha256 for source in record.splits.train.sources if source.sha256),
+    )
+
+
+def _subject(saved: SavedPrompt, training: dict[str, Any] | None = None) -> Subject:
+    card = saved.card
+    details = {
+        "seed": card.member.seed,
+        "learning_rate": card.member.learning_rate,
+        "development_score": card.member.score,
+        "method": card.method.config,
+    }
+    return Subject(saved, card.method.name, details | (training or {}), card.trained_parameters)

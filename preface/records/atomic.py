@@ -1,0 +1,107 @@
+"""Files written whole or not at all: a kill, or a full disk, leaves the old ones as they were."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+from torch import Tensor
+
+
+class DamagedError(Exception):
+    """A folder whose files are missing, cut off or altered."""
+
+
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """An OSError from within, as of a full disk, names `path`."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is not None:
+            error.filename, error.filename2 = str(path), None
+        raise
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A place beside `path` for a new file or folder, which replaces `path` where the block ends without an error.
+
+    What was begun is removed otherwise.
+    """
+    temporary, outdated = (path.with_name(f".{path.name}.{suffix}") for suffix in (os.getpid(), "old"))
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        remove(temporary)
+        yield temporary
+        if path.is_dir():
+            remove(outdated)
+            path.rename(outdated)
+        temporary.replace(path)
+        remove(outdated)
+    except BaseException:
+        if outdated.exists() and not path.exists():
+            outdated.rename(path)
+        remove(temporary)
+        raise
+
+
+def remove(path: Path) -> None:
+    """A file or a folder, if it is there."""
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Write `text` so that a reader, or a kill at any moment, sees the old file or the new one, never half."""
+    with naming(path), replacing(path) as temporary:
+        _write(temporary, text.encode())
+
+
+def write_folder(folder: Path, name: str, tensors: Mapping[str, Tensor], content: Mapping[str, Any]) -> None:
+    """Write `name.safetensors` and `name.json`, with the hashes of both, as all that the folder holds."""
+    blob = save({key: tensor.contiguous() for key, tensor in tensors.items()}, {"format": "pt"})
+    hashes = {"sha256": hashlib.sha256(blob).hexdigest(), "card_sha256": _hash(content)}
+    with naming(folder), replacing(folder) as temporary:
+        temporary.mkdir()
+        _write(temporary / f"{name}.safetensors", blob)
+        _write(temporary / f"{name}.json", json.dumps({**hashes, **content}, indent=1).encode())
+
+
+def read_folder(folder: Path, name: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """What `write_folder` wrote. Raises DamagedError if it is not all there, OSError if it cannot be read now."""
+    tensors_file, card_file = folder / f"{name}.safetensors", folder / f"{name}.json"
+    try:
+        content, blob = json.loads(card_file.read_bytes()), tensors_file.read_bytes()
+        recorded, content_hash = content.pop("sha256"), content.pop("card_sha256")
+    except (FileNotFoundError, ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
+        raise DamagedError(f"{folder} is not whole ({error.__class__.__name__}: {error})") from error
+    if hashlib.sha256(blob).hexdigest() != recorded:
+        raise DamagedError(f"{tensors_file} was cut off or altered (its hash is not the recorded one)")
+    if _hash(content) != content_hash:
+        raise DamagedError(f"{card_file} was altered (its hash is not the recorded one)")
+    try:
+        return load(blob), content
+    except SafetensorError as error:
+        raise DamagedError(f"{tensors_file} is no safetensors file ({error})") from error
+
+
+def _write(path: Path, content: bytes) -> None:
+    with path.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _hash(content: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

@@ -1,0 +1,146 @@
+"""A soft prompt on disk: its tensors, and the card that says what they are."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+from pydantic import ConfigDict, Field
+from torch import Tensor
+
+from preface.backbones.base import Backbone
+from preface.errors import UserError
+from preface.prompts import Prompts
+from preface.records.atomic import DamagedError, read_folder, write_folder
+from preface.records.record import Record
+from preface.tasks import Task
+
+TENSORS = "prompt.safetensors"
+DIMENSIONS = {"": 2, "keys": 4, "values": 4, "relative": 0}
+"""Of a prompt's tensors, by what follows the carrier in their names."""
+
+
+@dataclass(frozen=True)
+class Member:
+    """One prompt of a population, and how it did on the development split."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
+
+    index: int
+    learning_rate: float
+    seed: int
+    score: float
+    """Best score, in [0, 1]."""
+    loss: float
+    """Loss at that evaluation: the mean of −log of the probability given to the right label among the labels."""
+    step: int
+    """Step of that evaluation."""
+
+
+class MethodRecord(Record):
+    """A method's name, and the fields of its configuration."""
+
+    name: str
+    config: dict[str, Any]
+
+
+class Origin(Record):
+    """What a prompt was made for: a backbone, a task, a method."""
+
+    backbone: str = Field(min_length=1)
+    """An embedded backbone's name, a folder's absolute path, or a name on the hub."""
+    revision: str | None = None
+    """The commit, where the backbone is from the hub."""
+    fingerprint: str
+    shape: dict[str, int]
+    """Sizes that the prompt depends on (`Backbone.sizes`)."""
+    method: MethodRecord
+    task: Task
+    label_words: tuple[str, ...] = Field(min_length=2)
+
+
+class PromptCard(Origin):
+    """What `prompt.json` says of the tensors beside it."""
+
+    max_input_tokens: int = Field(ge=2)
+    trained_parameters: int
+    member: Member
+    versions: dict[str, str]
+    tensors: dict[str, tuple[int, ...]] | None = None
+    """The sizes of each; None in cards that were written before they were recorded."""
+
+
+@dataclass(frozen=True)
+class SavedPrompt:
+    """A soft prompt read from disk."""
+
+    folder: Path
+    prompts: Prompts
+    """A single one."""
+    card: PromptCard
+
+    def check_sizes(self, backbone: Backbone) -> None:
+        """Raise UserError if its tensors do not fit the backbone."""
+        for name, tensor in self.prompts.tensors_of(0).items():
+            carrier, _, part = name.partition(".")
+            site = backbone.sites.get(carrier)
+            if name == "embeddings":
+                fits = tensor.shape[1] == backbone.embeddings.shape[1]
+            else:
+                fits = site is not None and (
+                    part == "relative" or (*tensor.shape[:2], tensor.shape[3]) == (site.layers, site.heads, site.width)
+                )
+            if not fits:
+                sizes = list(tensor.shape)
+                raise UserError(f"{self.folder / TENSORS}: {name!r} of sizes {sizes} does not fit {backbone.name}")
+
+
+def save_prompt(folder: Path, prompts: Prompts, card: PromptCard, index: int = 0) -> None:
+    """Write one of some prompts into `folder` as `prompt.safetensors` and `prompt.json`."""
+    tensors = prompts.tensors_of(index)
+    sizes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    write_folder(folder, "prompt", tensors, card.model_copy(update={"tensors": sizes}).as_json())
+
+
+def load_prompt(folder: str | Path) -> SavedPrompt:
+    """Read a prompt: its folder, or a run's (then the run's best). Raises UserError if absent or damaged."""
+    folder = Path(folder)
+    if not (folder / "prompt.json").exists() and (folder / "prompt" / "prompt.json").exists():
+        folder = folder / "prompt"
+    if (folder / "run.json").exists() and not (folder / "prompt.json").exists():
+        raise UserError(f"{folder}: not finished; `preface train --resume {folder}` goes on")
+    if not (folder / "prompt.json").exists():
+        raise UserError(f"{folder}: no prompt here; give the folder of a finished run, or one with prompt.json")
+    try:
+        tensors, content = read_folder(folder, "prompt")
+    except DamagedError as error:
+        raise UserError(f"{error}; train it again, or copy it anew") from error
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be read ({error.strerror or error}); check its permissions") from error
+    card = PromptCard.of(content, folder / "prompt.json")
+    if problem := _problem(tensors, card):
+        raise UserError(f"{folder / TENSORS}: {problem}; train it again, or copy it anew")
+    return SavedPrompt(folder, Prompts.one(tensors), card)
+
+
+def _problem(tensors: Mapping[str, Tensor], card: PromptCard) -> str | None:
+    """Why these are not the tensors of the card's prompt, whatever the backbone; None: they are."""
+    if not tensors:
+        return "has no tensors"
+    for name, tensor in tensors.items():
+        carrier, _, part = name.partition(".")
+        if part not in DIMENSIONS or (part == "" and name != "embeddings"):
+            return f"{name!r} is no tensor of a prompt"
+        if tensor.dim() != DIMENSIONS[part]:
+            return f"{name!r} has the sizes {list(tensor.shape)}, not {DIMENSIONS[part]} of them"
+        if part != "relative" and not (tensor.is_floating_point() and bool(tensor.isfinite().all())):
+            return f"{name!r} holds values that are no finite numbers"
+        keys, values = tensors.get(f"{carrier}.keys"), tensors.get(f"{carrier}.values")
+        if part and (keys is None or values is None or keys.shape != values.shape):
+            return f"{carrier!r} has not as many keys as values"
+    sizes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    if card.tensors is not None and sizes != card.tensors:
+        return f"its tensors, {', '.join(sorted(sizes))}, are not those of prompt.json"
+    return None

@@ -1,0 +1,123 @@
+"""What a finished training leaves: every member's prompt, the best one's, its predictions, and the result."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from torch import Tensor
+
+from preface.labelling.label_words import LabelWords
+from preface.labelling.labeller import predictions_of
+from preface.labelling.metric import METRIC_NAMES, metric
+from preface.methods.base import Counts
+from preface.prompts import Prompts
+from preface.records.atomic import write_atomically
+from preface.records.card import Member, Origin, PromptCard, save_prompt
+from preface.records.results import installed_versions
+from preface.records.run import RateSummary, Result, RunRecord
+from preface.terminal.progress import warn
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A population at its end."""
+
+    members: Sequence[Member]
+    prompts: Prompts
+    """P prompts, each as it was at its best."""
+    predictions: Tensor
+    """Log-probabilities of the development rows under the best member's prompt, `[N, C]`."""
+    labels: LabelWords
+    gold: Tensor
+    """Right labels of the development rows, `[N]`."""
+    counts: Counts
+    cut_inputs: dict[str, int]
+    steps: int
+    seconds: float
+
+
+def finish(folder: Path, record: RunRecord, outcome: Outcome) -> None:
+    """Export every member's prompt and the best; write predictions; complete the run's record."""
+    best = best_of(outcome.members)
+    for member in outcome.members:
+        card = _card(record, outcome.counts, member)
+        save_prompt(folder / "prompts" / f"{member.index:02d}", outcome.prompts, card, member.index)
+        if member is best:
+            save_prompt(folder / "prompt", outcome.prompts, card, member.index)
+    warn_of(outcome.predictions, outcome.gold, best.score, outcome.labels.words, record.task.metric)
+    write_predictions(folder / "predictions.jsonl", outcome)
+    result = Result(
+        best=best.index,
+        members=tuple(outcome.members),
+        rates=rate_summary(outcome.members),
+        steps=outcome.steps,
+        seconds=outcome.seconds,
+        trained_parameters=outcome.counts.trained,
+        stored_parameters=outcome.counts.stored,
+        majority=majority(record.task.metric, outcome.gold),
+        cut_inputs=outcome.cut_inputs,
+    )
+    record.finish(folder, result)
+
+
+def _card(record: RunRecord, counts: Counts, member: Member) -> PromptCard:
+    origin = {name: getattr(record, name) for name in Origin.model_fields}
+    return PromptCard(
+        **origin,
+        max_input_tokens=record.max_input_tokens,
+        trained_parameters=counts.trained,
+        member=member,
+        versions=installed_versions(),
+    )
+
+
+def best_of(members: Sequence[Member]) -> Member:
+    """The member with the best development score; ties go to the lower loss."""
+    return max(members, key=lambda member: (member.score, -member.loss))
+
+
+def write_predictions(path: Path, outcome: Outcome) -> None:
+    """What the best prompt says of each development row, a line each."""
+    rows = zip(outcome.gold.tolist(), predictions_of(outcome.predictions, outcome.labels), strict=True)
+    lines = [asdict(row) | {"gold": outcome.labels.words[gold]} for gold, row in rows]
+    write_atomically(path, "".join(json.dumps(line) + "\n" for line in lines))
+
+
+def warn_of(predictions: Tensor, gold: Tensor, best: float, words: Sequence[str], metric_name: str) -> None:
+    """Say what a number alone would hide."""
+    if len(predictions.argmax(-1).unique()) == 1:
+        word = words[int(predictions[0].argmax())]
+        warn(f"the best prompt predicts {word!r} for every development row; try other learning rates or more steps")
+    elif best <= majority(metric_name, gold):
+        warn(
+            f"the best development {METRIC_NAMES[metric_name]}, {best:.3f}, is no better than always naming the "
+            "commonest label; try other learning rates, more steps or another initialisation"
+        )
+
+
+def majority(metric_name: str, gold: Tensor) -> float:
+    """What always naming the commonest label gives, by the task's metric."""
+    labels = [str(label) for label in gold.tolist()]
+    ((commonest, _),) = Counter(labels).most_common(1)
+    return metric(metric_name, labels, [commonest] * len(labels))
+
+
+def rate_summary(members: Sequence[Member]) -> tuple[RateSummary, ...]:
+    """Mean and sample deviation of the development score over seeds, for each learning rate."""
+    rates: dict[float, list[float]] = {}
+    for member in members:
+        rates.setdefault(member.learning_rate, []).append(member.score)
+    return tuple(
+        RateSummary(
+            learning_rate=rate,
+            mean=statistics.fmean(scores),
+            deviation=statistics.stdev(scores) if len(scores) > 1 else None,
+            n=len(scores),
+        )
+        for rate, scores in rates.items()
+    )

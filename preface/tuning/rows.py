@@ -1,0 +1,89 @@
+"""The rows of a training in the backbone's pieces, and how prompts do on those held out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+
+from preface.backbones import batching
+from preface.backbones.base import Backbone
+from preface.backbones.contexts import Inputs
+from preface.labelling.label_words import LabelWords
+from preface.labelling.labeller import Labeller
+from preface.labelling.metric import metric
+from preface.prompts import Prompts
+from preface.tasks import Split, render
+from preface.terminal.progress import warn, warn_skipped
+from preface.tuning.recipe import Recipe
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Two splits, tokenised."""
+
+    labels: LabelWords
+    examples: list[tuple[str, str]]
+    """Text and label word of each training row."""
+    training: list[list[int]]
+    development: list[list[int]]
+    gold: Tensor
+    """The place of each development row's label among the label words, `[N]`."""
+    cut: dict[str, int]
+    """How many inputs were cut, by split."""
+
+    @classmethod
+    def of(
+        cls, backbone: Backbone, labels: LabelWords, training: Split, development: Split, max_input_tokens: int
+    ) -> Rows:
+        """Tokenise two splits; says how many inputs are cut, and which rows were left out."""
+        places = {word: place for place, word in enumerate(labels.words)}
+        ids: list[list[list[int]]] = []
+        cut: dict[str, int] = {}
+        for split in (training, development):
+            pieces, are_cut = render(backbone.tokenize, split.examples, max_input_tokens)
+            ids.append(pieces)
+            cut[split.split] = sum(are_cut)
+            if any(are_cut):
+                count = f"{sum(are_cut):,} of {len(pieces):,} {split.split} inputs"
+                warn(f"{count} were cut to {max_input_tokens} tokens")
+        # both splits may be drawn from the same file
+        warn_skipped(training.task, list(dict.fromkeys([*training.skipped, *development.skipped])))
+        gold = torch.tensor([places[str(example.label)] for example in development.examples])
+        examples = [(example.text, str(example.label)) for example in training.examples]
+        return cls(labels, examples, ids[0], ids[1], gold, cut)
+
+    @property
+    def lengths(self) -> list[int]:
+        """Pieces of each training input."""
+        return [len(ids) for ids in self.training]
+
+    @property
+    def targets(self) -> list[list[int]]:
+        """What a prompt is trained to say for each training row."""
+        return self.labels.targets(label for _, label in self.examples)
+
+    def steps_an_epoch(self, recipe: Recipe) -> int:
+        return len(batching.epoch(self.lengths, recipe.seeds[0], 0, recipe.batch_size, recipe.token_budget))
+
+
+class Development:
+    """The rows held out, and how prompts do on them."""
+
+    def __init__(self, backbone: Backbone, rows: Rows, metric: str, keep: bool) -> None:
+        """`metric`: a name that `labelling.metric` knows; `keep`: read each input once for all prompts and steps."""
+        self.backbone, self.labels, self.gold, self.metric = backbone, rows.labels, rows.gold, metric
+        self.inputs = Inputs(backbone, rows.development, keep=keep)
+
+    def log_probabilities(self, prompts: Prompts) -> Tensor:
+        """Of the label words for each row under each prompt, `[P, N, C]`."""
+        return Labeller(self.backbone, prompts, self.labels).label_each(self.inputs)
+
+    def score_and_loss(self, log_probabilities: Tensor) -> tuple[float, float]:
+        """The task's metric, and the mean −log of the right label's probability among the labels, of `[N, C]`."""
+        words = self.labels.words
+        gold = [words[label] for label in self.gold.tolist()]
+        predicted = [words[label] for label in log_probabilities.argmax(-1).tolist()]
+        return metric(self.metric, gold, predicted), float(cross_entropy(log_probabilities, self.gold))
