@@ -16,6 +16,7 @@ from preface.cli.app import app
 from preface.pretraining.settings import Settings
 from preface.tasks import load_split
 from preface.tuning.recipe import Recipe
+from preface.tuning.schedules import Budget
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -46,7 +47,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "my.jsonl").write_text("".join(labelled))
     films = [example.text for example in load_split("film", "train").examples]
     (tmp_path / "books.txt").write_text("\n".join(films) + "\n")
-    monkeypatch.setattr(Settings, "done", lambda self, step, tokens, seconds: step / 2)
+    monkeypatch.setattr(Settings, "budget", property(lambda self: Budget(2)))
     resolve = Recipe.resolve
     monkeypatch.setattr(Recipe, "resolve", lambda self, rows: resolve(self.model_copy(update={"steps": 2}), rows))
     monkeypatch.chdir(tmp_path)

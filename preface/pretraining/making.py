@@ -17,7 +17,6 @@ from preface.options import validated
 from preface.pretraining.architecture import load_architecture
 from preface.pretraining.building import (
     RECORD,
-    Machine,
     build_data,
     build_model,
     check_probes,
@@ -153,7 +152,7 @@ def _asked(
 def _begin(folder: Path, asked: dict[str, Any]) -> Path:
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         unfinished = (folder / RECORD).exists() and not (folder / "model.safetensors").exists()
-        hint = f"`--resume {folder}` goes on with it, or " if unfinished else ""
+        hint = f"`--resume {shlex.quote(str(folder))}` goes on with it, or " if unfinished else ""
         raise UserError(f"{folder}: is there already and not empty; {hint}give another --out")
     return _go(folder, asked)
 
@@ -170,35 +169,36 @@ def _go(folder: Path, record: dict[str, Any]) -> Path:
     if text is not None:
         record["text"] = checked_text(text, record, folder)
     setattr(model.config, SEEN, record["seen_tasks"])
-    folder.mkdir(parents=True, exist_ok=True)
     losses = Losses(model, plain_pieces(tokenizer, int(model.config.vocab_size)))
     probe = prober(folder, tokenizer, record["probe_tasks"], record["data"])
     weights = Weights(losses, settings, data.mixture, machine, data.validation, probe)
     is_main = machine.accelerator.is_main_process
-    with locked(folder) if is_main else nullcontext():
-        if is_main:
-            _write_record(folder, record)
-        try:
-            at = _loop(folder, record["verb"], weights, settings, machine).run()
-        finally:
-            data.mixture.close()
-        weights.export(folder)
-        if is_main:
-            tokenizer.save_pretrained(folder)
-            _finish(folder, record | {"result": _result(at, weights)})
+    try:
+        with locked(folder) if is_main else nullcontext():
+            if is_main:
+                _write_record(folder, record)
+            machine.accelerator.wait_for_everyone()
+            at = _loop(folder, record, weights).run()
+            weights.export(folder)
+            if is_main:
+                tokenizer.save_pretrained(folder)
+                _finish(folder, record | {"result": _result(at, weights)})
+    finally:
+        data.mixture.close()
     machine.accelerator.wait_for_everyone()
     return folder
 
 
-def _loop(folder: Path, verb: str, weights: Weights, settings: Settings, machine: Machine) -> Loop:
+def _loop(folder: Path, record: Mapping[str, Any], weights: Weights) -> Loop:
+    settings = weights.settings
     return Loop(
         folder,
         weights,
         settings.budget,
-        f"preface {verb} --resume {shlex.quote(str(folder))}",
+        f"preface {record['verb']} --resume {shlex.quote(str(folder))}",
         checkpoint_seconds=settings.checkpoint_seconds,
         keep=settings.keep,
-        accelerator=machine.accelerator,
+        accelerator=weights.accelerator,
     )
 
 

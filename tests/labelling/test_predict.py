@@ -122,4 +122,4 @@ def test_ctrl_c_ends_it_without_a_traceback(run: Run) -> None:
         assert process.stdout.readline()
         os.kill(process.pid, signal.SIGINT)
         assert process.wait(60) == 130
-        assert process.stderr.read() == ""
+        assert process.stderr.read() == "preface: interrupted\n"

@@ -147,6 +147,23 @@ preface.pretrain({str(tokens_folder)!r}, {str(out)!r}, objectives={MIXED!r}, tas
     assert without_times(made) == without_times(out)
 
 
+def test_a_second_process_in_the_folder_is_refused(
+    tokens_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    step, refused = Weights.step, []
+
+    def with_another(self: Weights, number: int, done: float) -> int:
+        if not refused:
+            with pytest.raises(UserError, match="another process is at work there") as caught:
+                making.resume(tmp_path / "out")
+            refused.append(caught)
+        return step(self, number, done)
+
+    monkeypatch.setattr(Weights, "step", with_another)
+    preface.pretrain(tokens_folder, tmp_path / "out", steps=2, **SMALL)
+    assert refused
+
+
 def test_minutes_end_with_a_finished_schedule(tokens_folder: Path, tmp_path: Path) -> None:
     rates = []
 
