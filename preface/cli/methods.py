@@ -47,7 +47,7 @@ def methods_table(rows: Sequence[dict[str, Any]], backbone: Model) -> Table:
     table = Table(
         box=box.SIMPLE_HEAD,
         title=f"Parameters of one prompt on {backbone.name}, {backbone.parameters:,} frozen",
-        caption="with gradient: measured by one backward pass",
+        caption="with gradient: measured by backward passes",
     )
     for name in ("method", "length", "trained", "stored", "with gradient"):
         table.add_column(name, justify="left" if name == "method" else "right", no_wrap=name != "method")
