@@ -163,7 +163,7 @@ def run_table(run: Run) -> Table:
     from rich import box
     from rich.table import Table
 
-    from preface.labelling.metric import METRIC_NAMES
+    from preface.tasks.metric import METRIC_NAMES
 
     record, result = run.record, run.result
     rows, metric = record.splits.validation.rows, METRIC_NAMES[record.task.metric]
