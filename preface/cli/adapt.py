@@ -19,7 +19,7 @@ Examples:
 
 `preface adapt backbones/mine --tokens tokens --minutes 10 --out backbones/mine-lm` (LM adaptation)
 
-`preface adapt google/t5-v1_1-small --objective instructions --tasks imdb cr trec rte --steps 2000 --out backbones/tuned`
+`preface adapt google/t5-v1_1-small --objective instructions --tasks imdb cr trec rte --steps 2000 --out backbones/it`
 
 `preface adapt --resume backbones/mine-lm`
 """,

@@ -10,7 +10,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PositiveInt,
 
 from preface.errors import UserError
 from preface.tasks.example import Example, Template
-from preface.tasks.lines import listed
+from preface.tasks.lines import listed, refuse_half_characters
 from preface.tasks.read import Format, Row, is_blank
 
 SplitName = Literal["train", "validation", "test"]
@@ -260,12 +260,7 @@ def example_of(task: Task, row: Row, label: str | None) -> Example:
     example = Example(fields, label, task.wording)
     if not (text := example.text):
         raise UserError(f"{row.place}: the text is empty once the task's replacements are made; leave the row out")
-    if not text.isascii():
-        try:
-            text.encode()
-        except UnicodeEncodeError as error:
-            # JSON can write half of a surrogate pair, which no tokenizer reads
-            raise UserError(f"{row.place}: the field {listed(inputs)} holds half a character; correct it") from error
+    refuse_half_characters(text, row.place, inputs)
     return example
 
 
