@@ -12,7 +12,6 @@ from transformers.modeling_outputs import BaseModelOutput
 
 from preface.backbones import t5_attention
 from preface.backbones.base import Backbone, Context, Site
-from preface.backbones.frozen import FrozenLinear
 from preface.prompts import Prompts, of_rows
 
 FAMILIES = ("t5", "mt5")
@@ -36,21 +35,14 @@ class T5Backbone(Backbone):
                 block.layer[0].SelfAttention.preceding_bias = table
         for block in self.model.decoder.block:
             block.layer[1].EncDecAttention = t5_attention.CrossAttention(block.layer[1].EncDecAttention)
-
-    @property
-    def sites(self) -> Mapping[str, Site]:
         config = self.model.config
-        sizes = (config.num_heads, config.d_kv)
-        return {
-            "encoder": Site(config.num_layers, *sizes, of="text"),
-            "decoder": Site(config.num_decoder_layers, *sizes, of="answer"),
-            "cross": Site(config.num_decoder_layers, *sizes, of="text"),
+        heads = (config.num_heads, config.d_kv)
+        self.sites = {
+            "encoder": Site(config.num_layers, *heads, of="text"),
+            "decoder": Site(config.num_decoder_layers, *heads, of="answer"),
+            "cross": Site(config.num_decoder_layers, *heads, of="text"),
         }
-
-    @property
-    def sizes(self) -> dict[str, int]:
-        config = self.model.config
-        return {
+        self.sizes = {
             "d_model": config.d_model,
             "d_kv": config.d_kv,
             "heads": config.num_heads,
@@ -58,25 +50,10 @@ class T5Backbone(Backbone):
             "decoder_layers": config.num_decoder_layers,
             "vocabulary": config.vocab_size,
         }
-
-    @property
-    def embeddings(self) -> Tensor:
-        table: Tensor = self.model.shared.weight
-        return table
-
-    @property
-    def head(self) -> FrozenLinear:
-        head: FrozenLinear = self.model.lm_head
-        return head
-
-    @property
-    def state_width(self) -> int:
-        width: int = self.model.config.d_model
-        return width
-
-    @property
-    def lead_in(self) -> tuple[int, ...]:
-        return (self.model.config.decoder_start_token_id,)
+        self.embeddings = self.model.shared.weight
+        self.head = self.model.lm_head
+        self.state_width = config.d_model
+        self.lead_in = (config.decoder_start_token_id,)
 
     def tokenize(self, texts: Sequence[str], max_tokens: int) -> tuple[list[list[int]], list[bool]]:
         """Each text is ended by `</s>`, cut or not."""

@@ -126,7 +126,7 @@ class Option(Model):
 
 
 class Instruction(Model):
-    """A way to ask for the label in words. In YAML a string is an instruction without answers of its own."""
+    """A wording that prompts for the label. In YAML a string is an instruction without answers of its own."""
 
     template: str
     """Written as a task's template, with fields that the task's template names."""
@@ -161,7 +161,7 @@ class Task(Model):
     template: str = "{text}"
     """The text of an example. `{text}` is the input fields, joined by a space; `{x}` is the field x."""
     instructions: tuple[Instruction, ...] = ()
-    """Ways to ask for the label in words, for instruction tuning and for use without a prompt."""
+    """Wordings that prompt for the label, for instruction tuning and for use without a prompt."""
     replace: dict[str, str] = {}
     """Strings to replace in each field of the text, in this order."""
     labels: dict[Text, Text | None]
