@@ -45,6 +45,7 @@ WIDE = 1 << 16
 """A vocabulary from which on ids take four bytes."""
 SPLITS = ("train", "validation")
 DROPPED = "dropped.jsonl"
+FILES = (*(f"{split}.bin" for split in SPLITS), DROPPED)
 
 
 @dataclass(frozen=True)
@@ -246,7 +247,7 @@ def _write(
     seen = {_digest(document.text) for document in islice(documents, state.read)}
     total = sum(state.documents)
     with ExitStack() as stack:
-        files = {name: stack.enter_context(_open_at(out / name, state.bytes[name])) for name in _names()}
+        files = {name: stack.enter_context(_open_at(out / name, state.bytes[name])) for name in FILES}
         advance = stack.enter_context(progress("tokenising", total, "documents", state.read))
         saved = time.monotonic()
         for batch in _batches(documents):
@@ -354,10 +355,6 @@ def _mapped(path: Path, dtype: str, count: int) -> np.ndarray:
     if path.stat().st_size != size:
         raise ValueError(f"{path.name} has {path.stat().st_size:,} bytes, not {size:,}")
     return np.memmap(path, dtype, mode="r") if count else np.zeros(0, dtype)
-
-
-def _names() -> list[str]:
-    return [*(f"{split}.bin" for split in SPLITS), DROPPED]
 
 
 def _progress(out: Path) -> Path:
