@@ -7,7 +7,6 @@ import os
 import sys
 from difflib import get_close_matches
 from pathlib import Path
-from threading import Thread
 from typing import Any
 
 import torch
@@ -18,14 +17,13 @@ from transformers.utils import logging as transformers_logging
 from preface.backbones.base import Backbone
 from preface.backbones.t5 import T5Backbone
 from preface.errors import UserError, first_line
+from preface.hub import SECONDS, hub_error
 
 EMBEDDED = Path(__file__).parent
 FAMILIES: dict[str, type[Backbone]] = {"t5": T5Backbone, "mt5": T5Backbone}
 """By the model type that a checkpoint's configuration names."""
 DEFAULT = "nano"
 """The backbone that ships inside the package."""
-SECONDS = 5.0
-"""How long the hub has to answer before it counts as out of reach; Transformers alone would retry for long."""
 
 
 def load_backbone(name_or_path: str | Path = DEFAULT, dtype: str = "auto", device: str = "auto") -> Backbone:
@@ -90,7 +88,7 @@ def load_checkpoint(name_or_path: str | Path, dtype: torch.dtype) -> tuple[PreTr
     """
     transformers_logging.disable_progress_bar()
     path = checkpoint_path(name_or_path)
-    unreachable = None if Path(path).is_dir() else _ask_hub(str(name_or_path))
+    unreachable = None if Path(path).is_dir() else _out_of_reach(str(name_or_path))
     # without the hub its cache has to do; asking it anyway would mean retries for half a minute
     source: dict[str, Any] = {"local_files_only": unreachable is not None}
     try:
@@ -112,35 +110,17 @@ def load_checkpoint(name_or_path: str | Path, dtype: torch.dtype) -> tuple[PreTr
     return model, tokenizer
 
 
-def _ask_hub(name: str) -> str | None:
-    """Why the hub cannot be asked for a model, None if it has it. Raises UserError if it says that it has none."""
-    from huggingface_hub import HfApi, constants
+def _out_of_reach(name: str) -> str | None:
+    """Why the hub does not answer for a model, None if it has it. Raises UserError if it says that it has none."""
     from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError
 
-    if constants.HF_HUB_OFFLINE:
-        return "HF_HUB_OFFLINE is set"
-    answers: list[Exception | None] = []
-
-    def ask() -> None:
-        try:
-            HfApi().model_info(name, timeout=SECONDS)
-            answers.append(None)
-        except Exception as error:
-            answers.append(error)
-
-    # in a thread, since looking up a host name has no time limit of its own
-    thread = Thread(target=ask, daemon=True)
-    thread.start()
-    thread.join(SECONDS)
-    match answers:
-        case [None]:
+    match hub_error(lambda api: api.model_info(name, timeout=SECONDS)):
+        case None:
             return None
-        case [RepositoryNotFoundError() | HFValidationError() as error]:
+        case RepositoryNotFoundError() | HFValidationError() as error:
             raise _unknown(name, "on the Hugging Face hub") from error
-        case [Exception() as error]:
+        case error:
             return f"the Hugging Face hub is out of reach: {first_line(error)}"
-        case _:
-            return f"no answer from the Hugging Face hub within {SECONDS:.0f} seconds"
 
 
 def _unknown(name: str | Path, where: str) -> UserError:

@@ -93,7 +93,7 @@ def vocabulary_embeddings(backbone: Backbone, length: int, seed: int) -> Tensor:
     """Embeddings of `length` common pieces, sampled without replacement, `[n, d_model]`."""
     pieces = backbone.common_pieces(COMMON)
     if length > len(pieces):
-        raise UserError(f"init vocabulary: {length} tokens asked for, {len(pieces)} pieces to choose from")
+        raise UserError(f"init vocabulary: {length} tokens needed, {len(pieces)} pieces to choose from")
     ids = torch.tensor(random.Random(seed).sample(pieces, length))
     return backbone.embeddings[ids.to(backbone.device)].float().cpu()
 

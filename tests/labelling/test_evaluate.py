@@ -76,7 +76,7 @@ def test_the_own_task_is_the_default(run: Run) -> None:
 def test_zero_shot_is_the_bare_backbone(nano: Backbone) -> None:
     (cell,) = preface.evaluate(on=["film"], backbone=nano)
     assert (cell.method, cell.train_task, cell.trained_parameters, cell.seed) == ("zero-shot", None, 0, None)
-    assert cell.value > 0.7  # it was pre-trained on the sentiment of reviews, asked in these words
+    assert cell.value > 0.7  # it was pre-trained on the sentiment of reviews, prompted in these words
 
 
 def test_free_generation_counts_illegal_labels(nano: Backbone, run: Run) -> None:
