@@ -14,7 +14,7 @@ demo: $(READY)  ## tune a prefix on the embedded backbone and print the four-dom
 test: $(READY)  ## the whole test suite
 	$(BIN)/pytest
 
-precision: $(READY)  ## the part of the suite that depends on precision, in either; bfloat16 is emulated where it must be
+precision: $(READY)  ## the tests whose numbers depend on the precision, in both
 	PREFACE_DTYPE=float32 $(BIN)/pytest -m precision
 	PREFACE_DTYPE=bfloat16 $(BIN)/pytest -m precision
 

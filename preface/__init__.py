@@ -10,20 +10,23 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from preface.backbones.base import Backbone
-    from preface.backbones.load import DEFAULT, load_backbone
-    from preface.errors import UserError
-    from preface.experiments.cross_domain import compare_cross_domain
-    from preface.labelling.evaluate import evaluate
-    from preface.labelling.predict import predict
-    from preface.methods import PrefixTuning, PromptTuning
-    from preface.pretraining.making import adapt, pretrain
-    from preface.pretraining.tokens import tokenize
-    from preface.records.run import Run
-    from preface.tasks import list_tasks
-    from preface.tuning.bench import bench
-    from preface.tuning.listing import list_methods
-    from preface.tuning.train import train
+    from preface.backbones.base import Backbone as Backbone
+    from preface.backbones.load import DEFAULT as DEFAULT
+    from preface.backbones.load import load_backbone as load_backbone
+    from preface.errors import UserError as UserError
+    from preface.experiments.cross_domain import compare_cross_domain as compare_cross_domain
+    from preface.labelling.evaluate import evaluate as evaluate
+    from preface.labelling.predict import predict as predict
+    from preface.methods import PrefixTuning as PrefixTuning
+    from preface.methods import PromptTuning as PromptTuning
+    from preface.pretraining.making import adapt as adapt
+    from preface.pretraining.making import pretrain as pretrain
+    from preface.pretraining.tokens import tokenize as tokenize
+    from preface.records.run import Run as Run
+    from preface.tasks import list_tasks as list_tasks
+    from preface.tuning.bench import bench as bench
+    from preface.tuning.listing import list_methods as list_methods
+    from preface.tuning.train import train as train
 
 _HOMES = {
     "DEFAULT": "backbones.load",
@@ -46,25 +49,7 @@ _HOMES = {
 }
 """Where each public name lives: imported when first used, for torch takes seconds to import."""
 
-__all__ = [
-    "DEFAULT",
-    "Backbone",
-    "PrefixTuning",
-    "PromptTuning",
-    "Run",
-    "UserError",
-    "adapt",
-    "bench",
-    "compare_cross_domain",
-    "evaluate",
-    "list_methods",
-    "list_tasks",
-    "load_backbone",
-    "predict",
-    "pretrain",
-    "tokenize",
-    "train",
-]
+__all__ = [*_HOMES]
 
 
 def __getattr__(name: str) -> Any:

@@ -57,6 +57,21 @@ class Backbone(ABC):
     attention: ClassVar[str]
     """The attention implementation of Transformers that reads prompts."""
 
+    # sizes and parts of its model, which each family sets
+
+    sites: Mapping[str, Site]
+    """Where prefixes can go."""
+    sizes: dict[str, int]
+    """All sizes that a soft prompt must fit, as its card has them."""
+    embeddings: Tensor
+    """The table of input embeddings, `[vocabulary, d]`."""
+    head: FrozenLinear
+    """The projection onto the vocabulary, which reads what `answer` gives."""
+    state_width: int
+    """w, the numbers that a context has a token."""
+    lead_in: tuple[int, ...]
+    """The pieces that an answer begins after, where its task names none."""
+
     def __init__(
         self, name: str, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, revision: str | None = None
     ) -> None:
@@ -74,36 +89,6 @@ class Backbone(ABC):
         make_frozen(model)
 
     # what a family says
-
-    @property
-    @abstractmethod
-    def sites(self) -> Mapping[str, Site]:
-        """Where prefixes can go."""
-
-    @property
-    @abstractmethod
-    def sizes(self) -> dict[str, int]:
-        """All sizes that a soft prompt must fit, as its card has them."""
-
-    @property
-    @abstractmethod
-    def embeddings(self) -> Tensor:
-        """The table of input embeddings, `[vocabulary, d]`."""
-
-    @property
-    @abstractmethod
-    def head(self) -> FrozenLinear:
-        """The projection onto the vocabulary, which reads what `answer` gives."""
-
-    @property
-    @abstractmethod
-    def state_width(self) -> int:
-        """w, the numbers that a context has a token."""
-
-    @property
-    @abstractmethod
-    def lead_in(self) -> tuple[int, ...]:
-        """The pieces that an answer begins after, where its task names none."""
 
     @abstractmethod
     def tokenize(self, texts: Sequence[str], max_tokens: int) -> tuple[list[list[int]], list[bool]]:

@@ -7,7 +7,6 @@ import os
 import sys
 from difflib import get_close_matches
 from pathlib import Path
-from threading import Thread
 from typing import Any
 
 import torch
@@ -15,15 +14,16 @@ from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForSeq2SeqLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
-from preface.backbones import t5, t5_attention
 from preface.backbones.base import Backbone
+from preface.backbones.t5 import T5Backbone
 from preface.errors import UserError, first_line
+from preface.hub import SECONDS, hub_error
 
 EMBEDDED = Path(__file__).parent
+FAMILIES: dict[str, type[Backbone]] = {"t5": T5Backbone, "mt5": T5Backbone}
+"""By the model type that a checkpoint's configuration names."""
 DEFAULT = "nano"
 """The backbone that ships inside the package."""
-SECONDS = 5.0
-"""How long the hub has to answer before it counts as out of reach; Transformers alone would retry for long."""
 
 
 def load_backbone(name_or_path: str | Path = DEFAULT, dtype: str = "auto", device: str = "auto") -> Backbone:
@@ -38,14 +38,20 @@ def load_backbone(name_or_path: str | Path = DEFAULT, dtype: str = "auto", devic
     Raises:
         UserError: no such checkpoint, not of the T5 family, or an unknown dtype or device.
     """
-    t5_attention.register()
     target = device_named(device)
     if target.type == "cpu":
         keep_freed_memory()
     chosen = dtype_named(dtype, target)
-    model, tokenizer = load_checkpoint(name_or_path, chosen, attn_implementation=t5_attention.NAME)
+    model, tokenizer = load_checkpoint(name_or_path, chosen)
     model.to(target)  # type: ignore[arg-type]
-    return t5.T5Backbone(resolved(name_or_path), model, tokenizer, getattr(model.config, "_commit_hash", None))
+    return backbone_from(resolved(name_or_path), model, tokenizer, getattr(model.config, "_commit_hash", None))
+
+
+def backbone_from(
+    name: str, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, revision: str | None = None
+) -> Backbone:
+    """A model that is loaded, frozen, as its family reads and answers."""
+    return FAMILIES[model.config.model_type](name, model, tokenizer, revision)
 
 
 def resolved(name_or_path: str | Path) -> str:
@@ -75,27 +81,25 @@ def checkpoint_path(name_or_path: str | Path) -> str | Path:
     return EMBEDDED / name_or_path if str(name_or_path) in embedded() else name_or_path
 
 
-def load_checkpoint(
-    name_or_path: str | Path, dtype: torch.dtype, **options: Any
-) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """Model and tokenizer of a T5-family checkpoint, as `load_backbone` names it; `options` are Transformers' own.
+def load_checkpoint(name_or_path: str | Path, dtype: torch.dtype) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """Model and tokenizer of a checkpoint, as `load_backbone` names it.
 
     Raises UserError as `load_backbone` does.
     """
     transformers_logging.disable_progress_bar()
     path = checkpoint_path(name_or_path)
-    unreachable = None if Path(path).is_dir() else _ask_hub(str(name_or_path))
+    unreachable = None if Path(path).is_dir() else _out_of_reach(str(name_or_path))
     # without the hub its cache has to do; asking it anyway would mean retries for half a minute
     source: dict[str, Any] = {"local_files_only": unreachable is not None}
     try:
         config = AutoConfig.from_pretrained(path, **source)
-        if config.model_type not in t5.FAMILIES:
+        if config.model_type not in FAMILIES:
             raise UserError(
                 f"backbone {name_or_path}: a {config.model_type} model; Preface takes the T5 family "
-                f"({', '.join(t5.FAMILIES)})"
+                f"({', '.join(FAMILIES)})"
             )
         tokenizer = AutoTokenizer.from_pretrained(path, **source)
-        model = AutoModelForSeq2SeqLM.from_pretrained(path, dtype=dtype, **source, **options)
+        model = AutoModelForSeq2SeqLM.from_pretrained(path, dtype=dtype, **source)
     except (OSError, ValueError, SafetensorError) as error:
         if unreachable is not None:
             raise _unknown(name_or_path, f"in the hub's cache ({unreachable})") from error
@@ -106,35 +110,17 @@ def load_checkpoint(
     return model, tokenizer
 
 
-def _ask_hub(name: str) -> str | None:
-    """Why the hub cannot be asked for a model, None if it has it. Raises UserError if it says that it has none."""
-    from huggingface_hub import HfApi, constants
+def _out_of_reach(name: str) -> str | None:
+    """Why the hub does not answer for a model, None if it has it. Raises UserError if it says that it has none."""
     from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError
 
-    if constants.HF_HUB_OFFLINE:
-        return "HF_HUB_OFFLINE is set"
-    answers: list[Exception | None] = []
-
-    def ask() -> None:
-        try:
-            HfApi().model_info(name, timeout=SECONDS)
-            answers.append(None)
-        except Exception as error:
-            answers.append(error)
-
-    # in a thread, since looking up a host name has no time limit of its own
-    thread = Thread(target=ask, daemon=True)
-    thread.start()
-    thread.join(SECONDS)
-    match answers:
-        case [None]:
+    match hub_error(lambda api: api.model_info(name, timeout=SECONDS)):
+        case None:
             return None
-        case [RepositoryNotFoundError() | HFValidationError() as error]:
+        case RepositoryNotFoundError() | HFValidationError() as error:
             raise _unknown(name, "on the Hugging Face hub") from error
-        case [Exception() as error]:
+        case error:
             return f"the Hugging Face hub is out of reach: {first_line(error)}"
-        case _:
-            return f"no answer from the Hugging Face hub within {SECONDS:.0f} seconds"
 
 
 def _unknown(name: str | Path, where: str) -> UserError:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -12,10 +12,8 @@ from transformers.modeling_outputs import BaseModelOutput
 
 from preface.backbones import t5_attention
 from preface.backbones.base import Backbone, Context, Site
-from preface.backbones.frozen import FrozenLinear
 from preface.prompts import Prompts, of_rows
 
-FAMILIES = ("t5", "mt5")
 LONGEST_ANSWER = 64
 """Pieces of an answer beyond which it is cut."""
 
@@ -24,6 +22,7 @@ class T5Backbone(Backbone):
     """T5 v1.0, v1.1, LM-adapted, Flan, mT5."""
 
     attention = t5_attention.NAME
+    cross_attention: ClassVar[type[t5_attention.CrossAttention]] = t5_attention.CrossAttention
 
     def __init__(
         self, name: str, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, revision: str | None = None
@@ -31,26 +30,21 @@ class T5Backbone(Backbone):
         t5_attention.register()
         super().__init__(name, model, tokenizer, revision)
         for stack in (self.model.encoder, self.model.decoder):
-            table = t5_attention.preceding_bias(stack.block[0].layer[0].SelfAttention)
             for block in stack.block:
-                block.layer[0].SelfAttention.preceding_bias = table
+                attention = block.layer[0].SelfAttention
+                if attention.has_relative_attention_bias:  # the first layer's, for all layers after it too
+                    table = t5_attention.preceding_bias(attention)
+                attention.preceding_bias = table
         for block in self.model.decoder.block:
-            block.layer[1].EncDecAttention = t5_attention.CrossAttention(block.layer[1].EncDecAttention)
-
-    @property
-    def sites(self) -> Mapping[str, Site]:
+            block.layer[1].EncDecAttention = self.cross_attention(block.layer[1].EncDecAttention)
         config = self.model.config
-        sizes = (config.num_heads, config.d_kv)
-        return {
-            "encoder": Site(config.num_layers, *sizes, of="text"),
-            "decoder": Site(config.num_decoder_layers, *sizes, of="answer"),
-            "cross": Site(config.num_decoder_layers, *sizes, of="text"),
+        heads = (config.num_heads, config.d_kv)
+        self.sites = {
+            "encoder": Site(config.num_layers, *heads, of="text"),
+            "decoder": Site(config.num_decoder_layers, *heads, of="answer"),
+            "cross": Site(config.num_decoder_layers, *heads, of="text"),
         }
-
-    @property
-    def sizes(self) -> dict[str, int]:
-        config = self.model.config
-        return {
+        self.sizes = {
             "d_model": config.d_model,
             "d_kv": config.d_kv,
             "heads": config.num_heads,
@@ -58,25 +52,10 @@ class T5Backbone(Backbone):
             "decoder_layers": config.num_decoder_layers,
             "vocabulary": config.vocab_size,
         }
-
-    @property
-    def embeddings(self) -> Tensor:
-        table: Tensor = self.model.shared.weight
-        return table
-
-    @property
-    def head(self) -> FrozenLinear:
-        head: FrozenLinear = self.model.lm_head
-        return head
-
-    @property
-    def state_width(self) -> int:
-        width: int = self.model.config.d_model
-        return width
-
-    @property
-    def lead_in(self) -> tuple[int, ...]:
-        return (self.model.config.decoder_start_token_id,)
+        self.embeddings = self.model.shared.weight
+        self.head = self.model.lm_head
+        self.state_width = config.d_model
+        self.lead_in = (config.decoder_start_token_id,)
 
     def tokenize(self, texts: Sequence[str], max_tokens: int) -> tuple[list[list[int]], list[bool]]:
         """Each text is ended by `</s>`, cut or not."""
@@ -108,25 +87,20 @@ class T5Backbone(Backbone):
                 padding = (seen == 0).sum(1, keepdim=True)  # [B, 1]
                 positions = torch.arange(embedded.shape[1], device=mask.device) - padding
             mask = torch.cat([seen, mask], dim=1)
-        return Context(self._encode(embedded, mask, prompts, rows, positions), mask)
+        encoder = self.model.encoder
+        states = self._states(encoder, embedded, mask, prompts=prompts, rows=rows, query_positions=positions)
+        return Context(states, mask)
 
-    def _encode(
-        self,
-        embedded: Tensor,
-        mask: Tensor,
-        prompts: Prompts | None = None,
-        rows: Tensor | None = None,
-        positions: Tensor | None = None,
+    def _states(
+        self, stack: Any, embedded: Tensor, mask: Tensor | None, context: Context | None = None, **prompted: Any
     ) -> Tensor:
-        hidden: Tensor = self.model.encoder(
-            inputs_embeds=embedded,
-            attention_mask=mask,
-            prompts=prompts,
-            rows=rows,
-            query_positions=positions,
-            biases={},
-        ).last_hidden_state
-        return hidden
+        """The last states `[B, T, d]` of the encoder, or of the decoder after a context; `prompted`: what the attention
+        of the stack takes (`t5_attention.attention`)."""
+        if context is not None:
+            prompted |= {"encoder_hidden_states": context.states, "encoder_attention_mask": context.mask}
+            prompted["use_cache"] = False
+        states: Tensor = stack(inputs_embeds=embedded, attention_mask=mask, biases={}, **prompted).last_hidden_state
+        return states
 
     def answer(
         self,
@@ -137,32 +111,11 @@ class T5Backbone(Backbone):
         mask: Tensor | None = None,
         positions: Tensor | None = None,
     ) -> Tensor:
-        hidden = self._decode(context, self.embed(input_ids), prompts, rows, mask, positions)
+        decoder, embedded = self.model.decoder, self.embed(input_ids)
+        hidden = self._states(decoder, embedded, mask, context, prompts=prompts, rows=rows, query_positions=positions)
         # T5 v1.0 shares the projection with the input embeddings, and scales for it; mT5 never does
         scaled = getattr(self.model.config, "scale_decoder_outputs", False)
         return hidden * self.model.config.d_model**-0.5 if scaled else hidden
-
-    def _decode(
-        self,
-        context: Context,
-        embedded: Tensor,
-        prompts: Prompts | None = None,
-        rows: Tensor | None = None,
-        mask: Tensor | None = None,
-        positions: Tensor | None = None,
-    ) -> Tensor:
-        hidden: Tensor = self.model.decoder(
-            inputs_embeds=embedded,
-            attention_mask=mask,
-            encoder_hidden_states=context.states,
-            encoder_attention_mask=context.mask,
-            use_cache=False,
-            prompts=prompts,
-            rows=rows,
-            query_positions=positions,
-            biases={},
-        ).last_hidden_state
-        return hidden
 
     @torch.no_grad()
     def generate(
@@ -209,8 +162,8 @@ class T5Backbone(Backbone):
             for module in modules[site]
         ]
         try:
-            context = Context(self._encode(text, mask), mask)
-            self._decode(context, answer)
+            context = Context(self._states(self.model.encoder, text, mask), mask)
+            self._states(self.model.decoder, answer, None, context)
         finally:
             for hook in hooks:
                 hook.remove()

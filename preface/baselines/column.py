@@ -16,7 +16,6 @@ from preface.errors import UserError
 from preface.records.results import Cell
 from preface.tasks import Split, Task
 from preface.tasks.options import DataOptions
-from preface.tasks.registry import is_yaml, registered, split_reference
 
 SEPARATOR = " · "
 """Between the parts of a column's name."""
@@ -47,14 +46,8 @@ class Setting:
         return self._loaded
 
     def task(self, spec: str, labels: Mapping[str, str | None] | None = None) -> Task:
-        """The task that `spec` names. A data file is read as the options of data files say, and if they name no label
-        words, with those in `labels`."""
-        base = split_reference(spec)[0]
-        if base in registered() or is_yaml(base):
-            return DataOptions().task(spec)
-        if self.data.label_words is None and labels is not None:
-            return self.data.model_copy(update={"label_words": dict(labels)}).task(spec)
-        return self.data.task(spec)
+        """The task that `spec` names (`DataOptions.eval_task`)."""
+        return self.data.eval_task(spec, labels)
 
     def split(self, task: Task, name: str, rows: int | None = None) -> Split:
         """A split of a task, or `rows` of it; read once."""

@@ -16,7 +16,6 @@ Function = TypeVar("Function", bound=Callable[..., None])
 
 app = typer.Typer(
     name="preface",
-    help="Train the preface, freeze the book: soft prompts for frozen T5 models.",
     no_args_is_help=True,
     rich_markup_mode="markdown",
     pretty_exceptions_enable=False,

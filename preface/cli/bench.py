@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from preface.cli.app import verb
-from preface.cli.common import Backbone, Device, Json, command, show, show_json
-from preface.cli.options import Fields, arguments, fields
+from preface.cli.common import Backbone, Device, Json, command, empty_table, show, show_json
+from preface.cli.options import arguments, data_fields
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -19,14 +19,8 @@ if TYPE_CHECKING:
     from preface.tuning.bench import Timing
 
 
-def _options() -> dict[str, Fields]:
-    from preface.tasks.options import DataOptions
-
-    return {"data_options": fields(DataOptions)}
-
-
 @verb(
-    options=_options,
+    options=data_fields(),
     epilog="""
 Examples:
 
@@ -64,20 +58,16 @@ def bench(
 
 def timings_table(timings: Sequence[Timing], name: str) -> Table:
     """Every setting, and which is fastest."""
-    from rich import box
-    from rich.table import Table
-
     from preface.tuning.bench import fastest
 
     best = fastest(timings)
-    table = Table(
-        box=box.SIMPLE_HEAD,
-        title=f"A training step of {name}, {best.device}",
-        caption=f"Fastest for one prompt: {best.method}, {best.dtype}, {best.threads} threads.\n"
+    table = empty_table(
+        f"A training step of {name}, {best.device}",
+        ("method", "prompts", "dtype × threads", "step s", "new s", "rows/s", "epoch s"),
+        f"Fastest for one prompt: {best.method}, {best.dtype}, {best.threads} threads.\n"
         "new: a step whose inputs were not encoded yet; epoch: all prompts side by side.",
+        text={"method"},
     )
-    for head in ("method", "prompts", "dtype × threads", "step s", "new s", "rows/s", "epoch s"):
-        table.add_column(head, justify="left" if head == "method" else "right")
     for timing in timings:
         table.add_row(
             timing.method,

@@ -5,10 +5,14 @@ from __future__ import annotations
 import json
 import shlex
 import sys
+from collections.abc import Collection, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+if TYPE_CHECKING:
+    from rich.table import Table
 
 Backbone = Annotated[
     str | None,
@@ -22,10 +26,6 @@ Json = Annotated[
 Out = Annotated[Path | None, typer.Option("--out", help="Folder to write into.")]
 On = Annotated[list[str] | None, typer.Option("--on", help="A task or a data file to evaluate on; may be repeated.")]
 TrainRows = Annotated[int | None, typer.Option("--train-rows", help="Train on so many rows.", min=1)]
-KeepOut = Annotated[
-    list[str] | None,
-    typer.Option("--keep-out", help="Tasks whose evaluation inputs may not be trained on.", metavar="TASK …"),
-]
 
 
 def command(*arguments: object) -> str:
@@ -34,7 +34,18 @@ def command(*arguments: object) -> str:
     return f"{shlex.quote(called) if called == sys.argv[0] else called} {shlex.join(map(str, arguments))}"
 
 
-def show(table: Any) -> None:
+def empty_table(title: str, columns: Sequence[str], caption: str | None = None, text: Collection[str] = ()) -> Table:
+    """A table without rows; the columns in `text` are text, all others numbers, on the right."""
+    from rich import box
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE_HEAD, title=title, caption=caption)
+    for name in columns:
+        table.add_column(name, justify="left" if name in text else "right", no_wrap=name not in text)
+    return table
+
+
+def show(table: Table) -> None:
     """Print a table on standard output."""
     from rich.console import Console
 

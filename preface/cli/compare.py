@@ -12,19 +12,13 @@ import typer
 
 from preface.cli.app import compare_app, verb
 from preface.cli.common import Backbone, Device, Dtype, Json, On, TrainRows, command, show, show_json
-from preface.cli.options import Fields, fields
-
-
-def _options() -> dict[str, Fields]:
-    from preface.tasks.options import DataOptions
-
-    return {"data_options": fields(DataOptions)}
+from preface.cli.options import data_fields
 
 
 @verb(
     group=compare_app,
     name="cross-domain",
-    options=_options,
+    options=data_fields(),
     epilog="""
 Examples:
 

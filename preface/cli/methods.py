@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from preface.cli.app import verb
-from preface.cli.common import Backbone, Device, Dtype, Json, show, show_json
+from preface.cli.common import Backbone, Device, Dtype, Json, empty_table, show, show_json
 from preface.cli.options import Fields, fields
 
 if TYPE_CHECKING:
@@ -41,16 +41,12 @@ def methods(
 
 
 def methods_table(rows: Sequence[dict[str, Any]], backbone: Model) -> Table:
-    from rich import box
-    from rich.table import Table
-
-    table = Table(
-        box=box.SIMPLE_HEAD,
-        title=f"Parameters of one prompt on {backbone.name}, {backbone.parameters:,} frozen",
-        caption="with gradient: measured by backward passes",
+    table = empty_table(
+        f"Parameters of one prompt on {backbone.name}, {backbone.parameters:,} frozen",
+        ("method", "length", "trained", "stored", "with gradient"),
+        "with gradient: measured by backward passes",
+        text={"method"},
     )
-    for name in ("method", "length", "trained", "stored", "with gradient"):
-        table.add_column(name, justify="left" if name == "method" else "right", no_wrap=name != "method")
     for row in rows:
         through = f"\n  through an MLP of {row['reparametrize']}" if "reparametrize" in row else ""
         numbers = (row["length"], row["trained"], row["stored"], row["gradient_receiving"])

@@ -23,6 +23,9 @@ SPELLINGS = {
     "input": ("--input", "FIELD …"),
     "label_words": ("--label-words", "LABEL=WORD …"),
     "objectives": ("--objective", "NAME[=WEIGHT] …"),
+    "tasks": ("--tasks", "TASK …"),
+    "keep_out": ("--keep-out", "TASK …"),
+    "probes": ("--probe", "TASK …"),
     "tie_embeddings": ("--tie-embeddings/--untie-embeddings", None),
 }
 """Where an option is not simply its field's name, and the value as help shows it: `…` where several may follow."""
@@ -36,6 +39,17 @@ def fields(*models: type[BaseModel], only: Collection[str] | None = None, withou
             if name not in without and (only is None or name in only):
                 found.setdefault(name, field)
     return found
+
+
+def data_fields(*only: str) -> Callable[[], dict[str, Fields]]:
+    """What `verb` makes options of for a verb that reads data: all fields of `DataOptions`, or only some."""
+
+    def made() -> dict[str, Fields]:
+        from preface.tasks.options import DataOptions
+
+        return {"data_options": fields(DataOptions, only=only or None)}
+
+    return made
 
 
 def with_options(function: Callable[..., None], groups: Mapping[str, Fields]) -> Callable[..., None]:
@@ -63,7 +77,7 @@ def with_options(function: Callable[..., None], groups: Mapping[str, Fields]) ->
 def option(name: str, field: FieldInfo, panel: str) -> inspect.Parameter:
     """A field as a parameter that typer makes an option of; None where the user does not give it."""
     kind = _kind(field.annotation)
-    spelling, metavar = SPELLINGS.get(name, (f"--{name.replace('_', '-')}", None))
+    spelling, metavar = _spelling(name)
     if get_origin(kind) in (tuple, dict):  # several values, or pairs; the model knows which words there are
         kind = list[float] if get_args(kind)[0] is float else list[str]
     info = typer.Option(spelling, help=_help(field), metavar=metavar, rich_help_panel=panel)
@@ -72,14 +86,16 @@ def option(name: str, field: FieldInfo, panel: str) -> inspect.Parameter:
     )
 
 
+def _spelling(name: str) -> tuple[str, str | None]:
+    return SPELLINGS.get(name, (f"--{name.replace('_', '-')}", None))
+
+
 def _kind(annotation: Any) -> Any:
     """A field's type without its None."""
-    (kind,) = {arg for arg in get_args(annotation) if arg is not NoneType} if _optional(annotation) else {annotation}
+    if NoneType not in get_args(annotation):
+        return annotation
+    (kind,) = [arg for arg in get_args(annotation) if arg is not NoneType]
     return kind
-
-
-def _optional(annotation: Any) -> bool:
-    return NoneType in get_args(annotation)
 
 
 def _help(field: FieldInfo) -> str:
@@ -136,7 +152,7 @@ def arguments(given: Mapping[str, Any]) -> list[str]:
     for name, value in given.items():
         if value is None or value is False:
             continue
-        written.append(SPELLINGS.get(name, (f"--{name.replace('_', '-')}", None))[0])
+        written.append(_spelling(name)[0])
         if isinstance(value, Mapping):
             written += [f"{key}={word}" for key, word in value.items()]
         elif isinstance(value, tuple):

@@ -10,17 +10,11 @@ import typer
 
 from preface.cli.app import verb
 from preface.cli.common import Backbone, Device, Dtype
-from preface.cli.options import Fields, fields
-
-
-def _options() -> dict[str, Fields]:
-    from preface.tasks.options import DataOptions
-
-    return {"data_options": fields(DataOptions, only=("input", "encoding", "skip_bad_rows"))}
+from preface.cli.options import data_fields
 
 
 @verb(
-    options=_options,
+    options=data_fields("input", "encoding", "skip_bad_rows"),
     epilog="""
 Examples:
 

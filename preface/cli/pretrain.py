@@ -9,21 +9,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from preface.cli.app import verb
-from preface.cli.common import Device, Dtype, KeepOut, Out, command, show
+from preface.cli.common import Out, command, empty_table, show
 from preface.cli.options import Fields, fields, on_command_line
 from preface.errors import UserError
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-Tokens = Annotated[Path | None, typer.Option("--tokens", help="A folder that `preface tokenize` made.")]
-InstructionTasks = Annotated[
-    list[str] | None, typer.Option("--tasks", help="What `instructions` are made of.", metavar="TASK …")
-]
-Probes = Annotated[
-    list[str] | None,
-    typer.Option("--probe", help="Tune a small prefix on these tasks as training goes on.", metavar="TASK …"),
-]
 Unfinished = Annotated[
     Path | None, typer.Option("--resume", help="An interrupted backbone's folder; all else comes from there.")
 ]
@@ -31,16 +23,15 @@ Unfinished = Annotated[
 
 def training_options() -> dict[str, Fields]:
     """What `pretrain` and `adapt` both take."""
-    from preface.pretraining.settings import Settings
-    from preface.tasks.options import DataOptions
+    from preface.pretraining.settings import MakingOptions, Settings
 
-    return {"settings": fields(Settings), "data_options": fields(DataOptions, only=("data",))}
+    return {"making_options": fields(MakingOptions), "settings": fields(Settings)}
 
 
 def _options() -> dict[str, Fields]:
     from preface.pretraining.architecture import Architecture
 
-    return {"sizes": fields(Architecture), **training_options()}
+    return training_options() | {"sizes": fields(Architecture)}
 
 
 @verb(
@@ -58,52 +49,34 @@ Examples:
 )
 def pretrain(
     context: typer.Context,
-    sizes: dict[str, Any],
+    making_options: dict[str, Any],
     settings: dict[str, Any],
-    data_options: dict[str, Any],
+    sizes: dict[str, Any],
     out: Out = None,
-    tokens: Tokens = None,
     architecture: Annotated[
         str | None, typer.Option("--architecture", help="A shipped shape (1m, 4m, 11m, 30m) or a YAML.")
     ] = None,
-    tasks: InstructionTasks = None,
-    keep_out: KeepOut = None,
-    probe: Probes = None,
-    dtype: Dtype = "auto",
-    device: Device = "auto",
     resume: Unfinished = None,
 ) -> None:
     """Train a T5 from scratch; its folder loads in Preface and in Transformers."""
     import preface
 
     if resume is not None:
-        folder = resumed(context, resume, device)
-    elif tokens is None or out is None:
+        folder = resumed(context, resume, making_options.get("device"))
+    elif "tokens" not in making_options or out is None:
         raise UserError("pretrain: give --tokens, a folder that `preface tokenize` made, and --out")
     else:
-        folder = preface.pretrain(
-            tokens,
-            out,
-            architecture=architecture,
-            numbers=sizes,
-            tasks=tasks or (),
-            keep_out=keep_out or (),
-            probes=probe or (),
-            dtype=dtype,
-            device=device,
-            **data_options,
-            **settings,
-        )
+        folder = preface.pretrain(out=out, architecture=architecture, numbers=sizes, **making_options, **settings)
     show_made(folder)
 
 
-def resumed(context: typer.Context, folder: Path, device: str) -> Path:
+def resumed(context: typer.Context, folder: Path, device: str | None) -> Path:
     """Go on with an interrupted backbone. Raises UserError if anything but a device is given besides."""
     from preface.pretraining.making import resume
 
     if other := on_command_line(context, besides={"resume", "device"}):
         raise UserError(f"{other[0]}: cannot be given with --resume; it comes from {folder}")
-    return resume(folder, None if device == "auto" else device)
+    return resume(folder, device)
 
 
 def show_made(folder: Path) -> None:
@@ -116,19 +89,15 @@ def show_made(folder: Path) -> None:
 
 def backbone_table(folder: Path) -> Table:
     """What a backbone that was just made is worth: held-out losses, probes, speed."""
-    from rich import box
-    from rich.table import Table
-
     record = json.loads((folder / "backbone.json").read_text(encoding="utf-8"))
     result = record["result"]
-    table = Table(
-        box=box.SIMPLE_HEAD,
-        title=f"{folder}: {record['parameters']:,} parameters",
-        caption=f"{result['tokens']:,} tokens in {result['steps']:,} steps, {result['tokens_per_second']:,.0f}/s, "
+    table = empty_table(
+        f"{folder}: {record['parameters']:,} parameters",
+        ("measure", "value"),
+        f"{result['tokens']:,} tokens in {result['steps']:,} steps, {result['tokens_per_second']:,.0f}/s, "
         f"{result['seconds'] / 60:,.1f} min in all. Losses in nats a token; noise: hidden text without sentinels.",
+        text={"measure"},
     )
-    table.add_column("measure")
-    table.add_column("value", justify="right")
     for name, value in result["validation"].items():
         table.add_row(f"validation loss, {name}", f"{value:.3f}" if value is not None else "not finite")
     for name, value in result["probes"].items():

@@ -7,8 +7,8 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from preface.cli.app import verb
-from preface.cli.common import Json, show, show_json
-from preface.cli.options import Fields, fields
+from preface.cli.common import Json, empty_table, show, show_json
+from preface.cli.options import data_fields
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -16,14 +16,7 @@ if TYPE_CHECKING:
     from preface.tasks import TaskInfo
 
 
-def data_folder() -> dict[str, Fields]:
-    """The one option of data files that verbs take which read shipped tasks alone."""
-    from preface.tasks.options import DataOptions
-
-    return {"data_options": fields(DataOptions, only=("data",))}
-
-
-@verb(options=data_folder)
+@verb(options=data_fields("data"))
 def tasks(data_options: dict[str, Any], as_json: Json = False) -> None:
     """List the shipped tasks, and where their data are found."""
     import preface
@@ -36,12 +29,9 @@ def tasks(data_options: dict[str, Any], as_json: Json = False) -> None:
 
 
 def tasks_table(found: Sequence[TaskInfo]) -> Table:
-    from rich import box
-    from rich.table import Table
-
-    table = Table(box=box.SIMPLE_HEAD, title="Tasks, and where their rows come from")
-    for name in ("task", "rows from", "what it is"):
-        table.add_column(name, no_wrap=name == "task")
+    columns = ("task", "rows from", "what it is")
+    table = empty_table("Tasks, and where their rows come from", columns, text=columns)
+    table.columns[0].no_wrap = True
     for task in found:
         places: dict[str, list[str]] = {}
         for split, place in task.places.items():

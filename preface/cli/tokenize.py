@@ -8,12 +8,12 @@ from typing import Annotated, Any
 import typer
 
 from preface.cli.app import verb
-from preface.cli.common import KeepOut, command
-from preface.cli.tasks import data_folder
+from preface.cli.common import command
+from preface.cli.options import data_fields
 
 
 @verb(
-    options=data_folder,
+    options=data_fields("data"),
     epilog="""
 Examples:
 
@@ -36,7 +36,10 @@ def tokenize(
     ] = None,
     vocabulary: Annotated[int, typer.Option("--vocabulary", help="Pieces of a trained tokenizer.")] = 16384,
     field: Annotated[str, typer.Option("--field", help="Of JSON Lines, Parquet and the hub.")] = "text",
-    keep_out: KeepOut = None,
+    keep_out: Annotated[
+        list[str] | None,
+        typer.Option("--keep-out", help="Tasks whose evaluation inputs may not be trained on.", metavar="TASK …"),
+    ] = None,
     held_out: Annotated[int, typer.Option(help="Tokens for validation, about.", min=1)] = 200_000,
 ) -> None:
     """Write text as tokens for pre-training, without repeated documents and evaluation inputs."""

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from preface.cli.app import verb
-from preface.cli.common import Backbone, Device, Dtype, Json, Out, TrainRows, command, show, show_json
+from preface.cli.common import Backbone, Device, Dtype, Json, Out, TrainRows, command, empty_table, show, show_json
 from preface.cli.options import Fields, arguments, fields, on_command_line
 from preface.errors import UserError
 
@@ -160,23 +160,18 @@ def run_cells(run: Run) -> list[Cell]:
 
 def run_table(run: Run) -> Table:
     """Development scores by learning rate, over seeds."""
-    from rich import box
-    from rich.table import Table
-
-    from preface.labelling.metric import METRIC_NAMES
+    from preface.tasks.metric import METRIC_NAMES
 
     record, result = run.record, run.result
     rows, metric = record.splits.validation.rows, METRIC_NAMES[record.task.metric]
-    table = Table(
-        box=box.SIMPLE_HEAD,
-        title=f"{record.method.name} on {record.task.name}, {record.backbone} frozen",
-        caption=f"{metric[0].upper()}{metric[1:]} in percent on {rows:,} development rows (the commonest label alone: "
+    table = empty_table(
+        f"{record.method.name} on {record.task.name}, {record.backbone} frozen",
+        ("learning rate", "seeds", "mean", "± deviation", "best"),
+        f"{metric[0].upper()}{metric[1:]} in percent on {rows:,} development rows (the commonest label alone: "
         f"{100 * result.majority:.1f}).\n{result.trained_parameters:,} trained parameters a prompt, "
         f"{result.steps:,} steps, {result.seconds:,.0f} s."
         + (f"\nThe backbone saw labelled examples of {', '.join(saw)}." if (saw := record.backbone_saw) else ""),
     )
-    for name in ("learning rate", "seeds", "mean", "± deviation", "best"):
-        table.add_column(name, justify="right")
     chosen = run.best_rate[0].learning_rate
     for row in result.rates:
         rate = row.learning_rate

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,8 +11,8 @@ from preface.baselines.column import Setting
 from preface.experiments.matrix import eval_tasks, measure
 from preface.experiments.report import write_report
 from preface.experiments.spec import Experiment, load_experiment
-from preface.labelling.metric import metric
 from preface.records.results import Cell
+from preface.tasks.metric import majority
 
 
 def compare_cross_domain(
@@ -60,13 +59,12 @@ def majorities(experiment: Experiment, setting: Setting) -> str:
     shares = []
     for task in eval_tasks(experiment, setting):
         gold = [str(example.label) for example in setting.split(task, "test").examples]
-        [(label, _)] = Counter(gold).most_common(1)
-        shares.append(f"{task.name} {100 * metric(task.metric, gold, [label] * len(gold)):.1f}")
+        shares.append(f"{task.name} {100 * majority(task.metric, gold):.1f}")
     return f"Always naming the commonest label would score: {', '.join(shares)}."
 
 
 def seen(cells: Sequence[Cell]) -> list[str]:
-    """A line for each backbone that was trained on labelled examples: its domains are not as new as they look."""
+    """A line for each backbone that was trained on labelled examples: its domains are not as new as they seem."""
     saw = {cell.backbone: cell.details.get("backbone_saw", []) for cell in cells}
     return [
         f"{backbone} was itself trained on labelled examples of {', '.join(tasks)}: these are no new domains for it, "

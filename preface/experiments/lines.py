@@ -7,7 +7,7 @@ from statistics import mean, stdev
 from typing import TYPE_CHECKING, Any
 
 from preface.baselines.column import SEPARATOR, axis_value, shown
-from preface.experiments.plot import INK, styles_of
+from preface.experiments.plot import INK, style, styles_of
 from preface.records.results import Cell, latest
 
 if TYPE_CHECKING:
@@ -70,10 +70,7 @@ def _draw(axes: Axes, panel: Panel, styles: dict[str, tuple[str, str]]) -> None:
         axes.set_xscale("log")
     axes.set_xticks([*places.values()], labels=[*places])
     axes.minorticks_off()
-    axes.grid(color=INK, alpha=0.15, linewidth=0.8)
-    axes.set_axisbelow(True)
-    axes.tick_params(length=0)
-    axes.spines[:].set_visible(False)
+    style(axes)
 
 
 def _places(values: dict[str, Any]) -> dict[str, float]:

@@ -6,12 +6,13 @@ import io
 from collections.abc import Callable, Iterable
 from itertools import cycle
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from preface.errors import UserError
 from preface.experiments.table import Table
 
 if TYPE_CHECKING:  # drawing libraries are imported where they draw: they would slow every other command down
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 INK = "#24303c"
@@ -26,15 +27,15 @@ def styles_of(names: Iterable[str]) -> dict[str, tuple[str, str]]:
     return dict(zip(names, zip(cycle(COLOURS), cycle(MARKERS), strict=False), strict=False))
 
 
-def plot(table: Table, path: Path, chance: float | None = None) -> None:
+def plot(table: Table, path: Path) -> None:
     """Draw the table as dots with error bars, single seeds as small dots, into a `.png` or a `.svg`.
 
-    `chance`, in [0, 1], draws a line at what guessing would score. Raises `UserError` for another suffix.
+    Raises `UserError` for another suffix.
     """
     if path.suffix.lower() not in {".png", ".svg"}:
         raise UserError(f"cannot draw {path.name}: a plot's name ends in .png or .svg")
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(picture(lambda: figure_of_dots(table, chance), path.suffix.lower()[1:]))
+    path.write_bytes(picture(lambda: figure_of_dots(table), path.suffix.lower()[1:]))
 
 
 def picture(draw: Callable[[], Figure], kind: str, transparent: bool = False) -> bytes:
@@ -55,7 +56,7 @@ def picture(draw: Callable[[], Figure], kind: str, transparent: bool = False) ->
     return file.getvalue()
 
 
-def figure_of_dots(table: Table, chance: float | None) -> Figure:
+def figure_of_dots(table: Table) -> Figure:
     """Rows downwards, so that a long task name has room; dots and no bars, which would have to start at 0."""
     from matplotlib.figure import Figure
 
@@ -73,19 +74,17 @@ def figure_of_dots(table: Table, chance: float | None) -> Figure:
                 continue
             y = index + (place - (len(table.columns) - 1) / 2) * step
             colour, marker = styles[column]
-            look: dict[str, Any] = {"color": colour, "markeredgewidth": 0}
+            dot: dict[str, Any] = {"color": colour, "markeredgewidth": 0}
             if entry.deviation is not None:
                 axes.errorbar(100 * entry.mean, y, xerr=100 * entry.deviation, color=colour, capsize=2.5)
                 below = [y + 0.38 * step] * len(entry.values)  # where neither bar nor mean hides a seed
-                axes.plot([100 * v for v in entry.values], below, "o", markersize=3, alpha=0.6, **look)
-            axes.plot(100 * entry.mean, y, marker, markersize=7, clip_on=False, **look)
+                axes.plot([100 * v for v in entry.values], below, "o", markersize=3, alpha=0.6, **dot)
+            axes.plot(100 * entry.mean, y, marker, markersize=7, clip_on=False, **dot)
 
     handles = [
         axes.plot([], [], marker, color=colour, markersize=7, markeredgewidth=0, label=column)[0]
         for column, (colour, marker) in styles.items()
     ]
-    if chance is not None:
-        handles.append(axes.axvline(100 * chance, color=INK, alpha=0.6, linestyle="--", label="chance"))
     widths = [len(str(handle.get_label())) + 6 for handle in handles]  # in letters, the marker's room included
     figure.legend(
         handles=handles,
@@ -98,8 +97,13 @@ def figure_of_dots(table: Table, chance: float | None) -> Figure:
     axes.set_yticks(range(len(table.rows)), labels=[row.label for row in table.rows])
     axes.set_ylim(len(table.rows) - 0.5, -0.5)
     axes.set_xlabel(table.metric)
-    axes.grid(axis="x", color=INK, alpha=0.15, linewidth=0.8)
+    style(axes, grid="x")
+    return figure
+
+
+def style(axes: Axes, grid: Literal["x", "both"] = "both") -> None:
+    """A light grid below what is drawn; no frame and no ticks."""
+    axes.grid(axis=grid, color=INK, alpha=0.15, linewidth=0.8)
     axes.set_axisbelow(True)
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
-    return figure

@@ -52,7 +52,6 @@ def html(
     path: Path,
     notes: Sequence[str] = (),
     commands: Sequence[str] = (),
-    chance: float | None = None,
 ) -> None:
     """Write one page that needs nothing else: summary, table, plot, notes, every cell, versions and commands.
 
@@ -68,7 +67,7 @@ def html(
         title=title,
         summary=_summary(table),
         table=table,
-        plot=Markup(_inline(lambda: figure_of_dots(table, chance))),
+        plot=Markup(_inline(lambda: figure_of_dots(table))),
         varied=panels and Markup(_inline(lambda: figure_of_lines(panels))),
         notes=notes,
         cells=[(cell, _learning_rate(cell)) for cell in cells],
@@ -85,20 +84,18 @@ def write_report(
     title: str,
     notes: Sequence[str] = (),
     commands: Sequence[str] = (),
-    chance: float | None = None,
 ) -> None:
     """Write `results.json`, `table.md`, `plot.png` and `report.html` into `folder`; `vary.png` where axes vary.
 
-    `chance`, in [0, 1], draws a line at what guessing would score. Raises `UserError` for no cells, and then
-    writes nothing.
+    Raises `UserError` for no cells, and then writes nothing.
     """
     table = pivot(cells)
     write_cells(folder / "results.json", cells)
     write_atomically(folder / "table.md", markdown(table))
-    plot(table, folder / "plot.png", chance)
+    plot(table, folder / "plot.png")
     if panels := panels_of(cells):
         (folder / "vary.png").write_bytes(picture(lambda: figure_of_lines(panels), "png"))
-    html(cells, title, folder / "report.html", notes, commands, chance)
+    html(cells, title, folder / "report.html", notes, commands)
 
 
 def _inline(draw: Callable[[], Figure]) -> str:

@@ -28,7 +28,6 @@ from preface.records.run import Run
 from preface.tasks import Split, Task, render
 from preface.tasks.find import refuse_outside
 from preface.tasks.options import DataOptions
-from preface.tasks.registry import registered, split_reference
 from preface.terminal.progress import progress, say, warn, warn_skipped
 
 __all__ = ["INSTRUCTION", "ZERO_SHOT", "evaluate", "predictions_on"]
@@ -96,20 +95,12 @@ def _tasks(on: Sequence[str | Path | Task], subjects: Subjects, data: DataOption
         if subjects.foreign:
             refuse_outside(origin.task)
         return [origin.task]
-    own = data
-    if data.label_words is None and origin is not None:
-        # a data file may hold the words themselves, or the labels of the file that was trained on
-        words: dict[str, str | None] = {word: word for word in origin.label_words}
-        own = data.model_copy(update={"label_words": words | origin.task.labels})
-    # a shipped task knows its own fields: the options describe the data files beside it
-    tasks = [(DataOptions() if _is_shipped(task) else own).task(task) for task in on]
+    # a data file may hold the words themselves, or the labels of the file that was trained on
+    labels = None if origin is None else {**{word: word for word in origin.label_words}, **origin.task.labels}
+    tasks = [data.eval_task(task, labels) for task in on]
     if repeated := [name for name, count in Counter(task.name for task in tasks).items() if count > 1]:
         raise UserError(f"on: {repeated[0]} is named twice; evaluate files of one name one after another")
     return tasks
-
-
-def _is_shipped(task: str | Path | Task) -> bool:
-    return isinstance(task, Task) or split_reference(str(task))[0] in registered()
 
 
 @dataclass(frozen=True)

@@ -43,7 +43,7 @@ from preface.terminal.progress import warn
 RECORD = "backbone.json"
 VALIDATION_BATCHES = 4
 VALIDATION_ROWS = 32
-"""Held-out sequences of each objective that are looked at."""
+"""Held-out sequences of each objective in a batch."""
 SHOWN = (
     "d_model", "d_kv", "num_heads", "d_ff", "num_layers", "num_decoder_layers", "feed_forward_proj", "vocab_size",
     "scale_decoder_outputs", "relative_attention_num_buckets", "relative_attention_max_distance",
@@ -104,10 +104,10 @@ def _ancestors(checkpoint: str | None) -> list[dict[str, Any]]:
 
 def checked_text(tokens: Tokens, record: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     """What the text is, for record and card. Raises UserError if it is not what was begun with, or not kept clean."""
-    asked, digest = tokens.card["asked"], tokens.card["sha256"]
+    keep_out, digest = tokens.card["config"]["keep_out"], tokens.card["sha256"]
     if "text" in record and record["text"]["sha256"] != digest:
         raise UserError(f"{tokens.folder}: other tokens than {folder} was begun with; start anew")
-    if missing := set(record["keep_out"]) - set(asked["keep_out"]):
+    if missing := set(record["keep_out"]) - set(keep_out):
         raise UserError(
             f"keep-out: {', '.join(sorted(missing))} may be in the text of {tokens.folder}; make it anew with "
             "`preface tokenize … --keep-out`"
@@ -115,7 +115,7 @@ def checked_text(tokens: Tokens, record: Mapping[str, Any], folder: Path) -> dic
     return {
         # of a path, the folder too: `train.jsonl` alone says little
         "sources": ["/".join(Path(source["name"]).parts[-2:]) for source in tokens.card["sources"]],
-        "keep_out": asked["keep_out"],
+        "keep_out": keep_out,
         "dropped": tokens.card["dropped"],
         "tokens": tokens.card["tokens"],
         "sha256": digest,
@@ -170,7 +170,7 @@ def build_data(
 def _held_out_text(tokens: Tokens, tokenizer: PreTrainedTokenizerBase, length: int) -> list[Objective]:
     """Whatever a backbone learns, it is measured in both ways on the text that is held out."""
     if len(tokens.validation) < 3 * length:
-        warn(f"{tokens.folder}: {len(tokens.validation):,} tokens are held out, too few to look at as training goes on")
+        warn(f"{tokens.folder}: {len(tokens.validation):,} tokens are held out, too few to measure as training goes on")
         return []
     held_out: list[Objective] = [PrefixLM(tokens.validation, tokenizer, length, 0)]
     if span_lengths(length).spans <= len(sentinels(tokenizer)):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -10,7 +9,7 @@ from pathlib import Path
 
 from preface.errors import UserError
 from preface.tasks.hub import NotOnHubError, hub_rows
-from preface.tasks.lines import STDIN, open_bytes
+from preface.tasks.lines import STDIN, open_bytes, refuse_half_characters, sha256_of
 from preface.tasks.read import Row, format_of, is_blank, iter_rows
 from preface.tasks.task import HubSource
 
@@ -56,8 +55,7 @@ def identity(source: str | Path) -> dict[str, str | None]:
         return {"name": str(source), "revision": _hub_rows(str(source))[1]}
     with open_bytes(source):  # for the same messages as where it is read
         pass
-    with Path(source).open("rb") as file:
-        return {"name": str(source), "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
+    return {"name": str(source), "sha256": sha256_of(source)}
 
 
 def _rows(source: str | Path, field: str) -> tuple[str, Iterator[Row]]:
@@ -84,9 +82,5 @@ def _text(row: Row, field: str) -> str:
         return ""
     if not isinstance(value, str):
         raise UserError(f"{row.place}: the field '{field}' is no text but {type(value).__name__}; name another field")
-    if not value.isascii():
-        try:
-            value.encode()
-        except UnicodeEncodeError as error:  # JSON can write half of a surrogate pair, which no tokenizer reads
-            raise UserError(f"{row.place}: the field '{field}' holds half a character; correct it") from error
+    refuse_half_characters(value, row.place, [field])
     return BREAK.sub(" ", value).strip()

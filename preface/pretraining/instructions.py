@@ -5,41 +5,26 @@ from __future__ import annotations
 import random
 import re
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 from preface.errors import UserError
-from preface.tasks import Example, Task, load_split, load_task
+from preface.tasks import Example, Task
 from preface.tasks.lines import listed
 from preface.tasks.task import Instruction
 
 SENTENCE_END = re.compile(r"""[.!?…]["'’”)\]]*$""")
 
 
-def load_instructions(
-    task: str | Path | Task,
-    split: str = "train",
-    *,
-    data: str | Path | None = None,
-    cap: int | None = 30_000,
-    words: int | None = None,
-    seed: int = 0,
+def worded(
+    task: Task, examples: Sequence[Example], *, cap: int | None = 30_000, words: int | None = None, seed: int = 0
 ) -> list[list[Example]]:
-    """The examples of a split under each instruction of the task: one list a template, with the same rows in order.
+    """Examples of a task under each of its instructions: one list a template, with the same rows in order.
 
     A caller that takes a row of a list drawn at random sees each row in many wordings. A task without
     instructions has one that lists its label words. At most `cap` rows are drawn. With `words`, each field is
     cropped to so many words, for each template anew (see `crop`).
 
-    Raises UserError as `load_split` does, and if an instruction's answers are not for the task's label words.
+    Raises UserError if an instruction's answers are not for the task's label words.
     """
-    task = load_task(task)
-    return worded(task, load_split(task, split, data=data).examples, cap=cap, words=words, seed=seed)
-
-
-def worded(
-    task: Task, examples: Sequence[Example], *, cap: int | None = 30_000, words: int | None = None, seed: int = 0
-) -> list[list[Example]]:
-    """Examples of the task under each of its instructions; see `load_instructions`."""
     instructions = task.instructions or (generic(task),)
     answers = [answers_of(task, instruction) for instruction in instructions]
     rng = random.Random(seed)

@@ -6,14 +6,14 @@ import json
 import shlex
 import shutil
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 from preface.backbones.base import SEEN
 from preface.errors import UserError
-from preface.options import validated
+from preface.options import divided, validated
 from preface.pretraining.architecture import load_architecture
 from preface.pretraining.building import (
     RECORD,
@@ -27,7 +27,7 @@ from preface.pretraining.building import (
     prober,
 )
 from preface.pretraining.card import write_card
-from preface.pretraining.settings import Settings
+from preface.pretraining.settings import MakingOptions, ObjectiveName, Settings
 from preface.pretraining.tokens import Tokens
 from preface.pretraining.weights import Losses, Weights
 from preface.records.atomic import write_atomically
@@ -42,14 +42,7 @@ def pretrain(
     *,
     architecture: str | Path | None = None,
     numbers: Mapping[str, Any] | None = None,
-    objectives: Mapping[str, float] | None = None,
-    tasks: Sequence[str] = (),
-    keep_out: Sequence[str] = (),
-    probes: Sequence[str] = (),
-    data: str | Path | None = None,
-    dtype: str = "auto",
-    device: str = "auto",
-    **settings: Any,
+    **options: Any,
 ) -> Path:
     """Train a T5 from scratch.
 
@@ -58,50 +51,42 @@ def pretrain(
         out: the backbone's folder, which Transformers loads. An unfinished one is resumed with `resume`.
         architecture: a shipped shape (`1m`, `4m`, `11m`, `30m`) or a YAML; `numbers` are fields of `Architecture`
             that win over it.
-        objectives: weights of `span-corruption` (default: it alone), `prefix-lm`, `instructions`.
-        tasks: what instructions are made of; examples whose text is an evaluation input of `keep_out` are left out.
-        probes: tasks on which a small prefix is tuned as training goes on.
-        data: folder with the data files of shipped tasks (default: the environment's PREFACE_DATA).
-        dtype: what the model computes in; weights and optimizer are float32 always.
-        settings: fields of `Settings`: `minutes`, `steps` or `budget_tokens`, `learning_rate`, …
+        options: fields of `preface.pretraining.settings.MakingOptions`:
+
+            - `tasks`: what instructions are made of; examples whose text is an evaluation input of `keep_out` are left
+              out;
+            - `probes`: tasks on which a small prefix is tuned as training goes on;
+            - `data`: folder with the data files of shipped tasks (default: the environment's PREFACE_DATA);
+            - `dtype`: what the model computes in; weights and optimizer are float32 always; `device`;
+
+            and of `preface.pretraining.settings.Settings`: `minutes`, `steps` or `budget_tokens`, `learning_rate`, …;
+            `objectives` are the weights of `span-corruption` (default: it alone), `prefix-lm`, `instructions`.
 
     Raises:
         UserError: what the user can put right.
         Interrupted: after Ctrl-C; `resume` goes on.
     """
     shape = load_architecture(architecture, **(numbers or {}))
-    asked = _asked(tokens, tasks, keep_out, probes, data, dtype, device, objectives or {"span-corruption": 1}, settings)
-    asked |= {"verb": "pretrain", "architecture": shape.model_dump(mode="json"), "began_from": None}
-    return _begin(Path(out), asked)
+    record = _configuration({"tokens": tokens, **options}, "span-corruption")
+    record |= {"verb": "pretrain", "architecture": shape.model_dump(mode="json"), "began_from": None}
+    return _begin(Path(out), record)
 
 
-def adapt(
-    checkpoint: str | Path,
-    out: str | Path,
-    *,
-    tokens: str | Path | None = None,
-    objectives: Mapping[str, float] | None = None,
-    tasks: Sequence[str] = (),
-    keep_out: Sequence[str] = (),
-    probes: Sequence[str] = (),
-    data: str | Path | None = None,
-    dtype: str = "auto",
-    device: str = "auto",
-    **settings: Any,
-) -> Path:
+def adapt(checkpoint: str | Path, out: str | Path, **options: Any) -> Path:
     """Train all weights of a T5-family checkpoint on: LM adaptation (Lester et al. 2021, section 3.2), more span
     corruption, instruction tuning (Wei et al. 2022), full tuning on one task, or a mixture.
 
     Args:
         checkpoint: an embedded backbone, a folder, or a name on the Hugging Face hub.
-        tokens: a folder that `tokenize` made with the checkpoint's tokenizer; not needed for instructions alone.
-        objectives: as for `pretrain` (default: `prefix-lm` alone).
+        out: as for `pretrain`.
+        options: as for `pretrain`; `tokens`, a folder that `tokenize` made with the checkpoint's tokenizer, is not
+            needed for instructions alone; `objectives` is `prefix-lm` by default.
 
-    All else is as for `pretrain`.
+    Raises as `pretrain` does.
     """
-    asked = _asked(tokens, tasks, keep_out, probes, data, dtype, device, objectives or {"prefix-lm": 1}, settings)
-    asked |= {"verb": "adapt", "architecture": None, "began_from": str(checkpoint)}
-    return _begin(Path(out), asked)
+    record = _configuration(options, "prefix-lm")
+    record |= {"verb": "adapt", "architecture": None, "began_from": str(checkpoint)}
+    return _begin(Path(out), record)
 
 
 def resume(folder: str | Path, device: str | None = None) -> Path:
@@ -116,49 +101,43 @@ def resume(folder: str | Path, device: str | None = None) -> Path:
     return _go(folder, record | {"device": device or record["device"]})
 
 
-def _asked(
-    tokens: str | Path | None,
-    tasks: Sequence[str],
-    keep_out: Sequence[str],
-    probes: Sequence[str],
-    data: str | Path | None,
-    dtype: str,
-    device: str,
-    objectives: Mapping[str, float],
-    settings: dict[str, Any],
-) -> dict[str, Any]:
-    checked = validated(Settings, {"objectives": dict(objectives), **settings})
-    names = set(checked.objectives)
-    if "instructions" in names and not tasks:
+def _configuration(options: Mapping[str, Any], objective: ObjectiveName) -> dict[str, Any]:
+    """What the record says of how a backbone is made; `objective` alone where none is given. Raises UserError."""
+    making_fields, settings_fields = divided(options, MakingOptions, Settings)
+    making = validated(MakingOptions, making_fields)
+    objectives = settings_fields.pop("objectives", None) or {objective: 1}
+    settings = validated(Settings, {"objectives": objectives, **settings_fields})
+    names = set(settings.objectives)
+    if "instructions" in names and not making.tasks:
         raise UserError("tasks: the objective `instructions` needs some; `preface tasks` lists those that ship")
-    if tasks and "instructions" not in names:
+    if making.tasks and "instructions" not in names:
         raise UserError("tasks: given, but no objective is `instructions`; add it, as in `--objective instructions`")
-    if names - {"instructions"} and tokens is None:
+    if names - {"instructions"} and making.tokens is None:
         raise UserError("tokens: none given; `preface tokenize TEXT… --out FOLDER` makes such a folder")
     return {
-        "tokens_folder": None if tokens is None else str(Path(tokens).resolve()),
-        "tasks": list(tasks),
-        "keep_out": list(keep_out),
-        "probe_tasks": list(probes),
-        "data": None if data is None else str(Path(data).resolve()),
-        "dtype": dtype,
-        "device": device,
-        "settings": checked.model_dump(mode="json"),
+        "tokens_folder": making.tokens and str(making.tokens.resolve()),
+        "tasks": list(making.tasks),
+        "keep_out": list(making.keep_out),
+        "probe_tasks": list(making.probes),
+        "data": making.data and str(making.data.resolve()),
+        "dtype": making.dtype,
+        "device": making.device,
+        "settings": settings.model_dump(mode="json"),
         "versions": installed_versions(),
         "command": ["preface", *sys.argv[1:]],
     }
 
 
-def _begin(folder: Path, asked: dict[str, Any]) -> Path:
+def _begin(folder: Path, record: dict[str, Any]) -> Path:
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         unfinished = (folder / RECORD).exists() and not (folder / "model.safetensors").exists()
         hint = f"`--resume {shlex.quote(str(folder))}` goes on with it, or " if unfinished else ""
         raise UserError(f"{folder}: is there already and not empty; {hint}give another --out")
-    return _go(folder, asked)
+    return _go(folder, record)
 
 
 def _go(folder: Path, record: dict[str, Any]) -> Path:
-    """Build everything that the record asks for, train, export."""
+    """Build everything that the record names, train, export."""
     settings = Settings(**record["settings"])
     machine = machine_of(record["device"], record["dtype"], settings.batch_size)
     text = None if record["tokens_folder"] is None else Tokens.open(record["tokens_folder"])

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
+from preface.backbones.base import send
 from preface.errors import UserError
 from preface.pretraining.instructions import mixing_rates
 from preface.pretraining.objectives import Ids, noise_mask, prefix_lm, span_corruption, span_lengths
@@ -44,13 +45,8 @@ class Batch:
 
     def to(self, device: torch.device) -> Batch:
         """The same on a device, copied while it still computes what came before."""
-
-        def move(tensor: Tensor) -> Tensor:
-            return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
-
-        return Batch(
-            self.objective, move(self.inputs), None if self.mask is None else move(self.mask), move(self.labels)
-        )
+        mask = None if self.mask is None else send(self.mask, device)
+        return Batch(self.objective, send(self.inputs, device), mask, send(self.labels, device))
 
     def rows(self, part: slice) -> Batch:
         """Some of its rows."""

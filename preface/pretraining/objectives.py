@@ -23,7 +23,7 @@ Ids = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class SpanLengths:
-    """How a packed chunk of `raw` tokens divides so that its corrupted input has exactly the length asked for."""
+    """How a packed chunk of `raw` tokens divides so that its corrupted input has exactly the length required."""
 
     raw: int
     noise: int

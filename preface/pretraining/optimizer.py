@@ -26,19 +26,17 @@ class ScaledAdamW:
         groups = [
             {"params": [parameter], "lr": torch.zeros((), device=parameter.device)} for parameter in self.parameters
         ]
-        self.adamw = torch.optim.AdamW(groups, betas=(0.9, 0.99), eps=1e-8, weight_decay=weight_decay, fused=True)
+        self.torch_optimizer = torch.optim.AdamW(
+            groups, betas=(0.9, 0.99), eps=1e-8, weight_decay=weight_decay, fused=True
+        )
 
     @torch.no_grad()
     def step(self, rate: float) -> None:
         norms = torch._foreach_norm(self.parameters)
         sizes = torch._foreach_clamp_min(torch._foreach_div(norms, self.roots), SMALLEST_SIZE)
-        rates = [group["lr"] for group in self.adamw.param_groups]  # tensors, so that they stay on the device
+        rates = [group["lr"] for group in self.torch_optimizer.param_groups]  # tensors, so that they stay on the device
         torch._foreach_copy_(rates, torch._foreach_mul(sizes, rate))
-        self.adamw.step()
-
-    @property
-    def torch_optimizer(self) -> torch.optim.Optimizer:
-        return self.adamw
+        self.torch_optimizer.step()
 
 
 class Adafactor:
@@ -47,17 +45,13 @@ class Adafactor:
 
     def __init__(self, parameters: Sequence[Tensor], weight_decay: float = 0.0) -> None:
         # T5's decay of −0.8 and ε of 1e-30, whose root torch asks for; its own ε would outweigh clipped gradients
-        self.adafactor = torch.optim.Adafactor(
+        self.torch_optimizer = torch.optim.Adafactor(
             list(parameters), lr=1.0, beta2_decay=-0.8, eps=(1e-15, SMALLEST_SIZE), weight_decay=weight_decay
         )
 
     def step(self, rate: float) -> None:
-        self.adafactor.param_groups[0]["lr"] = rate
-        self.adafactor.step()
-
-    @property
-    def torch_optimizer(self) -> torch.optim.Optimizer:
-        return self.adafactor
+        self.torch_optimizer.param_groups[0]["lr"] = rate
+        self.torch_optimizer.step()
 
 
 Optimizer = ScaledAdamW | Adafactor

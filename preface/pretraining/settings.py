@@ -1,7 +1,8 @@
-"""Every number of a pre-training but the sizes of the model."""
+"""What `pretrain` and `adapt` share: what they are given, and every number but the sizes of the model."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
@@ -11,6 +12,20 @@ from preface.tuning.schedules import Budget, ScheduleName
 OptimizerName = Literal["adamw", "adafactor"]
 ObjectiveName = Literal["span-corruption", "prefix-lm", "instructions"]
 OBJECTIVES: tuple[ObjectiveName, ...] = ("span-corruption", "prefix-lm", "instructions")
+
+
+class MakingOptions(BaseModel):
+    """What a backbone is trained on, and where."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    tokens: Path | None = Field(None, description="A folder that `preface tokenize` made.")
+    tasks: tuple[str, ...] = Field((), description="What `instructions` are made of.")
+    keep_out: tuple[str, ...] = Field((), description="Tasks whose evaluation inputs may not be trained on.")
+    probes: tuple[str, ...] = Field((), description="Tune a small prefix on these tasks as training goes on.")
+    data: Path | None = Field(None, description="Folder with the data files of shipped tasks. Default: PREFACE_DATA.")
+    dtype: str = Field("auto", description="What the model computes in: float32 or bfloat16.")
+    device: str = Field("auto", description="cpu, cuda, …")
 
 
 class Settings(BaseModel):

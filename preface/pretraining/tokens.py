@@ -45,6 +45,7 @@ WIDE = 1 << 16
 """A vocabulary from which on ids take four bytes."""
 SPLITS = ("train", "validation")
 DROPPED = "dropped.jsonl"
+FILES = (*(f"{split}.bin" for split in SPLITS), DROPPED)
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,7 @@ class Tokens:
     """One dimension, read only, mapped from the file."""
     validation: np.ndarray
     card: dict[str, Any]
-    """What was asked, and what came of it, as in `tokens.json`."""
+    """The configuration, and what came of it, as in `tokens.json`."""
 
     @classmethod
     def open(cls, folder: str | Path) -> Tokens:
@@ -68,6 +69,7 @@ class Tokens:
             raise UserError(f"{folder}: {wrong} (there is no tokens.json)")
         try:
             card = json.loads(path.read_text(encoding="utf-8"))
+            card.setdefault("config", card.get("asked", {}))  # as earlier versions called it
             arrays = [_mapped(folder / f"{split}.bin", card["dtype"], card["tokens"][split]) for split in SPLITS]
         except (OSError, ValueError, TypeError, KeyError) as error:
             raise UserError(f"{folder}: is damaged ({brief(error)}); delete the folder and make it again") from error
@@ -83,7 +85,7 @@ class Tokens:
 class _State:
     """How far the work has come: all that is needed to go on after a kill."""
 
-    asked: dict[str, Any]
+    config: dict[str, Any]
     keep_out: str
     """The fingerprint of what is kept out."""
     documents: list[int]
@@ -136,10 +138,10 @@ def tokenize(
         held_out: about so many tokens are for validation, but at most a twentieth of all documents.
 
     Raises UserError for a source, tokenizer or task that cannot be read, a corpus without text, a vocabulary
-    that the text does not fill, and a folder that holds the tokens of another question.
+    that the text does not fill, and a folder that holds the tokens of another configuration.
     """
     out = Path(out)
-    asked: dict[str, Any] = {
+    config: dict[str, Any] = {
         "sources": [identity(source) for source in text],
         "field": field,
         "tokenizer": None if tokenizer is None else str(tokenizer),
@@ -149,16 +151,16 @@ def tokenize(
     }
     if (out / "tokens.json").is_file():
         tokens = Tokens.open(out)
-        _same(out, tokens.card.get("asked", {}), asked)
+        _same(out, tokens.card["config"], config)
         return tokens
     kept_out = KeepOut.of(keep_out, data)
-    state = _begun(out, asked, kept_out) or _new(out, asked, kept_out, text, tokenizer)
+    state = _begun(out, config, kept_out) or _new(out, config, kept_out, text, tokenizer)
     ids_of = _load_tokenizer(out / "tokenizer")
     dtype = np.dtype("<u2" if len(ids_of) < WIDE else "<u4")
     _write(out, state, kept_out, iter_documents(text, field), ids_of, dtype)
     card = {
-        "asked": asked,
-        "sources": [{**each, "documents": n} for each, n in zip(asked["sources"], state.documents, strict=True)],
+        "config": config,
+        "sources": [{**each, "documents": n} for each, n in zip(config["sources"], state.documents, strict=True)],
         "characters": state.characters,
         "documents": state.kept,
         "tokens": {split: state.bytes[f"{split}.bin"] // dtype.itemsize for split in SPLITS},
@@ -175,15 +177,15 @@ def tokenize(
     return Tokens.open(out)
 
 
-def _begun(out: Path, asked: dict[str, Any], keep_out: KeepOut) -> _State | None:
+def _begun(out: Path, config: dict[str, Any], keep_out: KeepOut) -> _State | None:
     """The state of an earlier call, if one was stopped in this folder."""
     path = _progress(out)
     if not path.is_file():
         return None
     state = _State.load(path)
-    _same(out, state.asked, asked)
+    _same(out, state.config, config)
     if state.keep_out != keep_out.fingerprint:
-        raise UserError(f"{out}: was begun with other texts of {', '.join(asked['keep_out'])}; give another --out")
+        raise UserError(f"{out}: was begun with other texts of {', '.join(config['keep_out'])}; give another --out")
     return state
 
 
@@ -191,13 +193,17 @@ def _same(out: Path, then: dict[str, Any], now: dict[str, Any]) -> None:
     for name, value in now.items():
         if then.get(name) != value:
             raise UserError(
-                f"{out}: holds the tokens of another question: {name} was {brief(then.get(name))}, "
+                f"{out}: holds the tokens of another configuration: {name} was {brief(then.get(name))}, "
                 f"now it is {brief(value)}; give another --out"
             )
 
 
 def _new(
-    out: Path, asked: dict[str, Any], keep_out: KeepOut, text: Sequence[str | Path], tokenizer: str | Path | None
+    out: Path,
+    config: dict[str, Any],
+    keep_out: KeepOut,
+    text: Sequence[str | Path],
+    tokenizer: str | Path | None,
 ) -> _State:
     """Count the corpus, put the tokenizer into the folder, and record that the work has begun."""
     try:
@@ -208,7 +214,7 @@ def _new(
     with progress("counting documents", None, "documents") as advance:
         for source in text:
             documents.append(0)
-            for document in iter_documents([source], asked["field"]):
+            for document in iter_documents([source], config["field"]):
                 documents[-1] += 1
                 characters += len(document.text)
                 advance()
@@ -216,13 +222,13 @@ def _new(
         raise UserError("the corpus has no text; give at least one source with a document")
     if tokenizer is None:
         share = SAMPLE / characters
-        sample = (d for d in iter_documents(text, asked["field"]) if _drawn(d.text, "tokenizer", share))
+        sample = (d for d in iter_documents(text, config["field"]) if _drawn(d.text, "tokenizer", share))
         pieces = (piece for document in sample for piece, drop in _pieces(document, keep_out) if drop is None)
-        trained: PreTrainedTokenizerBase = train_tokenizer((piece.text for piece in pieces), asked["vocabulary"])
+        trained: PreTrainedTokenizerBase = train_tokenizer((piece.text for piece in pieces), config["vocabulary"])
     else:
         trained = _load_tokenizer(tokenizer)
     trained.save_pretrained(out / "tokenizer")
-    state = _State(asked, keep_out.fingerprint, documents, characters)
+    state = _State(config, keep_out.fingerprint, documents, characters)
     state.save(_progress(out))
     return state
 
@@ -236,12 +242,12 @@ def _write(
     dtype: np.dtype,
 ) -> None:
     """Write what is left to do of the corpus; `state` comes with it."""
-    share = min(MOST_HELD_OUT, state.asked["held_out"] / (state.characters / CHARACTERS_PER_TOKEN))
+    share = min(MOST_HELD_OUT, state.config["held_out"] / (state.characters / CHARACTERS_PER_TOKEN))
     # a set of digests, not of texts: 16 bytes each, and made again from the corpus where the work goes on
     seen = {_digest(document.text) for document in islice(documents, state.read)}
     total = sum(state.documents)
     with ExitStack() as stack:
-        files = {name: stack.enter_context(_open_at(out / name, state.bytes[name])) for name in _names()}
+        files = {name: stack.enter_context(_open_at(out / name, state.bytes[name])) for name in FILES}
         advance = stack.enter_context(progress("tokenising", total, "documents", state.read))
         saved = time.monotonic()
         for batch in _batches(documents):
@@ -349,10 +355,6 @@ def _mapped(path: Path, dtype: str, count: int) -> np.ndarray:
     if path.stat().st_size != size:
         raise ValueError(f"{path.name} has {path.stat().st_size:,} bytes, not {size:,}")
     return np.memmap(path, dtype, mode="r") if count else np.zeros(0, dtype)
-
-
-def _names() -> list[str]:
-    return [*(f"{split}.bin" for split in SPLITS), DROPPED]
 
 
 def _progress(out: Path) -> Path:

@@ -114,8 +114,8 @@ def render(
 
     Raises UserError if a template is broken, names a field that there is not, or is too long itself.
     """
-    asked = Template.of(template)
-    templates = [asked.over(example.template) for example in examples]
+    outer = Template.of(template)
+    templates = [outer.over(example.template) for example in examples]
     texts = [each.render(example.fields) for each, example in zip(templates, examples, strict=True)]
     ids, cut = tokenize(texts, max_tokens)
     # of one field alone the first pieces stay, as a tokenizer cuts

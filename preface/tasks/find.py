@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -13,7 +12,7 @@ from typing import Literal
 from preface.errors import UserError
 from preface.tasks.example import Example
 from preface.tasks.hub import NotOnHubError, hub_rows
-from preface.tasks.lines import brief
+from preface.tasks.lines import brief, sha256_of
 from preface.tasks.read import OnBad, Row, iter_rows, raise_bad
 from preface.tasks.registry import read_task, registered
 from preface.tasks.task import FileSource, SplitName, Task, example_of, label_of
@@ -55,7 +54,7 @@ class TaskInfo:
 
 
 def list_tasks(data: str | Path | None = None) -> list[TaskInfo]:
-    """All registered tasks; the hub is not asked whether it can be reached."""
+    """All registered tasks; whether the hub can be reached is left open."""
     infos = []
     for path in registered().values():
         task = read_task(path)
@@ -211,7 +210,7 @@ def _read_files(
             on_bad=on_bad,
         )
         count = _collect(task, rows, found, on_bad)
-        found.sources += [Source(str(p), count, _sha256(p)) for p in (path, labels) if p is not None]
+        found.sources += [Source(str(p), count, sha256_of(p)) for p in (path, labels) if p is not None]
     return found
 
 
@@ -226,8 +225,3 @@ def _collect(task: Task, rows: Iterable[Row], found: Part, on_bad: OnBad) -> int
         except UserError as error:
             on_bad(str(error))
     return count
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -6,15 +6,12 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from threading import Thread
 from typing import Any
 
+from preface.hub import SECONDS, hub_error
 from preface.tasks.lines import brief
 from preface.tasks.read import Row
 from preface.tasks.task import HubSource
-
-SECONDS = 5.0
-"""How long the hub has to answer before it counts as out of reach; `datasets` alone would try for minutes."""
 
 
 class NotOnHubError(Exception):
@@ -54,25 +51,9 @@ def _download(hub: HubSource, cached: bool) -> str:
 
 
 def _out_of_reach(hub: HubSource) -> str | None:
-    """Why the hub cannot be asked for this data set, None if it can."""
-    from huggingface_hub import HfApi, constants
-
-    if constants.HF_HUB_OFFLINE:
-        return "HF_HUB_OFFLINE is set, and it is not in the local cache"
-    reasons = [f"no answer within {SECONDS:.0f} seconds"]
-
-    def ask() -> None:
-        try:
-            HfApi().dataset_info(hub.id, revision=hub.revision, timeout=SECONDS)
-            reasons[:] = []
-        except Exception as error:  # its kind does not matter: there may still be a copy in the local cache
-            reasons[:] = [brief(error) or type(error).__name__]
-
-    # in a thread, since looking up a host name has no time limit of its own
-    thread = Thread(target=ask, daemon=True)
-    thread.start()
-    thread.join(SECONDS)
-    return next(iter(reasons), None)
+    """Why the hub does not answer for this data set, None if it does; there may still be a copy in the local cache."""
+    error = hub_error(lambda api: api.dataset_info(hub.id, revision=hub.revision, timeout=SECONDS))
+    return None if error is None else f"{brief(error) or type(error).__name__}, and it is not in the local cache"
 
 
 @contextmanager

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import codecs
 import gzip
+import hashlib
 import sys
 import zlib
 from collections.abc import Iterable, Iterator
@@ -33,6 +34,20 @@ def brief(text: object) -> str:
 def listed(names: Iterable[object]) -> str:
     """`'a', 'b', 'c'`, or `none`."""
     return brief(", ".join(f"'{name}'" for name in names)) or "none"
+
+
+def refuse_half_characters(text: str, place: str, fields: Iterable[str]) -> None:
+    """Raise UserError for half of a surrogate pair, which JSON can write and no tokenizer reads."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise UserError(f"{place}: the field {listed(fields)} holds half a character; correct it") from error
+
+
+def sha256_of(path: str | Path) -> str:
+    """Of a file's bytes."""
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @contextmanager

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
 from preface.errors import UserError
+from preface.options import validated
 from preface.tasks.example import Template
 from preface.tasks.lines import STDIN, listed
 from preface.tasks.read import SUFFIXES, format_of, is_blank, iter_rows
-from preface.tasks.registry import is_yaml, read_task, registered, split_reference, unknown_task, validated
+from preface.tasks.registry import is_yaml, read_task, registered, split_reference, task_of, unknown_task
 from preface.tasks.task import Task, label_value
 
 INPUT_NAMES = ("text", "sentence", "input", "content")
@@ -22,50 +24,25 @@ MOST_LABELS = 500
 """With more different values a field is a score or an identity, hardly a label."""
 
 
-def load_task(
-    spec: str | Path | Task,
-    *,
-    input: str | Sequence[str] | None = None,
-    label: str | None = None,
-    label_words: Mapping[str, str | None] | None = None,
-    encoding: str | None = None,
-    template: str | None = None,
-    validation: str | Path | None = None,
-    test: str | Path | None = None,
-) -> Task:
-    """The task that a reference names: `NAME`, a YAML file, both also with `:option=value,…`, or a data file.
-
-    `input` and `label` name the fields of a data file (by default the fields that `template` names, or `text` or a
-    like name, and `label`), `label_words` gives the word of each label value, None to leave such rows out; for other
-    tasks these override what the task says. `validation` and `test` are files of these splits beside a data file, of
-    which else a tenth is held out, and all rows are the test. Raises UserError if there is no such task, option, file
-    or field.
-    """
-    inputs = (input,) if isinstance(input, str) else None if input is None else tuple(input)
-    own = _Own(inputs, label, label_words, encoding, template, validation, test)
-    if isinstance(spec, Task):
-        return _overridden(spec, own)
-    base, options = (str(spec), None) if os.path.isfile(spec) else split_reference(str(spec))
-    if base in registered():
-        return _overridden(read_task(registered()[base], options), own)
-    if is_yaml(base):
-        return _overridden(read_task(Path(base), options), own)
-    if not _is_path(base):
-        raise unknown_task(base)
-    return _data_task(Path(base), own)
-
-
-@dataclass(frozen=True)
-class _Own:
+class FileOptions(BaseModel):
     """What a user says of a data file, or in place of what a task says."""
 
-    input: tuple[str, ...] | None = None
-    label: str | None = None
-    label_words: Mapping[str, str | None] | None = None
-    encoding: str | None = None
-    template: str | None = None
-    validation: str | Path | None = None
-    test: str | Path | None = None
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    input: tuple[str, ...] | None = Field(None, description="The field, or fields, of a data file with the text.")
+    label: str | None = Field(None, description="A data file's field with the label.")
+    label_words: dict[str, str | None] | None = Field(
+        None, description="Words of the labels: `0=negative 1=positive`. Default: the labels as they are."
+    )
+    template: str | None = Field(None, description="The text of an example: `{premise} … {hypothesis}`.")
+    validation: Path | None = Field(None, description="A data file's development rows. Default: a tenth is held out.")
+    test: Path | None = Field(None, description="A data file's test rows. Default: all rows of the data file.")
+    encoding: str | None = Field(None, description="Of a data file. Default: UTF-8.")
+
+    @field_validator("input", mode="before")
+    @classmethod
+    def _several(cls, value: Any) -> Any:
+        return (value,) if isinstance(value, str) else value
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -73,8 +50,30 @@ class _Own:
         return Template.of(self.template or "{text}").names
 
 
-def _overridden(task: Task, own: _Own) -> Task:
-    if own == _Own():
+def load_task(spec: str | Path | Task, **options: Any) -> Task:
+    """The task that a reference names: `NAME`, a YAML file, both also with `:option=value,…`, or a data file.
+
+    `options` are fields of `FileOptions`: `input` and `label` name the fields of a data file (by default the fields
+    that `template` names, or `text` or a like name, and `label`), `label_words` gives the word of each label value,
+    None to leave such rows out; for other tasks these override what the task says. `validation` and `test` are files of
+    these splits beside a data file, of which else a tenth is held out, and all rows are the test. Raises UserError if
+    there is no such task, option, file or field.
+    """
+    own = validated(FileOptions, options)
+    if isinstance(spec, Task):
+        return _overridden(spec, own)
+    base, choices = (str(spec), None) if os.path.isfile(spec) else split_reference(str(spec))
+    if base in registered():
+        return _overridden(read_task(registered()[base], choices), own)
+    if is_yaml(base):
+        return _overridden(read_task(Path(base), choices), own)
+    if not _is_path(base):
+        raise unknown_task(base)
+    return _data_task(Path(base), own)
+
+
+def _overridden(task: Task, own: FileOptions) -> Task:
+    if own == FileOptions():
         return task
     if file := own.validation or own.test:
         raise UserError(f"{file}: is for a data file; {task.name} has splits of its own")
@@ -97,7 +96,7 @@ def _overridden(task: Task, own: _Own) -> Task:
         definition["labels"] = dict(own.label_words)
     if own.encoding is not None and definition["source"].get("files"):
         definition["source"]["files"]["encoding"] = own.encoding
-    return validated(definition, task.name)
+    return task_of(definition, task.name)
 
 
 def _is_path(reference: str) -> bool:
@@ -108,7 +107,7 @@ def _is_path(reference: str) -> bool:
     return os.path.exists(path) or reference == STDIN or suffix.lower() in SUFFIXES
 
 
-def _data_task(path: Path, own: _Own) -> Task:
+def _data_task(path: Path, own: FileOptions) -> Task:
     """The task of a data file: its labels as they are, a held-out tenth as validation, all rows as test.
 
     The file is read once for its labels unless they are given.
@@ -129,7 +128,7 @@ def _data_task(path: Path, own: _Own) -> Task:
     }
     for split, file in (("validation", own.validation), ("test", own.test)):
         if file is not None:
-            parts[split] = Path(file)
+            parts[split] = file
             rules[split] = {"part": split}
     for file in parts.values():
         there = _field_names(file, encoding)
@@ -148,7 +147,7 @@ def _data_task(path: Path, own: _Own) -> Task:
         "splits": rules,
         "folder": path.resolve().parent,
     }
-    return validated(definition, str(path))
+    return task_of(definition, str(path))
 
 
 def _labels(path: Path, label: str, encoding: str, given: Mapping[str, str | None] | None) -> dict[str, str | None]:

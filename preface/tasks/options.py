@@ -3,43 +3,39 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import Field
 
-from preface.tasks.load import load_task
+from preface.tasks.load import FileOptions, load_task
+from preface.tasks.registry import is_yaml, registered, split_reference
 from preface.tasks.split import Split, load_split
 from preface.tasks.task import Task
 
 
-class DataOptions(BaseModel):
+class DataOptions(FileOptions):
     """Options of a user's own data file, which for a shipped task override what that says, and where data lie."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    input: tuple[str, ...] | None = Field(None, description="The field, or fields, of a data file with the text.")
-    label: str | None = Field(None, description="A data file's field with the label.")
-    label_words: dict[str, str | None] | None = Field(
-        None, description="Words of the labels: `0=negative 1=positive`. Default: the labels as they are."
-    )
-    template: str | None = Field(None, description="The text of an example: `{premise} … {hypothesis}`.")
-    validation: Path | None = Field(None, description="A data file's development rows. Default: a tenth is held out.")
-    test: Path | None = Field(None, description="A data file's test rows. Default: all rows of the data file.")
-    encoding: str | None = Field(None, description="Of a data file. Default: UTF-8.")
     data: Path | None = Field(None, description="Folder with the data files of shipped tasks. Default: PREFACE_DATA.")
     skip_bad_rows: bool = Field(False, description="Leave out and count rows that cannot be read.")
 
-    @field_validator("input", mode="before")
-    @classmethod
-    def _several(cls, value: Any) -> Any:
-        return (value,) if isinstance(value, str) else value
-
     def task(self, spec: str | Path | Task) -> Task:
         """The task that `spec` names, with these options. Raises UserError as `load_task` does."""
-        own = {"input", "label", "label_words", "encoding", "template", "validation", "test"}
-        return load_task(spec, **{name: getattr(self, name) for name in own})
+        return load_task(spec, **{name: getattr(self, name) for name in FileOptions.model_fields})
+
+    def eval_task(self, spec: str | Path | Task, labels: Mapping[str, str | None] | None = None) -> Task:
+        """A task to evaluate on: the options describe data files, other tasks know their own fields.
+
+        `labels` are the words of a data file's labels where the options name none.
+        """
+        base = split_reference(str(spec))[0]
+        if isinstance(spec, Task) or base in registered() or is_yaml(base):
+            return load_task(spec)
+        if self.label_words is None and labels is not None:
+            return self.model_copy(update={"label_words": dict(labels)}).task(spec)
+        return self.task(spec)
 
     def split(self, task: Task, split: str, rows: int | None = None) -> Split:
         """A split of the task, or `rows` of it, sampled with a fixed seed. Raises UserError as `load_split` does."""

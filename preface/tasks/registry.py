@@ -78,10 +78,10 @@ def read_task(path: Path, options: str | None = None) -> Task:
         definition["name"] = f"{definition.get('name')}:{','.join(changed)}"
     if not own:
         definition["folder"] = path.parent.resolve()
-    return validated(definition, str(path))
+    return task_of(definition, str(path))
 
 
-def validated(definition: dict[str, Any], place: str) -> Task:
+def task_of(definition: dict[str, Any], place: str) -> Task:
     """The task of a definition; raises UserError with one line, which begins with `place`, if it is none."""
     try:
         return Task.model_validate(definition)

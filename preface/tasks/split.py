@@ -12,9 +12,9 @@ from typing import get_args
 
 from preface.errors import UserError
 from preface.tasks.example import Example
-from preface.tasks.find import Source, read_part, refuse_outside
+from preface.tasks.find import Source, read_part
 from preface.tasks.load import INPUT_NAMES, load_task
-from preface.tasks.read import Format, OnBad, Row, iter_rows, raise_bad
+from preface.tasks.read import OnBad, Row, iter_rows, raise_bad
 from preface.tasks.task import SplitName, SplitRule, Task, example_of, known_label
 
 ORDER: tuple[SplitName, ...] = ("test", "validation", "train")
@@ -39,20 +39,16 @@ def load_split(
     *,
     data: str | Path | None = None,
     skip_bad_rows: bool = False,
-    inside_only: bool = False,
 ) -> Split:
     """Load a split. `data` is the folder of data files, by default what PREFACE_DATA names.
 
     A place is looked for in this order: the data folder, a YAML task's own folder, the hub, the package. With
-    `skip_bad_rows`, rows that cannot be used are left out and listed; otherwise the first of them raises. With
-    `inside_only`, for a task that comes from elsewhere, no file outside the data folder is read.
+    `skip_bad_rows`, rows that cannot be used are left out and listed; otherwise the first of them raises.
 
     Raises UserError if the task has no such split, its rows are found nowhere, a row is bad, no row is left,
-    train has only one label, or, with `inside_only`, the task names a file outside.
+    or train has only one label.
     """
     task = load_task(task)
-    if inside_only:
-        refuse_outside(task)
     rule = next((rule for name, rule in task.splits.items() if name == split), None)
     if rule is None:
         raise UserError(f"{task.name} has no split '{split}'; it has {', '.join(task.splits)}")
@@ -86,7 +82,6 @@ def iter_examples(
     *,
     skip_bad_rows: bool = False,
     on_skip: Callable[[str], None] | None = None,
-    format: Format | None = None,
     encoding: str = "utf-8",
 ) -> Iterator[tuple[Row, Example]]:
     """Stream examples from a file, from standard input (`-`) or of rows, labelled or not, as they arrive.
@@ -100,7 +95,7 @@ def iter_examples(
     free = "text" in task.wording.names and len(task.fields.input) == 1  # which field is the text may be guessed
     need = (*names, *INPUT_NAMES) if free else names
     fitted: Task | None = None
-    rows = iter_rows(source, format, encoding, need=need, on_bad=on_bad) if isinstance(source, str | Path) else source
+    rows = iter_rows(source, encoding=encoding, need=need, on_bad=on_bad) if isinstance(source, str | Path) else source
     for row in rows:
         if fitted is None:
             fitted = _fitted(task, row) if free else task

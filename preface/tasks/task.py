@@ -6,11 +6,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PositiveInt, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PositiveInt, model_validator
 
 from preface.errors import UserError
 from preface.tasks.example import Example, Template
-from preface.tasks.lines import listed
+from preface.tasks.lines import listed, refuse_half_characters
+from preface.tasks.metric import METRIC_NAMES
 from preface.tasks.read import Format, Row, is_blank
 
 SplitName = Literal["train", "validation", "test"]
@@ -25,6 +26,12 @@ def _as_text(value: Any) -> Any:
 
 def _as_tuple(value: Any) -> Any:
     return (value,) if isinstance(value, str) else value
+
+
+def _metric(name: str) -> str:
+    if name not in METRIC_NAMES:
+        raise ValueError(f"{name!r} is none of {', '.join(METRIC_NAMES)}")
+    return name
 
 
 Text = Annotated[str, BeforeValidator(_as_text)]
@@ -126,7 +133,7 @@ class Option(Model):
 
 
 class Instruction(Model):
-    """A way to ask for the label in words. In YAML a string is an instruction without answers of its own."""
+    """A wording that prompts for the label. In YAML a string is an instruction without answers of its own."""
 
     template: str
     """Written as a task's template, with fields that the task's template names."""
@@ -161,12 +168,12 @@ class Task(Model):
     template: str = "{text}"
     """The text of an example. `{text}` is the input fields, joined by a space; `{x}` is the field x."""
     instructions: tuple[Instruction, ...] = ()
-    """Ways to ask for the label in words, for instruction tuning and for use without a prompt."""
+    """Wordings that prompt for the label, for instruction tuning and for use without a prompt."""
     replace: dict[str, str] = {}
     """Strings to replace in each field of the text, in this order."""
     labels: dict[Text, Text | None]
     """The label word of each label value as text; rows whose value has no word (null) are left out."""
-    metric: Literal["accuracy", "macro_f1"] = "accuracy"
+    metric: Annotated[str, AfterValidator(_metric)] = "accuracy"
     splits: dict[SplitName, SplitRule] = Field(min_length=1)
     options: dict[str, Option] = {}
     folder: Path | None = None
@@ -260,12 +267,7 @@ def example_of(task: Task, row: Row, label: str | None) -> Example:
     example = Example(fields, label, task.wording)
     if not (text := example.text):
         raise UserError(f"{row.place}: the text is empty once the task's replacements are made; leave the row out")
-    if not text.isascii():
-        try:
-            text.encode()
-        except UnicodeEncodeError as error:
-            # JSON can write half of a surrogate pair, which no tokenizer reads
-            raise UserError(f"{row.place}: the field {listed(inputs)} holds half a character; correct it") from error
+    refuse_half_characters(text, row.place, inputs)
     return example
 
 

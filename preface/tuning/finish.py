@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import statistics
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -13,13 +12,13 @@ from torch import Tensor
 
 from preface.labelling.label_words import LabelWords
 from preface.labelling.labeller import predictions_of
-from preface.labelling.metric import METRIC_NAMES, metric
 from preface.methods.base import Counts
 from preface.prompts import Prompts
 from preface.records.atomic import write_atomically
 from preface.records.card import Member, Origin, PromptCard, save_prompt
 from preface.records.results import installed_versions
 from preface.records.run import RateSummary, Result, RunRecord
+from preface.tasks.metric import METRIC_NAMES, majority
 from preface.terminal.progress import warn
 
 
@@ -59,7 +58,7 @@ def finish(folder: Path, record: RunRecord, outcome: Outcome) -> None:
         seconds=outcome.seconds,
         trained_parameters=outcome.counts.trained,
         stored_parameters=outcome.counts.stored,
-        majority=majority(record.task.metric, outcome.gold),
+        majority=majority(record.task.metric, outcome.gold.tolist()),
         cut_inputs=outcome.cut_inputs,
     )
     record.finish(folder, result)
@@ -93,18 +92,11 @@ def warn_of(predictions: Tensor, gold: Tensor, best: float, words: Sequence[str]
     if len(predictions.argmax(-1).unique()) == 1:
         word = words[int(predictions[0].argmax())]
         warn(f"the best prompt predicts {word!r} for every development row; try other learning rates or more steps")
-    elif best <= majority(metric_name, gold):
+    elif best <= majority(metric_name, gold.tolist()):
         warn(
             f"the best development {METRIC_NAMES[metric_name]}, {best:.3f}, is no better than always naming the "
             "commonest label; try other learning rates, more steps or another initialisation"
         )
-
-
-def majority(metric_name: str, gold: Tensor) -> float:
-    """What always naming the commonest label gives, by the task's metric."""
-    labels = [str(label) for label in gold.tolist()]
-    ((commonest, _),) = Counter(labels).most_common(1)
-    return metric(metric_name, labels, [commonest] * len(labels))
 
 
 def rate_summary(members: Sequence[Member]) -> tuple[RateSummary, ...]:

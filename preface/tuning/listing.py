@@ -23,24 +23,19 @@ def list_methods(
 ) -> list[dict[str, Any]]:
     """Each method with the parameters of one prompt on a backbone: trained, stored, and, measured by backward
     passes, those that receive a gradient."""
+    given = {"length": length, "sites": sites}
     rows = []
-    for name, method in METHODS.items():
-        variants: list[dict[str, Any]] = [{}]
+    for method in METHODS.values():
+        fields = {name: value for name, value in given.items() if name in method.model_fields and value is not None}
+        variants: list[dict[str, int]] = [{}]
         if method is PrefixTuning:
             variants.append({"reparametrize": backbone.width})
         for variant in variants:
-            fields = {
-                "length": length,
-                "sites": sites if method is PrefixTuning else None,
-                "init": "vocabulary",
-                **variant,
-            }
-            configured = validated(method, {key: value for key, value in fields.items() if value is not None})
-            receiving = _gradient_receiving(backbone, configured)
+            configured = validated(method, {"init": "vocabulary", **fields, **variant})
             rows.append(
-                {"method": name, "summary": method.summary, "length": configured.length, **variant}
+                {"method": method.name, "summary": method.summary, "length": configured.length, **variant}
                 | asdict(configured.counts(backbone))
-                | {"gradient_receiving": receiving}
+                | {"gradient_receiving": _gradient_receiving(backbone, configured)}
             )
     return rows
 

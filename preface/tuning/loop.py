@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 LOG_EVERY = 10
 """Steps between lines in `metrics.jsonl`."""
 CHECKPOINT_SECONDS = 30.0
-"""What is lost at most when the process is killed, where nothing else is asked for."""
+"""What is lost at most when the process is killed, unless a training sets another number."""
 CHECKPOINTS = "checkpoints"
 
 
@@ -135,7 +135,7 @@ class Loop:
         """The share of the budget that is used up."""
 
     def run(self) -> Position:
-        """Train, or go on training, to the end. Raises Interrupted when asked to stop: a checkpoint is written."""
+        """Train, or go on training, to the end. Raises Interrupted at a request to stop: a checkpoint is written."""
         cuda = [self.trained.device] if self.trained.device.type == "cuda" else []
         try:
             with torch.random.fork_rng(devices=cuda):
@@ -182,7 +182,7 @@ class Loop:
         self._tick()
 
     def _tick(self) -> None:
-        """Look at the clock, and show how far it is."""
+        """Read the clock, and show the progress."""
         self.at.seconds = time.monotonic() - self.began
         used = self.budget.used(self.at)
         self.advance(used - self.shown, note=self._note())

@@ -53,7 +53,7 @@ class Step:
         self.size = len(next(iter(self.parameters.values())))
         """P."""
         self.longest = max(map(len, targets), default=0)
-        # written for GPUs and never seen to work on one: whoever wants it asks for it
+        # written for GPUs and never seen to work on one: so it is off by default
         self.few_shapes = capture and backbone.device.type == "cuda" and not dropout and not gradient_checkpointing
         stream = torch.cuda.Stream(backbone.device) if self.few_shapes else None
         self.record = lambda: cuda_graphs(stream)  # type: ignore[arg-type]

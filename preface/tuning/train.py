@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import random
 import shlex
 import sys
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,7 @@ from preface.records.card import MethodRecord
 from preface.records.lock import locked
 from preface.records.results import installed_versions
 from preface.records.run import RECORD, Run, RunRecord, SplitRecord, Splits, now
-from preface.tasks import Split, Task, load_split
+from preface.tasks import Split, Task
 from preface.tasks.options import DataOptions
 from preface.tuning.finish import finish
 from preface.tuning.loop import Loop
@@ -68,6 +67,8 @@ def train(
         return _go_on(Path(resume), backbone, dtype, device, data.get("data"))
     if task is None:
         raise UserError("task: none given; `preface tasks` lists those that ship, or give a data file")
+    if train_rows is not None and train_rows < 1:
+        raise UserError(f"train-rows: at least 1 (got {train_rows})")
     the_data = validated(DataOptions, data)
     the_task = the_data.task(task)
     the_method = validated(method_named(method), {}) if isinstance(method, str) else method or PrefixTuning()
@@ -91,9 +92,8 @@ class _Training:
 
     def read(self) -> tuple[Split, Split]:
         """The rows to train on, and the development split."""
-        options = self.data
-        training = load_training(self.task, options.data, options.skip_bad_rows, self.train_rows)
-        return training, options.split(self.task, "validation")
+        training = self.data.split(self.task, "train", self.train_rows)
+        return training, self.data.split(self.task, "validation")
 
     def population(self, training: Split, development: Split) -> Population:
         """What can be wrong with the method shows here."""
@@ -197,18 +197,6 @@ def _check_free(folder: Path) -> None:
         raise UserError(f"{folder}: is a file; --out names the folder that the run will be in")
     if (folder / RECORD).exists():
         raise UserError(f"{folder}: a run is there already; `--resume {folder}` goes on with it, or give another --out")
-
-
-def load_training(
-    task: Task, data: str | Path | None = None, skip_bad_rows: bool = False, rows: int | None = None
-) -> Split:
-    """The training split, or `rows` of it, sampled with a fixed seed."""
-    if rows is not None and rows < 1:
-        raise UserError(f"train-rows: at least 1 (got {rows})")
-    split = load_split(task, "train", data=data, skip_bad_rows=skip_bad_rows)
-    if rows is None or rows >= len(split.examples):
-        return split
-    return replace(split, examples=random.Random(0).sample(split.examples, rows))
 
 
 def unfinished(folder: Path) -> RunRecord:

@@ -116,9 +116,9 @@ def test_what_cannot_be_recorded_is_done_directly(
     step = Captured(recorder)
     for number in range(1, 6):
         assert float(first(step(add, torch.ones(1) * number, None))) == 2 * number
-    told = " ".join(capsys.readouterr().err.split())
-    assert told.count("launched one by one") == 1
-    assert why in told
+    printed = " ".join(capsys.readouterr().err.split())
+    assert printed.count("launched one by one") == 1
+    assert why in printed
     assert not step.graphs
 
 

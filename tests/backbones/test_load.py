@@ -10,6 +10,7 @@ import torch
 
 from preface.backbones import load
 from preface.backbones.load import load_backbone
+from preface.backbones.t5 import T5Backbone
 from preface.errors import UserError
 
 
@@ -66,13 +67,13 @@ def not_found() -> Exception:
     [
         (not_found, "neither embedded .nano., nor a folder, nor on the Hugging Face hub; did you mean nano"),
         (lambda: ConnectionError("no route"), "the Hugging Face hub is out of reach: no route"),
-        (lambda: lambda timeout: time.sleep(2), "no answer from the Hugging Face hub"),
+        (lambda: lambda timeout: time.sleep(2), "the Hugging Face hub is out of reach: no answer within"),
     ],
     ids=["answers", "no network", "silent"],
 )
 def test_a_mistyped_name_is_said_at_once(answer: Any, says: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
-    monkeypatch.setattr(load, "SECONDS", 0.3)
+    monkeypatch.setattr("preface.hub.SECONDS", 0.3)
     monkeypatch.setattr("huggingface_hub.HfApi", Hub(answer()))
     began = time.monotonic()
     with pytest.raises(UserError, match=says):
@@ -88,3 +89,10 @@ def test_the_environment_says_what_auto_is(monkeypatch: pytest.MonkeyPatch) -> N
     with pytest.raises(UserError, match="overflows"):
         load_backbone("nano")
     assert load_backbone("nano", dtype="float32").dtype == torch.float32
+
+
+def test_the_model_type_names_the_family(checkpoint_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Other(T5Backbone): ...
+
+    monkeypatch.setitem(load.FAMILIES, "t5", Other)
+    assert type(load_backbone(checkpoint_folder, dtype="float32", device="cpu")) is Other

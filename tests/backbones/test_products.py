@@ -18,11 +18,11 @@ from preface.prompts import of_rows
 
 @dataclass(frozen=True)
 class Case:
-    """Sizes of an attention: P · `worn` rows, each under `prefix` keys (0: none) and `tokens` of its own."""
+    """Sizes of an attention: P · `rows_each` rows, each under `prefix` keys (0: none) and `tokens` of its own."""
 
     seed: int
     prompts: int = 2
-    worn: int = 2
+    rows_each: int = 2
     heads: int = 3
     queries: int = 4
     tokens: int = 5
@@ -33,7 +33,7 @@ class Case:
 
     @property
     def size(self) -> int:
-        return self.prompts * self.worn
+        return self.prompts * self.rows_each
 
     def by_head(self, many: int) -> Tensor:
         """A leaf `[B, H, many, e]`, in memory as a projection leaves it."""
@@ -64,7 +64,7 @@ cases = st.builds(
     Case,
     seed=st.integers(0, 1000),
     prompts=st.integers(1, 3),
-    worn=st.integers(1, 3),
+    rows_each=st.integers(1, 3),
     heads=st.integers(1, 3),
     queries=st.integers(1, 5),
     tokens=st.integers(1, 6),
@@ -125,9 +125,9 @@ def test_cross_attention_is_attention_over_prefix_and_projected_states(case: Cas
 
 
 def test_each_prompt_is_worn_by_its_own_rows_side_by_side() -> None:
-    """Rows that wear another prompt give nothing to the gradient of this one."""
+    """Rows of another prompt give nothing to the gradient of this one."""
     torch.manual_seed(0)
-    case = Case(seed=0, prompts=3, worn=2)
+    case = Case(seed=0, prompts=3, rows_each=2)
     query, prefix = case.by_head(4), case.prefixes()
     output = self_attention(query, case.by_head(5), case.by_head(5), *prefix)
     for gradient in torch.autograd.grad(output[2:4].square().sum(), prefix):

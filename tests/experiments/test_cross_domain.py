@@ -199,10 +199,10 @@ def test_broken_specs(content: str, says: str, tmp_path: Path) -> None:
 def test_the_report_says_what_the_backbone_saw() -> None:
     common: dict[str, Any] = {"train_task": None, "eval_task": "film", "metric": "accuracy", "value": 0.5, "n": 2}
     common |= {"seed": None, "trained_parameters": 0, "seconds": 0.0}
-    told = Cell(backbone="told", method="zero-shot", details={"backbone_saw": ["imdb", "cr"]}, **common)
+    tuned = Cell(backbone="tuned", method="zero-shot", details={"backbone_saw": ["imdb", "cr"]}, **common)
     bare = Cell(backbone="bare", method="zero-shot", details={"backbone_saw": []}, **common)
-    (line,) = seen([told, bare])
-    assert line.startswith("told was itself trained on labelled examples of imdb, cr")
+    (line,) = seen([tuned, bare])
+    assert line.startswith("tuned was itself trained on labelled examples of imdb, cr")
 
 
 def test_a_constant_answer_is_scored_by_the_task_s_own_metric(tmp_path: Path) -> None:

@@ -242,7 +242,7 @@ def test_terminal_sets_the_best_bold() -> None:
 
 
 def test_page_shows_the_same_table(cells: list[Cell], tmp_path: Path) -> None:
-    html(cells, "A title", tmp_path / "report.html", ["a note"], ["preface one", "preface two"], chance=0.5)
+    html(cells, "A title", tmp_path / "report.html", ["a note"], ["preface one", "preface two"])
     page, table = Page(tmp_path / "report.html"), pivot(cells)
     assert page.tables["results"] == [
         [table.metric, "rows", *table.columns],
@@ -310,11 +310,11 @@ def test_versions_that_differ_are_all_shown(tmp_path: Path) -> None:
 
 def test_plot_places_every_mean_and_seed(cells: list[Cell], tmp_path: Path) -> None:
     """Positions in the SVG are an affine picture of the percentages, which the tick labels give away."""
-    plot(pivot(cells), tmp_path / "plot.svg", chance=0.5)
+    plot(pivot(cells), tmp_path / "plot.svg")
     space = "{http://www.w3.org/2000/svg}"
     root = ElementTree.parse(tmp_path / "plot.svg").getroot()
     texts = ["".join(text.itertext()).strip() for text in root.iter(f"{space}text")]
-    assert {*TASKS, *SIZES, "chance", "accuracy (%)"} <= set(texts)
+    assert {*TASKS, *SIZES, "accuracy (%)"} <= set(texts)
     ticks = {}
     for group in root.iter(f"{space}g"):
         if group.get("id", "").startswith("xtick"):

@@ -20,8 +20,7 @@ from tests.records.making import card_of
 
 EXAMPLES = [(f"text number {i} is here", ("yes", "no")[i % 2]) for i in range(9)]
 VARIANTS = [
-    PromptTuning(length=4),
-    PrefixTuning(length=4),
+    *(method(length=4) for method in METHODS.values()),
     PrefixTuning(length=4, sites=("encoder",)),
     PrefixTuning(length=4, sites=("decoder", "cross"), positions="none"),
     PrefixTuning(length=4, reparametrize=6),
@@ -127,4 +126,3 @@ def test_numbers_of_t5_large(method: Method) -> None:
     assert PromptTuning(length=100).counts(large).trained == 102_400
     assert PrefixTuning(length=20).counts(large).trained == 2_949_120
     assert PrefixTuning(length=20, sites=("decoder",)).counts(large).stored == 983_040
-    assert set(METHODS) == {"prefix-tuning", "prompt-tuning"}

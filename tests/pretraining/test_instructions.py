@@ -5,13 +5,14 @@ from __future__ import annotations
 import random
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from preface.pretraining.instructions import answers_of, crop, load_instructions, mixing_rates
-from preface.tasks import Task, load_split, load_task
+from preface.pretraining.instructions import answers_of, crop, mixing_rates, worded
+from preface.tasks import Example, Task, load_split, load_task
 from tests.tasks.making import fails, jsonl, pairs, rows, task, texts
 from tests.tasks.test_task import SENTIMENT, SHIPPED
 
@@ -42,6 +43,10 @@ def test_instructions_of_shipped_tasks(name: str) -> None:
             )
 
 
+def worded_split(each: Task, split: str = "train", *, data: Path, **options: Any) -> list[list[Example]]:
+    return worded(each, load_split(each, split, data=data).examples, **options)
+
+
 def test_the_same_rows_under_each_instruction(tmp_path: Path) -> None:
     jsonl(tmp_path / "train.jsonl", [*rows(30), {"text": " Only in\ttest ", "label": 1}])
     jsonl(tmp_path / "test.jsonl", [*rows(4, "TEXT"), {"text": "only  in test", "label": 0}])
@@ -49,7 +54,7 @@ def test_the_same_rows_under_each_instruction(tmp_path: Path) -> None:
     each = task(instructions=ways)
     for split in ("train", "validation", "test"):
         own = load_split(each, split, data=tmp_path).examples
-        first, second = load_instructions(each, split, data=tmp_path)
+        first, second = worded_split(each, split, data=tmp_path)
         assert pairs(first) == [(f"kind: {row.text}", row.label) for row in own]
         answer = {"good": "yes", "bad": "no"}
         assert pairs(second) == [(f"{row.text} {{Good}}?", answer[str(row.label)]) for row in own]
@@ -64,7 +69,7 @@ def test_several_fields_and_replacements(tmp_path: Path) -> None:
         splits={"test": {"part": "test"}},
         instructions=["{b b}: {a}{{}}", "{b b}?"],
     )
-    assert [pairs(examples) for examples in load_instructions(each, "test", data=tmp_path)] == [
+    assert [pairs(examples) for examples in worded_split(each, "test", data=tmp_path)] == [
         [("two: one{}", "good")],
         [("two?", "good")],
     ]
@@ -72,37 +77,37 @@ def test_several_fields_and_replacements(tmp_path: Path) -> None:
 
 def test_a_task_without_instructions_has_one_with_its_label_words(tmp_path: Path) -> None:
     jsonl(tmp_path / "test.jsonl", rows(1))
-    (only,) = load_instructions(task(), "test", data=tmp_path)
+    (only,) = worded_split(task(), "test", data=tmp_path)
     assert pairs(only) == [("text 0\nOptions: bad, good.\nAnswer:", "bad")]
     braces = task(labels={"0": "{", "1": "b"})
-    assert texts(load_instructions(braces, "test", data=tmp_path)[0]) == ["text 0\nOptions: {, b.\nAnswer:"]
+    assert texts(worded_split(braces, "test", data=tmp_path)[0]) == ["text 0\nOptions: {, b.\nAnswer:"]
 
 
 def test_a_cap_draws_the_same_rows_for_each_instruction(tmp_path: Path) -> None:
     jsonl(tmp_path / "train.jsonl", rows(45))
     jsonl(tmp_path / "test.jsonl", rows(4, "other"))
     each = task(instructions=["{text}", "a {text}"])
-    first, second = load_instructions(each, data=tmp_path, cap=7)
+    first, second = worded_split(each, data=tmp_path, cap=7)
     assert len(first) == 7
     assert texts(second) == [f"a {text}" for text in texts(first)]
     whole = texts(load_split(each, "train", data=tmp_path).examples)
     assert texts(first) == [text for text in whole if text in texts(first)]
-    assert load_instructions(each, data=tmp_path, cap=7)[0] == first
-    assert load_instructions(each, data=tmp_path, cap=7, seed=1)[0] != first
-    assert texts(load_instructions(each, data=tmp_path, cap=None)[0]) == whole
+    assert worded_split(each, data=tmp_path, cap=7)[0] == first
+    assert worded_split(each, data=tmp_path, cap=7, seed=1)[0] != first
+    assert texts(worded_split(each, data=tmp_path, cap=None)[0]) == whole
 
 
 def test_texts_are_cropped_but_not_instructions(tmp_path: Path) -> None:
     jsonl(tmp_path / "test.jsonl", [{"text": "One two three four. " * 50, "label": 1}])
     long = "a b c d e f g h i j: {text}"
-    ((example,),) = load_instructions(task(instructions=[long]), "test", data=tmp_path, words=8)
+    ((example,),) = worded_split(task(instructions=[long]), "test", data=tmp_path, words=8)
     assert example.text == "a b c d e f g h i j: " + " ".join(["One two three four."] * 2)
 
 
 def test_answers_for_other_words(tmp_path: Path) -> None:
     jsonl(tmp_path / "test.jsonl", rows(1))
     each = task(instructions=[{"template": "{text}", "answers": {"good": "yes", "poor": "no"}}])
-    assert fails(load_instructions, each, "test", data=tmp_path) == (
+    assert fails(worded_split, each, "test", data=tmp_path) == (
         "mine: instruction '{text}': answers has 'good', 'poor'; give one for each label word: 'bad', 'good'"
     )
 

@@ -83,10 +83,10 @@ def test_it_says_what_it_is(made: Path) -> None:
 
 def test_losses_are_told_apart(made: Path) -> None:
     lines = read_metrics(made)
-    looks = [line["validation"] for line in lines if "validation" in line]
+    evaluations = [line["validation"] for line in lines if "validation" in line]
     assert [line["step"] for line in lines if "validation" in line] == [0, 4, 8, 12]
-    assert set(looks[0]) == {"span-corruption", "noise", "prefix-lm", "instructions"}
-    assert looks[-1]["span-corruption"] < looks[0]["span-corruption"]
+    assert set(evaluations[0]) == {"span-corruption", "noise", "prefix-lm", "instructions"}
+    assert evaluations[-1]["span-corruption"] < evaluations[0]["span-corruption"]
     trained = [line["train"] for line in lines if "train" in line]
     assert {name for train in trained for name in train} == set(MIXED)
     assert all(line["tokens"] > 0 for line in lines[1:])
@@ -298,7 +298,7 @@ def test_stopped_in_a_probe_it_goes_on(tokens_folder: Path, tmp_path: Path, monk
             preface.pretrain(tokens_folder, out, **settings)
     making.resume(out)
     steps = [(line["step"], *(line.keys() - {"step", "tokens", "seconds"})) for line in read_metrics(out)]
-    assert len(steps) == len(set(steps))  # nothing is told twice
+    assert len(steps) == len(set(steps))  # no line is written twice
     assert json.loads((out / "backbone.json").read_text())["result"]["probes"].keys() == {"film"}
 
 
@@ -320,7 +320,7 @@ def test_published_checkpoints_learn_instructions(published: str, checkpoints: d
     """Untied embeddings, heads × d_kv ≠ d_model, unequal depths; no text is needed."""
     settings = {key: value for key, value in SMALL.items() if key != "numbers"}
     out = preface.adapt(
-        checkpoints[published], tmp_path / "told", objectives={"instructions": 1}, tasks=["film"], steps=3, **settings
+        checkpoints[published], tmp_path / "tuned", objectives={"instructions": 1}, tasks=["film"], steps=3, **settings
     )
     before, after = load_file(checkpoints[published] / "model.safetensors"), weights(out)
     assert before.keys() == after.keys()
@@ -332,10 +332,10 @@ def test_instructions_learn_a_task(data_file: Path, tmp_path: Path) -> None:
     settings = {key: value for key, value in SMALL.items() if key not in ("numbers", "validate_every")}
     settings |= {"batch_size": 8, "warmup": 5, "validate_every": 30, "learning_rate": 1e-2}
     out = preface.adapt(
-        "nano", tmp_path / "told", objectives={"instructions": 1}, tasks=[str(data_file)], steps=30, **settings
+        "nano", tmp_path / "tuned", objectives={"instructions": 1}, tasks=[str(data_file)], steps=30, **settings
     )
-    looks = [line["validation"]["instructions"] for line in read_metrics(out) if "validation" in line]
-    assert looks[-1] < 0.1 < looks[0]
+    evaluations = [line["validation"]["instructions"] for line in read_metrics(out) if "validation" in line]
+    assert evaluations[-1] < 0.1 < evaluations[0]
 
 
 def test_evaluation_inputs_are_kept_out_of_instructions(tmp_path: Path, data_file: Path) -> None:
@@ -346,7 +346,7 @@ def test_evaluation_inputs_are_kept_out_of_instructions(tmp_path: Path, data_fil
     own.write_text("\n".join([*rows, *data_file.read_text().splitlines()]) + "\n")
     settings = {key: value for key, value in SMALL.items() if key != "numbers"} | {"steps": 1}
     settings |= {"objectives": {"instructions": 1}, "keep_out": ["film"]}
-    out = preface.adapt("nano", tmp_path / "told", tasks=[str(own)], **settings)
+    out = preface.adapt("nano", tmp_path / "tuned", tasks=[str(own)], **settings)
     trained = [e.text for e in load_split(own, "train").examples if e.text.isupper()]
     assert len(trained) > 10
     assert json.loads((out / "backbone.json").read_text())["left_out_examples"] == {"own.jsonl": len(trained)}
@@ -374,12 +374,12 @@ def test_evaluation_inputs_are_kept_out_of_instructions(tmp_path: Path, data_fil
         ({"objectives": {"instructions": 1}, "tasks": ["reviews"]}, "reviews has no split 'train'"),
     ],
 )
-def test_mistakes_are_told_before_anything_is_written(
+def test_mistakes_are_reported_before_anything_is_written(
     change: dict[str, Any], message: str, tokens_folder: Path, tmp_path: Path
 ) -> None:
-    asked = {"tokens": tokens_folder, "steps": 1, **SMALL, **change}
+    options = {"tokens": tokens_folder, "steps": 1, **SMALL, **change}
     with pytest.raises(UserError, match=message):
-        preface.pretrain(asked.pop("tokens"), tmp_path / "out", **asked)
+        preface.pretrain(options.pop("tokens"), tmp_path / "out", **options)
     assert not (tmp_path / "out").exists()
 
 

@@ -54,7 +54,7 @@ def test_too_little_text_is_refused() -> None:
         Chunks(TEXT[:150], 100, seed=0)
 
 
-def test_a_step_is_the_same_whenever_it_is_asked_for(tokenizer: PreTrainedTokenizerBase) -> None:
+def test_a_step_is_the_same_whenever_it_is_made(tokenizer: PreTrainedTokenizerBase) -> None:
     for kind in (SpanCorruption, PrefixLM):
         straight = kind(TEXT, tokenizer, 32, seed=1)
         batches = [straight.batch(step, 4) for step in range(5)]
@@ -84,7 +84,7 @@ def test_sentinels_are_those_of_the_tokenizer(tokenizer: PreTrainedTokenizerBase
     ]
 
 
-def told(rows: int, name: str) -> list[list[Example]]:
+def labelled(rows: int, name: str) -> list[list[Example]]:
     return [
         [Example.of(f"{wording} {name} {'word ' * (row % 7)}{row}", name) for row in range(rows)]
         for wording in ("judge:", "what is it?")
@@ -92,7 +92,7 @@ def told(rows: int, name: str) -> list[list[Example]]:
 
 
 def test_instructions_are_mixed_by_size_in_all_wordings(tokenizer: PreTrainedTokenizerBase) -> None:
-    tasks = {"large": told(300, "large"), "small": told(100, "small")}
+    tasks = {"large": labelled(300, "large"), "small": labelled(100, "small")}
     objective = Instructions(tasks, tokenizer, 32, seed=0)
     answers: Counter[str] = Counter()
     texts = []

@@ -1,4 +1,4 @@
-"""Span corruption against T5's own rules, told anew as plain loops; prefix LM against the text itself."""
+"""Span corruption against T5's own rules, written anew as plain loops; prefix LM against the text itself."""
 
 from __future__ import annotations
 

@@ -200,20 +200,20 @@ def test_a_finished_folder_is_not_made_again(tmp_path: Path, corpus: Path, monke
 def test_another_question(
     tmp_path: Path, corpus: Path, monkeypatch: pytest.MonkeyPatch, change: Any, message: str, finished: bool
 ) -> None:
-    asked: dict[str, Any] = {"tokenizer": "nano", "keep_out": ["film"]}
+    options: dict[str, Any] = {"tokenizer": "nano", "keep_out": ["film"]}
     with monkeypatch.context() as patch:
         if not finished:
             patch.setattr(module, "_batches", lambda *_: (_ for _ in ()).throw(StoppedError))
         try:
-            tokenize([corpus], tmp_path / "out", **asked)
+            tokenize([corpus], tmp_path / "out", **options)
         except StoppedError:
             assert not finished
     with pytest.raises(UserError) as error:
-        tokenize([corpus], tmp_path / "out", **(asked | change))
+        tokenize([corpus], tmp_path / "out", **(options | change))
     assert message in str(error.value)
     corpus.write_text("other text\n")
-    with pytest.raises(UserError, match="another question: sources"):
-        tokenize([corpus], tmp_path / "out", **asked)
+    with pytest.raises(UserError, match="another configuration: sources"):
+        tokenize([corpus], tmp_path / "out", **options)
 
 
 def shortened(folder: Path) -> None:

@@ -14,7 +14,8 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from preface.tasks import Example, Task, find, list_tasks, load_split
+from preface.tasks import Example, Task, find, list_tasks, load_split, load_task
+from preface.tasks.find import refuse_outside
 from tests.tasks.making import fails, jsonl, pairs, rows, task, texts
 from tests.tasks.test_task import SHIPPED
 
@@ -135,12 +136,9 @@ def test_shipped_tasks_are_listed_with_where_their_rows_are(tmp_path: Path) -> N
 
 
 def test_a_task_from_elsewhere_reads_nothing_outside(tmp_path: Path) -> None:
-    data, secret = tmp_path / "data", jsonl(tmp_path / "secret.jsonl", rows(4))
-    jsonl(data / "train.jsonl", rows(9))
-    jsonl(data / "test.jsonl", rows(4, "other"))
-    split = load_split(task(), "test", data=data, inside_only=True)
-    assert split == load_split(task(), "test", data=data)
-    assert load_split("film", "test", inside_only=True).examples
+    secret = jsonl(tmp_path / "secret.jsonl", rows(4))
+    for own in (task(), load_task("film")):
+        refuse_outside(own)
     rules = {"test": {"part": "test"}}
     hub = {"splits": {"test": "train"}}
     for source in (
@@ -154,10 +152,10 @@ def test_a_task_from_elsewhere_reads_nothing_outside(tmp_path: Path) -> None:
         {"hub": hub | {"id": "a/b", "folder": "../secret"}},
     ):
         foreign = task(source=source, splits=rules)
-        message = fails(load_split, foreign, "test", data=data, inside_only=True)
+        message = fails(refuse_outside, foreign)
         assert message.startswith("mine: it comes from elsewhere and names ")
         assert "secret" in message or str(tmp_path) in message
-    message = fails(load_split, task(folder=tmp_path), "test", data=data, inside_only=True)
+    message = fails(refuse_outside, task(folder=tmp_path))
     assert f"names {tmp_path}, which is not in the data folder" in message
 
 
@@ -166,7 +164,7 @@ def test_a_hub_name_from_elsewhere_is_no_local_folder(tmp_path: Path, monkeypatc
     monkeypatch.chdir(tmp_path)
     foreign = task(source={"hub": {"id": "mine", "splits": {"test": "train"}}}, splits={"test": {"part": "test"}})
     assert len(load_split(foreign, "test").examples) == 4
-    assert "names mine, which is not" in fails(load_split, foreign, "test", inside_only=True)
+    assert "names mine, which is not" in fails(refuse_outside, foreign)
 
 
 # The hub

@@ -365,10 +365,10 @@ def test_early_stopping_is_each_member_s_own(tiny: Backbone, data_file: Path, tm
     changes = {"learning_rates": [1e-12, 0.003, 0.2], "seeds": 1, "steps": 40, "evaluate_every": 2, "patience": 2}
     run = train(tiny, data_file, tmp_path / "run", **changes)
     lines = map(json.loads, (run.folder / "metrics.jsonl").read_text().splitlines())
-    looks = [line for line in lines if "member" in line]
+    evaluations = [line for line in lines if "member" in line]
     lengths = set()
     for member in range(3):
-        mine = [(look["dev_score"], -look["dev_loss"]) for look in looks if look["member"] == member]
+        mine = [(each["dev_score"], -each["dev_loss"]) for each in evaluations if each["member"] == member]
         stale, best = 0, mine[0]
         for place, now in enumerate(mine[1:], start=1):
             stale, best = (0, now) if now > best else (stale + 1, best)
@@ -475,8 +475,8 @@ def test_summaries() -> None:
 
 def test_the_commonest_label_is_measured_as_the_task_is() -> None:
     gold = torch.tensor([0, 1, 1, 1])
-    assert majority("accuracy", gold) == 0.75
-    assert majority("macro_f1", gold) == pytest.approx(f1_score([0, 1, 1, 1], [1, 1, 1, 1], average="macro"))
+    assert majority("accuracy", gold.tolist()) == 0.75
+    assert majority("macro_f1", gold.tolist()) == pytest.approx(f1_score([0, 1, 1, 1], [1, 1, 1, 1], average="macro"))
 
 
 def test_a_macro_f1_is_compared_with_a_macro_f1(capsys: pytest.CaptureFixture[str]) -> None:
