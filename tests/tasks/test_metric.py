@@ -10,7 +10,7 @@ from sklearn.metrics import accuracy_score, f1_score
 from preface.errors import UserError
 from preface.tasks import load_task
 from preface.tasks.metric import METRIC_NAMES, metric
-from preface.tasks.registry import validated
+from preface.tasks.registry import task_of
 
 WORD = st.sampled_from(["a", "b", "c", "elsewhere"])
 
@@ -31,5 +31,5 @@ def test_an_unknown_metric() -> None:
 @pytest.mark.parametrize("name", METRIC_NAMES)
 def test_every_name_is_a_metric_that_a_task_may_have(name: str) -> None:
     definition = load_task("film").model_dump() | {"metric": name}
-    assert validated(definition, "mine.yaml").metric == name
+    assert task_of(definition, "mine.yaml").metric == name
     assert metric(name, ["a", "b", "a"], ["a", "b", "a"]) == 1
