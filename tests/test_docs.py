@@ -50,6 +50,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(Settings, "budget", property(lambda self: Budget(2)))
     resolve = Recipe.resolve
     monkeypatch.setattr(Recipe, "resolve", lambda self, rows: resolve(self.model_copy(update={"steps": 2}), rows))
+    monkeypatch.setenv("PREFACE_DTYPE", "float32")  # bfloat16 is slow where it is emulated
     monkeypatch.chdir(tmp_path)
     return tmp_path
 

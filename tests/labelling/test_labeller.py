@@ -149,6 +149,14 @@ def test_each_prompt_scores_as_it_does_row_by_row(
 
 
 @pytest.mark.precision
+def test_another_prompt_is_not_taken_for_rounding(tiny: Backbone, inputs) -> None:
+    scores = score_each(tiny, inputs, LabelWords.of(tiny, WORDS), random_prompts(tiny))
+    for one, other in ((0, 1), (1, 2), (2, 0)):
+        with pytest.raises(AssertionError):
+            close(tiny, scores[one], scores[other])
+
+
+@pytest.mark.precision
 def test_kept_contexts_score_the_same(tiny: Backbone, inputs) -> None:
     whole, words = random_prompts(tiny), LabelWords.of(tiny, WORDS)
     prompts = after_reading(whole)

@@ -42,7 +42,7 @@ def write(path: Path, rows: list[dict[str, Any]]) -> Path:
 @pytest.mark.precision
 def test_predicts_in_order_with_bounded_memory(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     backbone = load_backbone(device="cpu")
-    near = 0.03 if backbone.dtype == torch.bfloat16 else 1e-4  # what is computed in other batches is rounded otherwise
+    near = 0.06 if backbone.dtype == torch.bfloat16 else 1e-4  # what is computed in other batches is rounded otherwise
     texts = [f"{'long ' * (i % 7)} film {i}" for i in range(23)]
     file = write(tmp_path / "rows.jsonl", [{"text": text} for text in texts])
     whole = list(preface.predict(run, file, backbone=backbone))
