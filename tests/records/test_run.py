@@ -117,7 +117,7 @@ def alter(content: dict[str, Any], data: st.DataObject) -> None:
 
 @settings(max_examples=150, deadline=None)
 @given(st.data())
-def test_whatever_a_record_says_is_used_or_refused_in_one_line(tiny: Backbone, data: st.DataObject) -> None:
+def test_whatever_a_record_says_is_used_or_refused_in_one_line(tiny_float32: Backbone, data: st.DataObject) -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = copied(Path(name))
         rows = folder / "few.jsonl"
@@ -130,10 +130,10 @@ def test_whatever_a_record_says_is_used_or_refused_in_one_line(tiny: Backbone, d
                 tensors, content = read_folder(FIRST / part, "prompt")
                 alter(content, data)
                 write_folder(folder / part, "prompt", tensors, content)
-        backbone = data.draw(st.sampled_from([tiny, None]))
+        backbone = data.draw(st.sampled_from([tiny_float32, None]))
         for use in (
             lambda: Run.open(folder).best_rate,
-            lambda: preface.evaluate(folder, [rows], backbone=tiny, label_words=WORDS),
+            lambda: preface.evaluate(folder, [rows], backbone=tiny_float32, label_words=WORDS),
             lambda: preface.evaluate(folder / "prompt", backbone=backbone),
             lambda: list(preface.predict(folder, ["one text"], backbone=backbone)),
         ):
