@@ -6,13 +6,17 @@ READY := $(VENV)/.ready
 
 LOWEST := .venv-lowest
 
-.PHONY: demo test lowest check format bench growth docs clean
+.PHONY: demo test precision lowest check format bench growth docs clean
 
 demo: $(READY)  ## tune a prefix on the embedded backbone and print the four-domain table
 	$(BIN)/preface compare cross-domain --recipe demo --out runs/demo
 
 test: $(READY)  ## the whole test suite
 	$(BIN)/pytest
+
+precision: $(READY)  ## the tests whose numbers depend on the precision, in both
+	PREFACE_DTYPE=float32 $(BIN)/pytest -m precision
+	PREFACE_DTYPE=bfloat16 $(BIN)/pytest -m precision
 
 lowest:  ## the quick part of the suite under the lowest versions that pyproject.toml allows
 	$(PYTHON) -m venv $(LOWEST)

@@ -32,7 +32,6 @@ from preface.backbones.t5 import T5Backbone
 from preface.experiments.report import pivot, rich_table
 from preface.labelling.evaluate import predictions_on
 from preface.labelling.label_words import LabelWords
-from preface.labelling.metric import metric
 from preface.pretraining.card import series
 from preface.pretraining.optimizer import ScaledAdamW
 from preface.prompts import Prompts
@@ -40,6 +39,7 @@ from preface.records.metrics import read_metrics
 from preface.records.results import Cell, read_cells, write_cells
 from preface.records.run import Run
 from preface.tasks import Split, load_split, load_task, render
+from preface.tasks.metric import metric
 
 SEEDS = 3
 SEARCH, STEPS, WARMUP = 60, 150, 20

@@ -38,7 +38,7 @@ Work = Callable[[], tuple[Results, Results]]
 Pair = tuple[str, Work, Work]
 """What is done, by us and by torch."""
 
-POPULATIONS = (1, 8)
+POPULATIONS, NONE = (1, 8), (None, None)
 PREFIX, PROMPT = 20, 100  # virtual tokens
 LAYERS, HEADS, WIDTH, D = (SMALL[name] for name in ("num_layers", "num_heads", "d_kv", "d_model"))
 LOWEST = torch.finfo(torch.float32).min
@@ -163,23 +163,21 @@ def fused(query: Tensor, key: Tensor, value: Tensor, prefix: Results, bias: Tens
 
 def self_attention(what: str, own: Results, prefix: Results, bias: Tensor) -> Pair:
     query, key, value = own
-    keys, values = prefix or (None, None)
     parameters = [*own, *prefix]
-    ours = lambda: [products.self_attention(query * WIDTH**-0.5, key, value, keys, values, bias)]  # noqa: E731
+    ours = lambda: [products.self_attention(query * WIDTH**-0.5, key, value, *(prefix or NONE), bias)]  # noqa: E731
     torchs = there_and_back(lambda: fused(query, key, value, prefix, bias), parameters)
     return what, there_and_back(ours, parameters), torchs
 
 
 def cross_attention(what: str, query: Tensor, states: Tensor, prefix: Results, bias: Tensor) -> Pair:
     weights = [torch.randn(HEADS * WIDTH, D) * D**-0.5 for _ in range(2)]
-    keys, values = prefix or (None, None)
     parameters = [query, *prefix, *([states] if states.requires_grad else [])]
 
     def projected() -> Results:
         key, value = (functional.linear(states, item).unflatten(-1, (HEADS, WIDTH)).transpose(1, 2) for item in weights)
         return fused(query, key, value, prefix, bias)
 
-    ours = lambda: [products.cross_attention(query * WIDTH**-0.5, states, *weights, keys, values, bias)]  # noqa: E731
+    ours = lambda: [products.cross_attention(query * WIDTH**-0.5, states, *weights, *(prefix or NONE), bias)]  # noqa: E731
     return what, there_and_back(ours, parameters), there_and_back(projected, parameters)
 
 

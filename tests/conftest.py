@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import Tensor
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer, MT5Config, T5Config
 
 from preface.backbones.base import Backbone
@@ -78,8 +79,31 @@ def checkpoint_folder(checkpoints: dict[str, Path]) -> Path:
 
 
 @pytest.fixture(scope="session")
-def tiny(checkpoint_folder: Path) -> Backbone:
+def tiny_float32(checkpoint_folder: Path) -> Backbone:
     return load_backbone(checkpoint_folder, dtype="float32", device="cpu")
+
+
+@pytest.fixture(scope="session")
+def tiny_auto(checkpoint_folder: Path) -> Backbone:
+    return load_backbone(checkpoint_folder, device="cpu")
+
+
+@pytest.fixture
+def tiny(request: pytest.FixtureRequest) -> Backbone:
+    """In float32; for tests marked `precision`, in the precision that `auto` is here."""
+    marked = request.node.get_closest_marker("precision") is not None
+    return request.getfixturevalue("tiny_auto" if marked else "tiny_float32")
+
+
+def close(backbone: Backbone, actual: Tensor, expected: Tensor, atol: float = 1e-3, rtol: float = 1e-4) -> None:
+    """Fail unless logits, log-probabilities or losses of a tiny backbone are equal up to rounding.
+
+    In bfloat16 a number has eight bits, and what stands beside a row decides which way the last of them is rounded.
+    `atol` and `rtol` are for float32; the others were found by rounding a tenth of all products the other way.
+    """
+    if backbone.dtype == torch.bfloat16:
+        atol, rtol = 0.2, 0.01
+    torch.testing.assert_close(actual, expected, atol=atol, rtol=rtol)
 
 
 @pytest.fixture(scope="session")

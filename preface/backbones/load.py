@@ -14,12 +14,14 @@ from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForSeq2SeqLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
-from preface.backbones import t5, t5_attention
 from preface.backbones.base import Backbone
+from preface.backbones.t5 import T5Backbone
 from preface.errors import UserError, first_line
 from preface.hub import SECONDS, hub_error
 
 EMBEDDED = Path(__file__).parent
+FAMILIES: dict[str, type[Backbone]] = {"t5": T5Backbone, "mt5": T5Backbone}
+"""By the model type that a checkpoint's configuration names."""
 DEFAULT = "nano"
 """The backbone that ships inside the package."""
 
@@ -36,14 +38,20 @@ def load_backbone(name_or_path: str | Path = DEFAULT, dtype: str = "auto", devic
     Raises:
         UserError: no such checkpoint, not of the T5 family, or an unknown dtype or device.
     """
-    t5_attention.register()
     target = device_named(device)
     if target.type == "cpu":
         keep_freed_memory()
     chosen = dtype_named(dtype, target)
-    model, tokenizer = load_checkpoint(name_or_path, chosen, attn_implementation=t5_attention.NAME)
+    model, tokenizer = load_checkpoint(name_or_path, chosen)
     model.to(target)  # type: ignore[arg-type]
-    return t5.T5Backbone(resolved(name_or_path), model, tokenizer, getattr(model.config, "_commit_hash", None))
+    return backbone_from(resolved(name_or_path), model, tokenizer, getattr(model.config, "_commit_hash", None))
+
+
+def backbone_from(
+    name: str, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, revision: str | None = None
+) -> Backbone:
+    """A model that is loaded, frozen, as its family reads and answers."""
+    return FAMILIES[model.config.model_type](name, model, tokenizer, revision)
 
 
 def resolved(name_or_path: str | Path) -> str:
@@ -73,10 +81,8 @@ def checkpoint_path(name_or_path: str | Path) -> str | Path:
     return EMBEDDED / name_or_path if str(name_or_path) in embedded() else name_or_path
 
 
-def load_checkpoint(
-    name_or_path: str | Path, dtype: torch.dtype, **options: Any
-) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """Model and tokenizer of a T5-family checkpoint, as `load_backbone` names it; `options` are Transformers' own.
+def load_checkpoint(name_or_path: str | Path, dtype: torch.dtype) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """Model and tokenizer of a checkpoint, as `load_backbone` names it.
 
     Raises UserError as `load_backbone` does.
     """
@@ -87,13 +93,13 @@ def load_checkpoint(
     source: dict[str, Any] = {"local_files_only": unreachable is not None}
     try:
         config = AutoConfig.from_pretrained(path, **source)
-        if config.model_type not in t5.FAMILIES:
+        if config.model_type not in FAMILIES:
             raise UserError(
                 f"backbone {name_or_path}: a {config.model_type} model; Preface takes the T5 family "
-                f"({', '.join(t5.FAMILIES)})"
+                f"({', '.join(FAMILIES)})"
             )
         tokenizer = AutoTokenizer.from_pretrained(path, **source)
-        model = AutoModelForSeq2SeqLM.from_pretrained(path, dtype=dtype, **source, **options)
+        model = AutoModelForSeq2SeqLM.from_pretrained(path, dtype=dtype, **source)
     except (OSError, ValueError, SafetensorError) as error:
         if unreachable is not None:
             raise _unknown(name_or_path, f"in the hub's cache ({unreachable})") from error

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +14,6 @@ from preface.backbones import t5_attention
 from preface.backbones.base import Backbone, Context, Site
 from preface.prompts import Prompts, of_rows
 
-FAMILIES = ("t5", "mt5")
 LONGEST_ANSWER = 64
 """Pieces of an answer beyond which it is cut."""
 
@@ -23,6 +22,7 @@ class T5Backbone(Backbone):
     """T5 v1.0, v1.1, LM-adapted, Flan, mT5."""
 
     attention = t5_attention.NAME
+    cross_attention: ClassVar[type[t5_attention.CrossAttention]] = t5_attention.CrossAttention
 
     def __init__(
         self, name: str, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, revision: str | None = None
@@ -30,11 +30,13 @@ class T5Backbone(Backbone):
         t5_attention.register()
         super().__init__(name, model, tokenizer, revision)
         for stack in (self.model.encoder, self.model.decoder):
-            table = t5_attention.preceding_bias(stack.block[0].layer[0].SelfAttention)
             for block in stack.block:
-                block.layer[0].SelfAttention.preceding_bias = table
+                attention = block.layer[0].SelfAttention
+                if attention.has_relative_attention_bias:  # the first layer's, for all layers after it too
+                    table = t5_attention.preceding_bias(attention)
+                attention.preceding_bias = table
         for block in self.model.decoder.block:
-            block.layer[1].EncDecAttention = t5_attention.CrossAttention(block.layer[1].EncDecAttention)
+            block.layer[1].EncDecAttention = self.cross_attention(block.layer[1].EncDecAttention)
         config = self.model.config
         heads = (config.num_heads, config.d_kv)
         self.sites = {

@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import AttentionInterface
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
-from transformers.models.t5.modeling_t5 import T5Attention
 
 from preface.backbones import products
 from preface.backbones.frozen import refuse_gradient
@@ -26,7 +25,7 @@ SHORT = 256
 """Keys up to which plain products beat torch's fused kernel on a CPU (docs/performance.md)."""
 
 Biases = dict[str, Tensor | None]
-"""What is added to the scores at each site: built by a stack's first layer, read by the others."""
+"""What is added to the scores at each site: built by the layers that have a bias, T5's first, read by the others."""
 
 
 def attention(
@@ -52,7 +51,7 @@ def attention(
     site = "decoder" if module.is_decoder else "encoder"
     prefix = prompts.at(site, module.layer_idx, query, rows) if prompts is not None else None
     biases = {} if biases is None else biases
-    if site not in biases:
+    if site not in biases or module.has_relative_attention_bias:
         table = module.preceding_bias
         if site == "decoder" and query_positions is not None:  # a tree of words: places are no positions
             distance = query_positions[..., :, None] - query_positions[..., None, :]
@@ -183,20 +182,14 @@ def _prefix_bias(
     return bias
 
 
-def preceding_bias(attention: T5Attention) -> Tensor:
+def preceding_bias(attention: Any) -> Tensor:
     """T5's learned bias for a key that stands `distance` tokens before the query, `[H, max_distance + 1]`.
 
     Beyond `relative_attention_max_distance` all distances share one bucket, so the last column serves them all.
     """
-    weight = attention.relative_attention_bias.weight  # [buckets, H]
-    distances = torch.arange(attention.relative_attention_max_distance + 1, device=weight.device)
-    buckets = attention._relative_position_bucket(
-        -distances,
-        bidirectional=not attention.is_decoder,
-        num_buckets=attention.relative_attention_num_buckets,
-        max_distance=attention.relative_attention_max_distance,
-    )
-    return weight.detach()[buckets].T.contiguous()
+    farthest = attention.relative_attention_max_distance
+    bias: Tensor = attention.compute_bias(1, farthest + 1, past_seen_tokens=farthest)  # [1, H, 1, distances], falling
+    return bias.detach()[0, :, 0].flip(-1).contiguous()
 
 
 def _mask(*args: Any, **kwargs: Any) -> Tensor | None:

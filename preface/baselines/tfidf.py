@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, ClassVar
 
 from preface.baselines.column import Setting, Trained
 from preface.errors import UserError
-from preface.labelling.metric import metric
 from preface.records.results import Cell
 from preface.tasks import Split, Task
+from preface.tasks.metric import metric
 
 if TYPE_CHECKING:  # scikit-learn is slow to import, so only fitting does
     from sklearn.pipeline import Pipeline

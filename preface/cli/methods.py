@@ -44,7 +44,7 @@ def methods_table(rows: Sequence[dict[str, Any]], backbone: Model) -> Table:
     table = empty_table(
         f"Parameters of one prompt on {backbone.name}, {backbone.parameters:,} frozen",
         ("method", "length", "trained", "stored", "with gradient"),
-        "with gradient: measured by one backward pass",
+        "with gradient: measured by backward passes",
         text={"method"},
     )
     for row in rows:

@@ -160,7 +160,7 @@ def run_cells(run: Run) -> list[Cell]:
 
 def run_table(run: Run) -> Table:
     """Development scores by learning rate, over seeds."""
-    from preface.labelling.metric import METRIC_NAMES
+    from preface.tasks.metric import METRIC_NAMES
 
     record, result = run.record, run.result
     rows, metric = record.splits.validation.rows, METRIC_NAMES[record.task.metric]

@@ -11,8 +11,8 @@ from preface.baselines.column import Setting
 from preface.experiments.matrix import eval_tasks, measure
 from preface.experiments.report import write_report
 from preface.experiments.spec import Experiment, load_experiment
-from preface.labelling.metric import majority
 from preface.records.results import Cell
+from preface.tasks.metric import majority
 
 
 def compare_cross_domain(

@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from importlib import import_module
 from itertools import product
 from pathlib import Path
-from pkgutil import iter_modules
 from typing import Annotated, Any
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from preface import baselines
 from preface.backbones.load import DEFAULT
-from preface.baselines.column import Column, Trained
+from preface.baselines.column import Column
 from preface.errors import UserError
 from preface.experiments.prompt import Prompt, Search
 from preface.methods import METHODS
 from preface.options import validated
+from preface.registry import subclasses
 from preface.tasks.options import DataOptions
 from preface.tuning.recipe import Recipe
 
@@ -30,11 +28,8 @@ Axes = dict[str, Annotated[list[Any], Field(min_length=1)]]
 
 def kinds() -> dict[str, type[Column]]:
     """Every kind of column by its name: each module of `preface.baselines` may define one."""
-    for module in iter_modules(baselines.__path__):
-        import_module(f"{baselines.__name__}.{module.name}")
-    return {
-        kind.kind: kind for parent in (Column, Trained) for kind in parent.__subclasses__() if hasattr(kind, "kind")
-    }
+    found = subclasses(Column, "preface.baselines")  # type: ignore[type-abstract]
+    return {kind.kind: kind for kind in found if hasattr(kind, "kind")}
 
 
 class Experiment(BaseModel):

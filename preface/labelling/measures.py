@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-from preface.labelling.metric import metric
+from preface.tasks.metric import metric
 
 OTHER = "(none of the labels)"
 """What stands for text that is no label, as free generation may write."""

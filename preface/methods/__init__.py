@@ -1,4 +1,4 @@
-"""Methods: each a small configuration and a module that makes prompts. One file a method."""
+"""Methods: each a small configuration and a module that makes prompts. A file here is a method."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ from preface.errors import UserError
 from preface.methods.base import Counts, Method, PromptModule
 from preface.methods.prefix_tuning import PrefixTuning
 from preface.methods.prompt_tuning import PromptTuning
+from preface.registry import subclasses
 
-METHODS: dict[str, type[Method]] = {method.name: method for method in (PrefixTuning, PromptTuning)}
+METHODS: dict[str, type[Method]] = {method.name: method for method in subclasses(Method, __name__)}  # type: ignore[type-abstract]
 
 __all__ = ["METHODS", "Counts", "Method", "PrefixTuning", "PromptModule", "PromptTuning", "method_named"]
 

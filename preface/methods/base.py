@@ -12,10 +12,10 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import nn
 
 from preface.backbones.base import Backbone
-from preface.methods.init import Initializer
+from preface.methods.init import NAMES, Initializer
 from preface.prompts import Prompts
 
-INIT = "random, vocabulary, labels, activations, text:WORDS or prompt:FOLDER. Default: the method's own."
+INIT = f"{', '.join(NAMES)}. Default: the method's own."
 
 
 @dataclass(frozen=True)

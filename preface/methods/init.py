@@ -10,7 +10,7 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
@@ -26,7 +26,10 @@ RANDOM_RANGE = 0.5
 """Lester et al. 2021, section 3.2: uniform in ±0.5."""
 
 Kind = Literal["random", "vocabulary", "labels", "activations", "text", "prompt"]
-KINDS: tuple[str, ...] = ("random", "vocabulary", "labels", "activations", "text:…", "prompt:PATH")
+ARGUMENTS = {"text": "WORDS", "prompt": "FOLDER"}
+"""What follows the colon, where an initialisation has one."""
+NAMES = tuple(f"{kind}:{ARGUMENTS[kind]}" if kind in ARGUMENTS else kind for kind in get_args(Kind))
+"""As a user writes them."""
 
 
 @dataclass(frozen=True)
@@ -41,13 +44,10 @@ class Initializer:
 
     @classmethod
     def parse(cls, text: str, label_words: Sequence[str] = (), examples: Sequence[tuple[str, str]] = ()) -> Initializer:
-        """From `random`, `vocabulary`, `labels`, `activations`, `text:some words` or `prompt:PATH`."""
+        """From one of `NAMES`, such as `labels` or `text:some words`. Raises UserError."""
         kind, _, argument = text.partition(":")
-        takes_argument = kind in ("text", "prompt")
-        if kind not in ("random", "vocabulary", "labels", "activations", "text", "prompt") or (
-            takes_argument != bool(argument)
-        ):
-            raise UserError(f"init {text}: one of {', '.join(KINDS)}")
+        if kind not in get_args(Kind) or (kind in ARGUMENTS) != bool(argument):
+            raise UserError(f"init {text}: one of {', '.join(NAMES)}")
         if kind == "labels" and not label_words:
             raise UserError("init labels: the task has no label words; try vocabulary")
         if kind == "activations" and not examples:
@@ -55,7 +55,7 @@ class Initializer:
         return cls(kind, argument, tuple(label_words), tuple(examples))  # type: ignore[arg-type]
 
     def saved(self) -> Prompts:
-        """The prompt that `prompt:PATH` names."""
+        """The prompt that `prompt:FOLDER` names."""
         return load_prompt(Path(self.argument)).prompts
 
     def embeddings(self, backbone: Backbone, length: int, seed: int) -> Tensor:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from preface.backbones.t5 import T5Backbone
+from preface.backbones.load import backbone_from
 from preface.methods import PrefixTuning
 from preface.tuning.train import train
 
@@ -35,7 +35,7 @@ def probe(
     shutil.rmtree(folder, ignore_errors=True)  # of an attempt that was killed
     twin: Any = copy.deepcopy(model)
     twin.to(torch.float32)
-    backbone = T5Backbone(f"weights of {folder.parent.parent.name}", twin, tokenizer)
+    backbone = backbone_from(f"weights of {folder.parent.parent.name}", twin, tokenizer)
     run = train(
         backbone,
         task,

@@ -6,11 +6,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PositiveInt, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PositiveInt, model_validator
 
 from preface.errors import UserError
 from preface.tasks.example import Example, Template
 from preface.tasks.lines import listed, refuse_half_characters
+from preface.tasks.metric import METRIC_NAMES
 from preface.tasks.read import Format, Row, is_blank
 
 SplitName = Literal["train", "validation", "test"]
@@ -25,6 +26,12 @@ def _as_text(value: Any) -> Any:
 
 def _as_tuple(value: Any) -> Any:
     return (value,) if isinstance(value, str) else value
+
+
+def _metric(name: str) -> str:
+    if name not in METRIC_NAMES:
+        raise ValueError(f"{name!r} is none of {', '.join(METRIC_NAMES)}")
+    return name
 
 
 Text = Annotated[str, BeforeValidator(_as_text)]
@@ -166,7 +173,7 @@ class Task(Model):
     """Strings to replace in each field of the text, in this order."""
     labels: dict[Text, Text | None]
     """The label word of each label value as text; rows whose value has no word (null) are left out."""
-    metric: Literal["accuracy", "macro_f1"] = "accuracy"
+    metric: Annotated[str, AfterValidator(_metric)] = "accuracy"
     splits: dict[SplitName, SplitRule] = Field(min_length=1)
     options: dict[str, Option] = {}
     folder: Path | None = None

@@ -12,13 +12,13 @@ from torch import Tensor
 
 from preface.labelling.label_words import LabelWords
 from preface.labelling.labeller import predictions_of
-from preface.labelling.metric import METRIC_NAMES, majority
 from preface.methods.base import Counts
 from preface.prompts import Prompts
 from preface.records.atomic import write_atomically
 from preface.records.card import Member, Origin, PromptCard, save_prompt
 from preface.records.results import installed_versions
 from preface.records.run import RateSummary, Result, RunRecord
+from preface.tasks.metric import METRIC_NAMES, majority
 from preface.terminal.progress import warn
 
 

@@ -6,17 +6,19 @@ What one member does never depends on the others: moments, clipping and update s
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Protocol
+from typing import Any, ClassVar, Literal, Protocol
 
 import torch
 from torch import Tensor
 
-from preface.tuning.recipe import OptimizerName
+OptimizerName = Literal["adamw", "adafactor"]
 
 
 class Optimizer(Protocol):
     """Updates named parameters in place; its state is a flat dictionary of tensors, to be saved and restored."""
 
+    recipe: ClassVar[dict[str, Any]]
+    """Fields of `Recipe` whose defaults are others with this optimizer."""
     state: dict[str, Tensor]
 
     def step(self, rates: Tensor) -> None:
@@ -30,6 +32,8 @@ def _per_member(values: Tensor, like: Tensor) -> Tensor:
 
 class AdamW:
     """AdamW (Loshchilov & Hutter 2019), as `torch.optim.AdamW` computes it."""
+
+    recipe: ClassVar[dict[str, Any]] = {}
 
     def __init__(
         self, parameters: Mapping[str, Tensor], weight_decay: float, betas: tuple[float, float] = (0.9, 0.999)
@@ -59,6 +63,8 @@ class AdamW:
 class Adafactor:
     """Adafactor (Shazeer & Stern 2018) as Lester et al. (2021, section 3.1) use it: a given rate, no parameter scaling,
     decay exponent 0.8, update clipping at 1, no momentum."""
+
+    recipe: ClassVar[dict[str, Any]] = {"learning_rates": (0.3,), "schedule": "constant", "weight_decay": 1e-5}
 
     def __init__(self, parameters: Mapping[str, Tensor], weight_decay: float):
         self.parameters, self.weight_decay = dict(parameters), weight_decay
@@ -93,9 +99,12 @@ class Adafactor:
             parameter.sub_(torch.where(rate == 0, 0.0, rate * update))  # 0 also where a stopped member is NaN
 
 
+OPTIMIZERS: dict[OptimizerName, type[AdamW | Adafactor]] = {"adamw": AdamW, "adafactor": Adafactor}
+
+
 def optimizer(name: OptimizerName, parameters: Mapping[str, Tensor], weight_decay: float) -> Optimizer:
     """The optimizer of that name over stacked parameters."""
-    return (AdamW if name == "adamw" else Adafactor)(parameters, weight_decay)
+    return OPTIMIZERS[name](parameters, weight_decay)
 
 
 @torch.no_grad()

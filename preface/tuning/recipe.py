@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from preface.options import validated
+from preface.tuning.optimizers import OPTIMIZERS, OptimizerName
 from preface.tuning.schedules import ScheduleName
 
-OptimizerName = Literal["adamw", "adafactor"]
 MOST_SEEDS = 1_000
 
 
@@ -84,10 +84,8 @@ class Recipe(BaseModel):
 
 
 def recipe_from(fields: dict[str, Any], rates: Sequence[float]) -> Recipe:
-    """A recipe from a user's words, the method's own rates where none are given. Raises UserError."""
-    if fields.get("optimizer") == "adafactor":  # Lester et al. 2021, section 3.1
-        rates = (0.3,)
-        fields = {"schedule": "constant", "weight_decay": 1e-5, **fields}
+    """A recipe from a user's words; else the optimizer's own fields, then the method's own rates. Raises UserError."""
+    own = next((kind.recipe for name, kind in OPTIMIZERS.items() if name == fields.get("optimizer")), {})
     if fields.get("token_budget") is not None:
         fields = {"batch_size": None, **fields}
-    return validated(Recipe, {"learning_rates": tuple(rates), **fields})
+    return validated(Recipe, {"learning_rates": tuple(rates), **own, **fields})

@@ -13,9 +13,9 @@ from preface.backbones.base import Backbone
 from preface.backbones.contexts import Inputs
 from preface.labelling.label_words import LabelWords
 from preface.labelling.labeller import Labeller
-from preface.labelling.metric import metric
 from preface.prompts import Prompts
 from preface.tasks import Split, render
+from preface.tasks.metric import metric
 from preface.terminal.progress import warn, warn_skipped
 from preface.tuning.recipe import Recipe
 
@@ -73,7 +73,7 @@ class Development:
     """The rows held out, and how prompts do on them."""
 
     def __init__(self, backbone: Backbone, rows: Rows, metric: str, keep: bool) -> None:
-        """`metric`: a name that `labelling.metric` knows; `keep`: read each input once for all prompts and steps."""
+        """`metric`: a name that `tasks.metric` knows; `keep`: read each input once for all prompts and steps."""
         self.backbone, self.labels, self.gold, self.metric = backbone, rows.labels, rows.gold, metric
         self.inputs = Inputs(backbone, rows.development, keep=keep)
 

@@ -17,11 +17,14 @@ from preface.backbones import contexts
 from preface.backbones.base import Backbone, Context
 from preface.backbones.contexts import Inputs
 from preface.backbones.load import load_backbone
+from preface.labelling.fit import dtype_of
 from preface.prompts import Prompts
 from tests.backbones.test_t5 import only, random_prompts
+from tests.conftest import close
 
 IDS = [[7, 8, 9, 1], [300, 1], [11, 12, 13, 14, 15, 16, 1], [1], [300, 301, 1]]
 BYTES = sum(map(len, IDS)) * 24 * 4
+"""Of all their states in float32."""
 
 
 @pytest.fixture(autouse=True)
@@ -31,9 +34,9 @@ def alone(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def load(checkpoint_folder: Path) -> Callable[[], Backbone]:
+def load(checkpoint_folder: Path, tiny: Backbone) -> Callable[[], Backbone]:
     """As another run would: nothing is kept in memory."""
-    return lambda: load_backbone(checkpoint_folder, dtype="float32", device="cpu")
+    return lambda: load_backbone(checkpoint_folder, dtype=dtype_of(tiny), device="cpu")
 
 
 @pytest.fixture
@@ -70,13 +73,14 @@ def assert_read(context: Context, backbone: Backbone, ids: Sequence[Sequence[int
         with torch.no_grad():
             alone = backbone.read(*backbone.pad([item]))
         assert context.mask[row, : len(item)].all()
-        torch.testing.assert_close(context.states[row, : len(item)], alone.states[0], atol=1e-3, rtol=1e-4)
+        close(backbone, context.states[row, : len(item)], alone.states[0])
 
 
 def files(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
 
 
+@pytest.mark.precision
 def test_states_read_are_states_encoded(fresh: Backbone) -> None:
     inputs = Inputs(fresh, IDS, keep=True)
     for places in ([2, 0], [0, 1, 3], [4], [3, 3, 2, 1, 0, 4]):
@@ -85,16 +89,16 @@ def test_states_read_are_states_encoded(fresh: Backbone) -> None:
         assert_read(context, fresh, [IDS[place] for place in places])
 
 
+@pytest.mark.precision
 def test_padding_is_finite(fresh: Backbone) -> None:
     assert Inputs(fresh, IDS, keep=True).read([2, 3]).states.isfinite().all()
 
 
+@pytest.mark.precision
 def test_kept_or_not_the_losses_are_the_same(fresh: Backbone) -> None:
     answers, labels = torch.tensor([[0, 40], [0, 50], [0, 60]]), torch.tensor([[40, 1], [50, 1], [60, 1]])
     plain, kept = (Inputs(fresh, IDS, keep=keep).read([0, 2, 3]) for keep in (False, True))
-    torch.testing.assert_close(
-        fresh.losses(kept, answers, labels), fresh.losses(plain, answers, labels), atol=1e-3, rtol=1e-4
-    )
+    close(fresh, fresh.losses(kept, answers, labels), fresh.losses(plain, answers, labels))
 
 
 def test_each_input_is_encoded_once(fresh: Backbone, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -158,6 +162,7 @@ def test_prompts_of_the_decoder_read_what_is_kept(fresh: Backbone, monkeypatch: 
     assert not seen
 
 
+@pytest.mark.precision
 @pytest.mark.parametrize("keep", [True, False])
 def test_repeated_inputs_stand_there_again(keep: bool, fresh: Backbone, monkeypatch: pytest.MonkeyPatch) -> None:
     inputs, count = Inputs(fresh, IDS, keep=keep), len(IDS)
@@ -172,6 +177,7 @@ def test_repeated_inputs_stand_there_again(keep: bool, fresh: Backbone, monkeypa
     assert_read(context, fresh, [IDS[0], IDS[0], IDS[0], IDS[1]])
 
 
+@pytest.mark.precision
 @pytest.mark.parametrize("storage", ["memory", "file"])
 def test_states_made_in_inference_mode_can_be_trained_with(
     storage: str, fresh: Backbone, request: pytest.FixtureRequest
@@ -211,13 +217,14 @@ def test_the_oldest_leave_memory_when_it_is_full(fresh: Backbone, monkeypatch: p
     assert len(seen) == 2
 
 
+@pytest.mark.precision
 def test_a_later_run_finds_the_file(
     in_file: Path, load: Callable[[], Backbone], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = load()
     Inputs(first, IDS, keep=True).read([0, 1, 2])
     assert [Path(name).suffix for name in files(in_file)] == [".known", ".states"]
-    assert sum(path.stat().st_size for path in in_file.glob("*.states")) == BYTES
+    assert sum(path.stat().st_size for path in in_file.glob("*.states")) == BYTES // 4 * first.dtype.itemsize
     second = load()
     seen = count_read(second, monkeypatch)
     context = Inputs(second, IDS, keep=True).read([0, 1, 2])

@@ -8,7 +8,9 @@ from typing import Any
 import pytest
 import torch
 
+from preface.backbones import load
 from preface.backbones.load import load_backbone
+from preface.backbones.t5 import T5Backbone
 from preface.errors import UserError
 
 
@@ -87,3 +89,10 @@ def test_the_environment_says_what_auto_is(monkeypatch: pytest.MonkeyPatch) -> N
     with pytest.raises(UserError, match="overflows"):
         load_backbone("nano")
     assert load_backbone("nano", dtype="float32").dtype == torch.float32
+
+
+def test_the_model_type_names_the_family(checkpoint_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Other(T5Backbone): ...
+
+    monkeypatch.setitem(load.FAMILIES, "t5", Other)
+    assert type(load_backbone(checkpoint_folder, dtype="float32", device="cpu")) is Other

@@ -13,6 +13,7 @@ from preface.backbones.base import Backbone, weights_hash
 from preface.backbones.load import load_backbone
 from preface.backbones.t5 import T5Backbone
 from preface.prompts import Prompts, stack
+from tests.conftest import close
 
 P, B, N, T, S = 3, 4, 5, 7, 3
 
@@ -180,6 +181,7 @@ def test_positions_none_is_a_bias_of_zero(checkpoint_folder: Path) -> None:
     torch.testing.assert_close(mixed[[0, 2, 3]], unbiased[[0, 2, 3]])
 
 
+@pytest.mark.precision
 @torch.no_grad()
 def test_mixed_batch_equals_its_rows_one_by_one(tiny: Backbone) -> None:
     ids, mask, labels = batch()
@@ -195,9 +197,10 @@ def test_mixed_batch_equals_its_rows_one_by_one(tiny: Backbone) -> None:
             prompts,
             rows[row : row + 1],
         )
-        torch.testing.assert_close(together[row], alone[0], atol=1e-3, rtol=1e-4)
+        close(tiny, together[row], alone[0])
 
 
+@pytest.mark.precision
 @torch.no_grad()
 def test_stacked_prompts_of_all_kinds_and_lengths_equal_each_alone(tiny: Backbone) -> None:
     """Padding a prompt on the left changes nothing, nor does a neighbour of another method."""
@@ -212,19 +215,19 @@ def test_stacked_prompts_of_all_kinds_and_lengths_equal_each_alone(tiny: Backbon
     together = forward(tiny, ids, mask, labels, stack(parts), torch.arange(B))
     for row, part in enumerate(parts):
         alone = forward(tiny, ids[row : row + 1], mask[row : row + 1], labels[row : row + 1], part)
-        torch.testing.assert_close(together[row], alone[0], atol=1e-3, rtol=1e-4)
+        close(tiny, together[row], alone[0])
 
 
+@pytest.mark.precision
 @torch.no_grad()
 def test_more_padding_changes_nothing(tiny: Backbone) -> None:
     ids, mask, labels = batch()
     prompts, rows = random_prompts(tiny), torch.tensor([2, 0, 1, 2])
     wider, wider_mask = torch.nn.functional.pad(ids, (0, 9)), torch.nn.functional.pad(mask, (0, 9))
-    torch.testing.assert_close(
+    close(
+        tiny,
         forward(tiny, wider, wider_mask, labels, prompts, rows),
         forward(tiny, ids, mask, labels, prompts, rows),
-        atol=1e-3,
-        rtol=1e-4,
     )
 
 
@@ -303,14 +306,15 @@ def test_compiled_equals_eager(tiny: Backbone) -> None:
     )
 
 
+@pytest.mark.precision
 def test_dropout_is_off_unless_asked(tiny: Backbone) -> None:
     ids, mask, labels = batch()
     still = forward(tiny, ids, mask, labels)
     with tiny.training():
-        torch.testing.assert_close(forward(tiny, ids, mask, labels), still)
+        close(tiny, forward(tiny, ids, mask, labels), still, atol=1e-5, rtol=1.3e-6)
     with tiny.training(dropout=0.5):
         assert not torch.allclose(forward(tiny, ids, mask, labels), still)
-    torch.testing.assert_close(forward(tiny, ids, mask, labels), still)
+    close(tiny, forward(tiny, ids, mask, labels), still, atol=1e-5, rtol=1.3e-6)
 
 
 def test_embedded_backbone_is_frozen_and_named_by_its_weights(nano: Backbone) -> None:

@@ -15,7 +15,8 @@ def test_tasks_and_methods(call: Called) -> None:
     assert names > {"sst2", "imdb", "trec", "film", "posts"}
     _, out, _ = call("methods", "--json", "--length", 7)
     for row in json.loads(out):
-        assert row["gradient_receiving"] == row["trained"] >= row["stored"]
+        assert row["gradient_receiving"] == row["trained"] > 0
+        assert row["stored"] > 0
         assert row["length"] == 7
     code, out, _ = call("methods")
     assert code == 0

@@ -6,15 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
-from sklearn.metrics import accuracy_score, f1_score
+from sklearn.metrics import accuracy_score
 
 import preface
 from preface.backbones.base import Backbone
 from preface.errors import UserError
 from preface.labelling.measures import confusion, wilson
-from preface.labelling.metric import metric
 from preface.methods import PrefixTuning, PromptTuning
 from preface.records.card import load_prompt, save_prompt
 from preface.records.results import read_cells
@@ -203,22 +200,6 @@ def test_confusions_name_what_is_no_label() -> None:
 def test_an_unknown_option(run: Run) -> None:
     with pytest.raises(UserError, match=r"prompt: there is no such option, did you mean prompts\?"):
         preface.evaluate(run, prompt="best")
-
-
-WORD = st.sampled_from(["a", "b", "c", "elsewhere"])
-
-
-@given(st.lists(st.tuples(WORD, WORD), min_size=1, max_size=30))
-def test_metrics_are_scikit_learn_s(rows: list[tuple[str, str]]) -> None:
-    gold, said = (list(column) for column in zip(*rows, strict=True))
-    assert metric("accuracy", gold, said) == pytest.approx(accuracy_score(gold, said))
-    wanted = f1_score(gold, said, average="macro", labels=sorted(set(gold)), zero_division=0)
-    assert metric("macro_f1", gold, said) == pytest.approx(wanted)
-
-
-def test_an_unknown_metric() -> None:
-    with pytest.raises(UserError, match="accuracy, macro_f1"):
-        metric("bleu", ["a"], ["a"])
 
 
 def test_unfinished_and_absent_runs(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from preface.labelling.label_words import LabelWords
 from preface.labelling.labeller import Labeller
 from preface.prompts import Prompts, stack
 from tests.backbones.test_t5 import forward, only, random_prompts
+from tests.conftest import close
 
 WORDS = ("positive", "not good at all", "no")
 TEXTS = ["a fine film", "dull", "it is long and it is not what I came to see , or is it ?", "one more"]
@@ -84,9 +85,9 @@ def reference(checkpoint_folder):
     st.lists(st.lists(st.integers(2, 40), min_size=1, max_size=6), min_size=1, max_size=3),
     st.lists(few_pieces, min_size=2, max_size=5, unique=True),
 )
-def test_any_words_score_as_transformers_scores_each_alone(tiny: Backbone, reference, inputs, words) -> None:
+def test_any_words_score_as_transformers_scores_each_alone(tiny_float32: Backbone, reference, inputs, words) -> None:
     """Also a word that is the beginning of another."""
-    actual = score(tiny, inputs, labels_of(words))
+    actual = score(tiny_float32, inputs, labels_of(words))
     for row, ids in enumerate(inputs):
         for place, word in enumerate(words):
             with torch.no_grad():
@@ -94,6 +95,7 @@ def test_any_words_score_as_transformers_scores_each_alone(tiny: Backbone, refer
             assert float(actual[row, place]) == pytest.approx(-float(loss) * len(word), abs=2e-3, rel=1e-4)
 
 
+@pytest.mark.precision
 @pytest.mark.parametrize("rows", [[2, 0, 1, 2], None])
 def test_beginnings_shared_under_a_prompt_score_as_each_word_alone(
     tiny: Backbone, inputs, rows: list[int] | None
@@ -102,7 +104,7 @@ def test_beginnings_shared_under_a_prompt_score_as_each_word_alone(
     together = score(tiny, inputs, labels_of(PIECES), prompts, rows)
     for place, word in enumerate(PIECES):
         alone = score(tiny, inputs, labels_of([word]), prompts, rows)
-        torch.testing.assert_close(together[:, place], alone[:, 0], atol=1e-3, rtol=1e-4)
+        close(tiny, together[:, place], alone[:, 0])
 
 
 def after_reading(prompts: Prompts) -> Prompts:
@@ -122,6 +124,7 @@ def of_all_kinds(backbone: Backbone) -> Prompts:
     )
 
 
+@pytest.mark.precision
 @pytest.mark.parametrize("kind", ["all sites", "decoder alone", "all kinds"])
 @pytest.mark.parametrize("budget", [8192, 60])
 def test_each_prompt_scores_as_it_does_row_by_row(
@@ -140,43 +143,45 @@ def test_each_prompt_scores_as_it_does_row_by_row(
     monkeypatch.setattr("preface.labelling.labeller.TOKEN_BUDGET", budget)
     done: list[int] = []
     actual = score_each(tiny, inputs, words, prompts, done.append)
-    torch.testing.assert_close(actual, expected, atol=1e-3, rtol=1e-4)
+    close(tiny, actual, expected)
     assert sum(done) == prompts.size * len(inputs)
     assert (len(done) > 1) == (budget == 60)
 
 
+@pytest.mark.precision
 def test_kept_contexts_score_the_same(tiny: Backbone, inputs) -> None:
     whole, words = random_prompts(tiny), LabelWords.of(tiny, WORDS)
     prompts = after_reading(whole)
     kept, plain = (Labeller(tiny, prompts, words).label_each(Inputs(tiny, inputs, keep=keep)) for keep in (True, False))
-    torch.testing.assert_close(kept, plain, atol=1e-3, rtol=1e-4)
+    close(tiny, kept, plain)
 
 
+@pytest.mark.precision
 def test_members_score_as_they_do_among_all(tiny: Backbone, inputs) -> None:
     prompts, words = of_all_kinds(tiny), LabelWords.of(tiny, WORDS)
     everyone = score_each(tiny, inputs, words, prompts)
     chosen = score_each(tiny, inputs, words, prompts.select([4, 1]))
-    torch.testing.assert_close(chosen, everyone[[4, 1]], atol=1e-3, rtol=1e-4)
+    close(tiny, chosen, everyone[[4, 1]])
 
 
+@pytest.mark.precision
 def test_batches_do_not_matter(tiny: Backbone, inputs, monkeypatch: pytest.MonkeyPatch) -> None:
     labels, prompts = LabelWords.of(tiny, WORDS), random_prompts(tiny)
     whole = score(tiny, inputs, labels, prompts, [0, 1, 2, 0])
     monkeypatch.setattr("preface.labelling.labeller.TOKEN_BUDGET", 12)
     done: list[int] = []
-    torch.testing.assert_close(
-        score(tiny, inputs, labels, prompts, [0, 1, 2, 0], done.append), whole, atol=1e-3, rtol=1e-4
-    )
+    close(tiny, score(tiny, inputs, labels, prompts, [0, 1, 2, 0], done.append), whole)
     assert sum(done) == len(inputs)
     assert len(done) > 1
 
 
+@pytest.mark.precision
 def test_prompts_of_different_kinds_in_one_batch(tiny: Backbone, inputs) -> None:
     labels = LabelWords.of(tiny, WORDS)
     one, two = random_prompts(tiny, 1, 3, 1), random_prompts(tiny, 2, 6, 1, embeddings=False)
     mixed = score(tiny, inputs, labels, stack([one, two]), [0, 1, 0, 1])
     for row, prompt in enumerate((one, two, one, two)):
-        torch.testing.assert_close(mixed[row], score(tiny, [inputs[row]], labels, prompt)[0], atol=1e-3, rtol=1e-4)
+        close(tiny, mixed[row], score(tiny, [inputs[row]], labels, prompt)[0])
 
 
 def test_generates_in_order(nano: Backbone) -> None:
@@ -203,6 +208,7 @@ def test_words_with_the_same_pieces(nano: Backbone) -> None:
         LabelWords.of(nano, ["good times", "good\u00a0times"])
 
 
+@pytest.mark.precision
 def test_rows_of_several_tasks_and_the_bare_model_in_one_batch(tiny: Backbone, inputs) -> None:
     """Every prompt has label words of its own; the bare model is one row among others."""
     kinds = [random_prompts(tiny, 1, 3, 1), Prompts.bare(), only(random_prompts(tiny, 2, 6, 1), "decoder")]
@@ -213,17 +219,18 @@ def test_rows_of_several_tasks_and_the_bare_model_in_one_batch(tiny: Backbone, i
     for row, prompt in enumerate(rows):
         alone = score(tiny, [inputs[row]], words[prompt], kinds[prompt])[0]
         count = len(words[prompt].words)
-        torch.testing.assert_close(mixed[row, :count], alone, atol=1e-3, rtol=1e-4)
+        close(tiny, mixed[row, :count], alone)
         assert (mixed[row, count:] == -torch.inf).all()
     each = Labeller(tiny, stack(kinds), words).label_each(Inputs(tiny, inputs))
     for row, prompt in enumerate(rows):
-        torch.testing.assert_close(each[prompt, row], mixed[row], atol=1e-3, rtol=1e-4)
+        close(tiny, each[prompt, row], mixed[row])
 
 
+@pytest.mark.precision
 def test_a_bare_model_beside_prompts_is_not_scored_under_one(tiny: Backbone, inputs) -> None:
     words = LabelWords.of(tiny, WORDS)
     both = score_each(tiny, inputs, words, stack([Prompts.bare(), random_prompts(tiny, size=1)]))
-    torch.testing.assert_close(both[0], score(tiny, inputs, words), atol=1e-3, rtol=1e-4)
+    close(tiny, both[0], score(tiny, inputs, words))
     assert (both[0] - both[1]).abs().max() > 0.1
 
 

@@ -8,7 +8,7 @@ import torch
 from preface.backbones.base import Backbone
 from preface.errors import UserError
 from preface.methods import PrefixTuning, PromptTuning
-from preface.methods.init import COMMON, Initializer, key_values, label_embeddings, text_ids
+from preface.methods.init import COMMON, NAMES, Initializer, key_values, label_embeddings, text_ids
 from preface.records.card import save_prompt
 from tests.records.making import card_of
 
@@ -95,6 +95,16 @@ def test_from_a_saved_prompt(nano: Backbone, tmp_path: Path) -> None:
             method.model_copy(update={"length": 4}).build(nano, Initializer.parse(f"prompt:{folder}"), [0])
     with pytest.raises(UserError, match="no prompt here"):
         Initializer.parse("prompt:/nowhere").saved()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_name_is_an_initialisation(name: str, tiny: Backbone) -> None:
+    init = Initializer.parse(name, ("yes", "no"), EXAMPLES)
+    if init.kind != "prompt":  # there is no such folder
+        start = key_values(tiny, ("encoder", "cross"), init, 3, seed=0)
+        assert all(tensor.isfinite().all() and tensor.shape[2] == 3 for tensor in start.values())
+    with pytest.raises(UserError, match="init bogus: one of .*" + name):
+        Initializer.parse("bogus")
 
 
 @pytest.mark.parametrize("text", ["", "bogus", "text:", "random:3", "labels", "activations"])

@@ -20,8 +20,7 @@ from tests.records.making import card_of
 
 EXAMPLES = [(f"text number {i} is here", ("yes", "no")[i % 2]) for i in range(9)]
 VARIANTS = [
-    PromptTuning(length=4),
-    PrefixTuning(length=4),
+    *(method(length=4) for method in METHODS.values()),
     PrefixTuning(length=4, sites=("encoder",)),
     PrefixTuning(length=4, sites=("decoder", "cross"), positions="none"),
     PrefixTuning(length=4, reparametrize=6),
@@ -42,21 +41,25 @@ def answered(backbone: Backbone, module, rows: list[int]):
 
 def losses_by_member(logits: torch.Tensor, labels: torch.Tensor, rows: list[int], size: int) -> torch.Tensor:
     """From Transformers' own loss of every label piece."""
-    pieces = cross_entropy(logits.flatten(0, 1), labels.flatten(), reduction="none").view_as(labels)
+    pieces = cross_entropy(logits.float().flatten(0, 1), labels.flatten(), reduction="none").view_as(labels)
     owners = torch.tensor(rows)
     return member_losses(pieces, owners, shares_of(labels, owners, size), size)
 
 
+@pytest.mark.precision
 def test_every_trained_element_gets_a_gradient(method: Method, tiny: Backbone) -> None:
     module = build(method, tiny, [0, 1])
     with tiny.training():
         logits, labels = answered(tiny, module, [0, 1, 1])
         losses_by_member(logits, labels, [0, 1, 1], 2).sum().backward()
     for name, parameter in module.named_parameters():
-        assert (parameter.grad != 0).all(), name
+        # in bfloat16 a sum of a few terms may cancel, here and there; what gets no gradient is a vector at least
+        allowed = 0.01 if tiny.dtype == torch.bfloat16 else 0.0
+        assert (parameter.grad == 0).float().mean() <= allowed, name
     assert all(parameter.grad is None for parameter in tiny.model.parameters())
 
 
+@pytest.mark.precision
 def test_members_do_not_touch_each_other(method: Method, tiny: Backbone) -> None:
     module = build(method, tiny, [0, 1, 2])
     logits, labels = answered(tiny, module, [0, 1, 1])
@@ -75,6 +78,7 @@ def test_counts_are_what_is_there(method: Method, tiny: Backbone) -> None:
     assert counts.stored == sum(t.numel() for name, t in tensors.items() if not name.endswith("relative"))
 
 
+@pytest.mark.precision
 def test_a_member_starts_the_same_alone_and_in_company(method: Method, tiny: Backbone) -> None:
     together, alone = build(method, tiny, [3, 4]), build(method, tiny, [4])
     pairs = list(zip(together.parameters(), alone.parameters(), strict=True))
@@ -82,6 +86,7 @@ def test_a_member_starts_the_same_alone_and_in_company(method: Method, tiny: Bac
     assert not all(torch.equal(both[0], one[0]) for both, one in pairs)
 
 
+@pytest.mark.precision
 @torch.no_grad()
 def test_saved_and_loaded_gives_the_same_logits(method: Method, tiny: Backbone, tmp_path: Path) -> None:
     """The reparametrisation is dropped, and nothing is lost by it."""
@@ -95,6 +100,7 @@ def test_saved_and_loaded_gives_the_same_logits(method: Method, tiny: Backbone, 
     torch.testing.assert_close(actual, expected)
 
 
+@pytest.mark.precision
 @torch.no_grad()
 def test_greedy_and_beam_generation(method: Method, tiny: Backbone) -> None:
     prompts = build(method, tiny, [0, 1])()
@@ -120,4 +126,3 @@ def test_numbers_of_t5_large(method: Method) -> None:
     assert PromptTuning(length=100).counts(large).trained == 102_400
     assert PrefixTuning(length=20).counts(large).trained == 2_949_120
     assert PrefixTuning(length=20, sites=("decoder",)).counts(large).stored == 983_040
-    assert set(METHODS) == {"prefix-tuning", "prompt-tuning"}

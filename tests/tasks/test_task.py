@@ -131,7 +131,7 @@ def test_a_yaml_of_ones_own(tmp_path: Path) -> None:
         (definition(labels={0: "same", 1: "same"}), "labels needs two or more different words"),
         (definition(labels={True: "good", False: "bad"}), "write it in quotes"),
         (definition(labels={"a": True, "b": "bad"}), "write it in quotes"),
-        (definition(metric="f7"), "metric: Input should be 'accuracy' or 'macro_f1'"),
+        (definition(metric="f7"), "metric: 'f7' is none of accuracy, macro_f1"),
         (
             definition(splits={"dev": {"part": "all"}}),
             "splits.dev: Input should be 'train', 'validation' or 'test'",

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import get_args
+
 import pytest
 import torch
 from transformers.optimization import Adafactor as TransformersAdafactor
 
-from preface.tuning.optimizers import clip_gradients, optimizer
+from preface.tuning.optimizers import OPTIMIZERS, OptimizerName, clip_gradients, optimizer
+from preface.tuning.recipe import recipe_from
 
 RATES = [1e-2, 3e-1, 1e-4]
 SHAPES = {"table": (3, 4, 5), "deep": (3, 2, 3, 4, 5), "bias": (3, 6)}
@@ -43,7 +46,15 @@ def test_each_member_moves_as_if_alone(name: str) -> None:
             torch.testing.assert_close(parameter[member], alone[member][key], atol=1e-5, rtol=1e-4)
 
 
-@pytest.mark.parametrize("name", ["adamw", "adafactor"])
+@pytest.mark.parametrize("name", get_args(OptimizerName))
+def test_a_name_is_an_optimizer_with_a_recipe(name: OptimizerName) -> None:
+    assert set(OPTIMIZERS) == set(get_args(OptimizerName))
+    recipe = recipe_from({"optimizer": name}, (0.1,))
+    assert recipe.model_dump() == recipe.model_dump() | OPTIMIZERS[name].recipe
+    assert recipe_from({"optimizer": name, "learning_rates": (0.7,), "weight_decay": 0.5}, (0.1,)).weight_decay == 0.5
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
 def test_a_rate_of_zero_leaves_a_member_as_it_is(name: str) -> None:
     parameter = torch.randn(2, 3, 4).requires_grad_()
     before = parameter.detach().clone()

@@ -80,6 +80,7 @@ def finished(tiny: Backbone, data_file: Path, tmp_path: Path) -> Run:
     return train(tiny, data_file, tmp_path / "run")
 
 
+@pytest.mark.precision
 def test_a_population_learns_and_leaves_its_record(tiny: Backbone, finished: Run) -> None:
     record = finished.record
     assert [(member.learning_rate, member.seed) for member in finished.members] == [
@@ -102,6 +103,7 @@ def test_a_population_learns_and_leaves_its_record(tiny: Backbone, finished: Run
     assert min(last) < min(first)
 
 
+@pytest.mark.precision
 def test_the_backbone_is_the_same_before_and_after(tiny: Backbone, data_file: Path, tmp_path: Path) -> None:
     before = weights_hash(tiny, torch.float32)
     train(tiny, data_file, tmp_path / "run", steps=3)
@@ -117,12 +119,14 @@ def test_the_backbone_is_the_same_before_and_after(tiny: Backbone, data_file: Pa
     assert weights_hash(tiny, torch.float32) == before
 
 
+@pytest.mark.precision
 def test_a_member_trains_as_it_would_alone(tiny: Backbone, data_file: Path, finished: Run, tmp_path: Path) -> None:
     alone = train(tiny, data_file, tmp_path / "alone", learning_rates=[0.2], seeds=[1])
     for mine, theirs in zip(losses(alone), losses(finished), strict=True):
         assert mine[0] == pytest.approx(theirs[3], rel=1e-3, abs=1e-4)
 
 
+@pytest.mark.precision
 @pytest.mark.parametrize(("dropout", "method"), [(0.0, METHOD), (0.2, METHOD), (0.0, DECODER), (0.2, DECODER)], ids=str)
 def test_interrupted_and_resumed_ends_bit_for_bit_as_uninterrupted(
     tiny: Backbone, data_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dropout: float, method: Method
@@ -148,6 +152,7 @@ def test_interrupted_and_resumed_ends_bit_for_bit_as_uninterrupted(
     assert_same(preface.train(tiny, resume=tmp_path / "part"), whole)
 
 
+@pytest.mark.precision
 @pytest.mark.parametrize("damage", [False, True])
 def test_killed_and_resumed_ends_bit_for_bit_as_uninterrupted(
     checkpoint_folder: Path, data_file: Path, tmp_path: Path, damage: bool
