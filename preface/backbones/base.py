@@ -63,8 +63,6 @@ class Backbone(ABC):
     """Where prefixes can go."""
     sizes: dict[str, int]
     """All sizes that a soft prompt must fit, as its card has them."""
-    embeddings: Tensor
-    """The table of input embeddings, `[vocabulary, d]`."""
     head: FrozenLinear
     """The projection onto the vocabulary, which reads what `answer` gives."""
     state_width: int
@@ -89,6 +87,11 @@ class Backbone(ABC):
         make_frozen(model)
 
     # what a family says
+
+    @property
+    @abstractmethod
+    def embeddings(self) -> Tensor:
+        """The table of input embeddings, `[vocabulary, d]`, wherever the model is now."""
 
     @abstractmethod
     def tokenize(self, texts: Sequence[str], max_tokens: int) -> tuple[list[list[int]], list[bool]]:

@@ -52,10 +52,14 @@ class T5Backbone(Backbone):
             "decoder_layers": config.num_decoder_layers,
             "vocabulary": config.vocab_size,
         }
-        self.embeddings = self.model.shared.weight
         self.head = self.model.lm_head
         self.state_width = config.d_model
         self.lead_in = (config.decoder_start_token_id,)
+
+    @property
+    def embeddings(self) -> Tensor:
+        table: Tensor = self.model.shared.weight
+        return table
 
     def tokenize(self, texts: Sequence[str], max_tokens: int) -> tuple[list[list[int]], list[bool]]:
         """Each text is ended by `</s>`, cut or not."""

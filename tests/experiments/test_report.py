@@ -351,7 +351,7 @@ def test_plot_labels_do_not_overlap(cells: list[Cell]) -> None:
 
     many = [cell(f"method-{i}", task, value=i / 20, backbone=f"backbone-{i}") for i in range(12) for task in TASKS]
     for measured in (cells, many, [cell()]):
-        figure = figure_of_dots(pivot(measured), 0.5)
+        figure = figure_of_dots(pivot(measured))
         figure.draw_without_rendering()
         (axes,), (legend,) = figure.axes, figure.legends
         boxes = [label.get_window_extent() for label in axes.get_yticklabels()]
