@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,14 @@ Called = Callable[..., tuple[int, str, str]]
 def preface(*arguments: object, **options: Any) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "preface", *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, check=False, timeout=300, **options)
+
+
+@pytest.fixture(scope="package", autouse=True)
+def in_float32() -> Iterator[None]:
+    """Also in processes: the embedded backbone is slow in emulated bfloat16, and precision is not the point here."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PREFACE_DTYPE", "float32")
+        yield
 
 
 @pytest.fixture
@@ -40,7 +48,7 @@ def in_process(
     return code, output.out, output.err
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("runs") / "mine"
     done = preface(

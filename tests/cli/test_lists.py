@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 
+import pytest
+
 from preface.tasks.registry import DEFINITIONS
 from tests.cli.conftest import Called
 
@@ -13,11 +15,15 @@ def test_tasks_and_methods(call: Called) -> None:
     names = {task["name"] for task in json.loads(out)}
     assert names == {path.stem for path in DEFINITIONS.glob("*.yaml")}
     assert names > {"sst2", "imdb", "trec", "film", "posts"}
-    _, out, _ = call("methods", "--json", "--length", 7)
+    code, out, _ = call("methods")
+    assert code == 0
+    assert "prompt-tun" in out
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_all_that_is_trained_gets_a_gradient(dtype: str, call: Called) -> None:
+    _, out, _ = call("methods", "--json", "--length", 7, "--dtype", dtype)
     for row in json.loads(out):
         assert row["gradient_receiving"] == row["trained"] > 0
         assert row["stored"] > 0
         assert row["length"] == 7
-    code, out, _ = call("methods")
-    assert code == 0
-    assert "prompt-tun" in out

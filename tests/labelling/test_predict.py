@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 import preface
 from preface.backbones.base import Backbone
+from preface.backbones.load import load_backbone
 from preface.errors import UserError
 from preface.labelling.predict import originals
 from preface.methods import PrefixTuning
@@ -37,10 +39,13 @@ def write(path: Path, rows: list[dict[str, Any]]) -> Path:
     return path
 
 
+@pytest.mark.precision
 def test_predicts_in_order_with_bounded_memory(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    backbone = load_backbone(device="cpu")
+    near = 0.03 if backbone.dtype == torch.bfloat16 else 1e-4  # what is computed in other batches is rounded otherwise
     texts = [f"{'long ' * (i % 7)} film {i}" for i in range(23)]
     file = write(tmp_path / "rows.jsonl", [{"text": text} for text in texts])
-    whole = list(preface.predict(run, file))
+    whole = list(preface.predict(run, file, backbone=backbone))
     assert [line["line"] for line in whole] == list(range(1, 24))
     monkeypatch.setattr("preface.labelling.predict.CHUNK", 5)
     read = []
@@ -50,12 +55,12 @@ def test_predicts_in_order_with_bounded_memory(run: Run, tmp_path: Path, monkeyp
     monkeypatch.setattr(
         prediction, "iter_examples", lambda *a, **k: (read.append(1) or item for item in stream(*a, **k))
     )
-    parts = preface.predict(run.folder, file)
+    parts = preface.predict(run.folder, file, backbone=backbone)
     first = next(parts)
     assert len(read) == 5  # no more was read than the first chunk
     for one, other in zip([first, *parts], whole, strict=True):
-        assert one["label"] == other["label"]
-        assert one["probabilities"] == pytest.approx(other["probabilities"], abs=1e-4)
+        assert one["probabilities"] == pytest.approx(other["probabilities"], abs=near)
+        assert one["label"] == other["label"] or abs(one["probabilities"]["positive"] - 0.5) < near
 
 
 def test_a_bad_row_ends_the_stream_after_those_before_it(run: Run, tmp_path: Path) -> None:

@@ -152,7 +152,6 @@ def test_interrupted_and_resumed_ends_bit_for_bit_as_uninterrupted(
     assert_same(preface.train(tiny, resume=tmp_path / "part"), whole)
 
 
-@pytest.mark.precision
 @pytest.mark.parametrize("damage", [False, True])
 def test_killed_and_resumed_ends_bit_for_bit_as_uninterrupted(
     checkpoint_folder: Path, data_file: Path, tmp_path: Path, damage: bool
@@ -223,6 +222,53 @@ def test_resume_goes_on_as_the_run_was_begun(tiny: Backbone, data_file: Path, fi
     unfinish(finished, recipe=finished.record.recipe | {"clip": -1})
     with pytest.raises(UserError, match=r"run\.json: damaged, or of another version \(clip"):
         preface.train(tiny, resume=folder)
+
+
+@pytest.mark.parametrize(("begun", "elsewhere"), [("bfloat16", "float32"), ("float32", "bfloat16")])
+@pytest.mark.parametrize("called", ["in Python", "on the command line"])
+def test_a_run_goes_on_in_the_precision_it_was_begun_in(
+    begun: str,
+    elsewhere: str,
+    called: str,
+    checkpoint_folder: Path,
+    data_file: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Whatever `auto` is where it is resumed, and without being told."""
+    fields = {"label_words": WORDS["label_words"], **RECIPE, "dtype": begun, "device": "cpu"}
+    whole = preface.train(checkpoint_folder, data_file, METHOD, out=tmp_path / "whole", **fields)
+    step = population.Population.step
+
+    def press(self: Any, number: int, done: float) -> int:
+        if number == 5:
+            signal.raise_signal(signal.SIGINT)
+        return step(self, number, done)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(population.Population, "step", press)
+        with pytest.raises(Interrupted):
+            preface.train(checkpoint_folder, data_file, METHOD, out=tmp_path / "part", **fields)
+    monkeypatch.setenv("PREFACE_DTYPE", elsewhere)
+    if called == "in Python":
+        preface.train(resume=tmp_path / "part")
+    else:
+        command = [sys.executable, "-m", "preface", "train", "--resume", str(tmp_path / "part")]
+        ended = subprocess.run(command, check=False, capture_output=True, text=True)
+        assert ended.returncode == 0, ended.stderr
+    resumed = Run(tmp_path / "part")
+    assert resumed.record.dtype == begun
+    assert resumed.members == whole.members
+    for mine, theirs in zip(prompts(resumed), prompts(whole), strict=True):
+        assert all(torch.equal(mine[name], theirs[name]) for name in mine)
+
+
+def test_a_run_begun_in_bfloat16_takes_no_float32_backbone(
+    checkpoint_folder: Path, data_file: Path, tmp_path: Path, tiny_float32: Backbone
+) -> None:
+    run = preface.train(checkpoint_folder, data_file, METHOD, out=tmp_path / "run", steps=1, dtype="bfloat16", **WORDS)
+    with pytest.raises(UserError, match=r"^dtype: .* was begun in bfloat16 and would not end the same in float32"):
+        preface.train(tiny_float32, resume=unfinish(run))
 
 
 @pytest.mark.parametrize(
