@@ -480,7 +480,7 @@ def test_a_full_disk_at_the_end_is_a_line(tokens_folder: Path, tmp_path: Path, m
 
     with monkeypatch.context() as patch:
         patch.setattr(PreTrainedModel, "save_pretrained", full)
-        with pytest.raises(UserError, match="out: the model cannot be written .* No space left on device"):
+        with pytest.raises(UserError, match=r"out: the model cannot be written .* No space left on device"):
             preface.pretrain(tokens_folder, tmp_path / "out", steps=1, **SMALL)
     assert not (tmp_path / "out" / ".export").exists()
     assert (making.resume(tmp_path / "out") / "model.safetensors").exists()
