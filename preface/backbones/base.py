@@ -63,10 +63,6 @@ class Backbone(ABC):
     """Where prefixes can go."""
     sizes: dict[str, int]
     """All sizes that a soft prompt must fit, as its card has them."""
-    embeddings: Tensor
-    """The table of input embeddings, `[vocabulary, d]`."""
-    head: FrozenLinear
-    """The projection onto the vocabulary, which reads what `answer` gives."""
     state_width: int
     """w, the numbers that a context has a token."""
     lead_in: tuple[int, ...]
@@ -89,6 +85,16 @@ class Backbone(ABC):
         make_frozen(model)
 
     # what a family says
+
+    @property
+    @abstractmethod
+    def embeddings(self) -> Tensor:
+        """The table of input embeddings, `[vocabulary, d]`, wherever the model is now."""
+
+    @property
+    @abstractmethod
+    def head(self) -> FrozenLinear:
+        """The projection onto the vocabulary, which reads what `answer` gives."""
 
     @abstractmethod
     def tokenize(self, texts: Sequence[str], max_tokens: int) -> tuple[list[list[int]], list[bool]]:

@@ -12,6 +12,7 @@ from transformers.modeling_outputs import BaseModelOutput
 
 from preface.backbones import t5_attention
 from preface.backbones.base import Backbone, Context, Site
+from preface.backbones.frozen import FrozenLinear
 from preface.prompts import Prompts, of_rows
 
 LONGEST_ANSWER = 64
@@ -52,10 +53,18 @@ class T5Backbone(Backbone):
             "decoder_layers": config.num_decoder_layers,
             "vocabulary": config.vocab_size,
         }
-        self.embeddings = self.model.shared.weight
-        self.head = self.model.lm_head
         self.state_width = config.d_model
         self.lead_in = (config.decoder_start_token_id,)
+
+    @property
+    def embeddings(self) -> Tensor:
+        table: Tensor = self.model.shared.weight
+        return table
+
+    @property
+    def head(self) -> FrozenLinear:
+        head: FrozenLinear = self.model.lm_head
+        return head
 
     def tokenize(self, texts: Sequence[str], max_tokens: int) -> tuple[list[list[int]], list[bool]]:
         """Each text is ended by `</s>`, cut or not."""

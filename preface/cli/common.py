@@ -31,7 +31,8 @@ TrainRows = Annotated[int | None, typer.Option("--train-rows", help="Train on so
 def command(*arguments: object) -> str:
     """A command to be pasted: called as this one was, with its paths quoted."""
     called = sys.argv[0] if Path(sys.argv[0]).name == "preface" else "python -m preface"
-    return f"{shlex.quote(called) if called == sys.argv[0] else called} {shlex.join(map(str, arguments))}"
+    first = shlex.quote(called) if called == sys.argv[0] else called
+    return " ".join([first, *(shlex.quote(str(argument)) for argument in arguments)])
 
 
 def empty_table(title: str, columns: Sequence[str], caption: str | None = None, text: Collection[str] = ()) -> Table:

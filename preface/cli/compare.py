@@ -43,7 +43,7 @@ def compare_cross_domain(
     device: Device = "auto",
     as_json: Json = False,
 ) -> None:
-    """Methods × test domains × seeds, beside zero-shot and TF-IDF: table, plot, report, results.json."""
+    """Methods and baselines × test domains × seeds: table, plot, report, results.json."""
     import preface
     from preface.experiments.cross_domain import load_experiment
     from preface.experiments.report import pivot, rich_table

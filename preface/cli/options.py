@@ -176,18 +176,22 @@ def on_command_line(context: typer.Context, besides: Collection[str] = ()) -> li
 def expand(arguments: Sequence[str], parameters: Sequence[Any]) -> list[str]:
     """`--learning-rate 1e-3 1e-2` to `--learning-rate=1e-3 --learning-rate=1e-2`, for options whose value ends in `…`.
 
-    Raises UserError for an empty argument: a path of nothing would be the current folder.
+    Raises UserError for an empty argument, since a path of nothing would be the current folder, and for such an option
+    without a value.
     """
     several = {name for p in parameters if (p.metavar or "").endswith("…") for name in p.opts}
     expanded: list[str] = []
     option: str | None = None
     values = 0
-    for argument in arguments:
+    for argument in (*arguments, None):
+        if option is not None and not values and (argument is None or _is_option(argument)):
+            raise UserError(f"{option}: needs a value")
+        if argument is None:
+            break
         if not argument or re.fullmatch(r"--[\w-]+=", argument):
             name = argument.rstrip("=") or (expanded[-1] if expanded else "")
             raise UserError(f"{name or 'argument'}: is empty")
-        is_option = re.match(r"-(?!\d)", argument) is not None and argument != "-"  # -1=negative is a value
-        if is_option:
+        if is_option := _is_option(argument):
             option, values = argument if argument in several else None, 0
         elif option == "--input" and values and Path(argument).is_file():  # `predict RUN --input text new.csv`
             option = None
@@ -197,3 +201,8 @@ def expand(arguments: Sequence[str], parameters: Sequence[Any]) -> list[str]:
             values += 1
             expanded.append(f"{option}={argument}")
     return expanded
+
+
+def _is_option(argument: str) -> bool:
+    """`-1=negative` is a value, and `-` is standard input."""
+    return re.match(r"-(?!\d)", argument) is not None and argument != "-"

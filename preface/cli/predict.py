@@ -26,7 +26,7 @@ Examples:
 def predict(
     data_options: dict[str, Any],
     run: Annotated[Path, typer.Argument(help="A run's folder, or a prompt's.")],
-    source: Annotated[str, typer.Argument(help="CSV, TSV, JSON Lines or Parquet; -: standard input.")] = "-",
+    source: Annotated[str, typer.Argument(help="A data file; -: standard input.")] = "-",
     backbone: Backbone = None,
     dtype: Dtype = "auto",
     device: Device = "auto",

@@ -11,6 +11,7 @@ from typing import Any
 from preface.baselines.column import SEPARATOR, axis_value
 from preface.errors import UserError
 from preface.records.results import Cell, latest
+from preface.tasks.metric import METRIC_NAMES
 
 MISSING = "–"
 
@@ -162,7 +163,7 @@ def _row(group: Sequence[Cell], labels: dict[Key, str]) -> Row:
     return Row(
         group[0].eval_task,
         group[0].split,
-        group[0].metric,
+        METRIC_NAMES.get(group[0].metric, group[0].metric),
         tuple(dict.fromkeys(cell.n for cell in group)),
         {label: Entry(tuple(found)) for label, found in values.items()},
     )

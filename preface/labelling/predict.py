@@ -42,7 +42,7 @@ def predict(
 
     Args:
         run: a run, its folder, or a prompt's folder.
-        source: CSV, TSV, JSON Lines or Parquet; `-`: standard input (JSON Lines or CSV), answered as it arrives; or a
+        source: a data file; `-`: standard input (JSON Lines or CSV), answered as it arrives; or a
             list of texts, or of rows as dictionaries.
         input: the field that holds the text (default: the training task's).
         encoding: of the file.

@@ -97,9 +97,12 @@ def _ancestors(checkpoint: str | None) -> list[dict[str, Any]]:
     path = Path(checkpoint or "") / RECORD
     if checkpoint is None or not path.is_file():
         return []
-    record = json.loads(path.read_text(encoding="utf-8"))
-    own = {name: record.get(name) for name in ("name", "verb", "began_from", "settings", "tasks", "text")}
-    return [*record.get("ancestors", []), own | {"tokens": record["result"]["tokens"]}]
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+        own = {name: record.get(name) for name in ("name", "verb", "began_from", "settings", "tasks", "text")}
+        return [*record.get("ancestors", []), own | {"tokens": int(record["result"]["tokens"])}]
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{path}: damaged, or of a backbone that is not finished; finish it with --resume") from error
 
 
 def checked_text(tokens: Tokens, record: Mapping[str, Any], folder: Path) -> dict[str, Any]:

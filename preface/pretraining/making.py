@@ -6,12 +6,13 @@ import json
 import shlex
 import shutil
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 from preface.backbones.base import SEEN
+from preface.backbones.load import resolved
 from preface.errors import UserError
 from preface.options import divided, validated
 from preface.pretraining.architecture import load_architecture
@@ -27,11 +28,12 @@ from preface.pretraining.building import (
     prober,
 )
 from preface.pretraining.card import write_card
+from preface.pretraining.record import MakingRecord
 from preface.pretraining.settings import MakingOptions, ObjectiveName, Settings
 from preface.pretraining.tokens import Tokens
 from preface.pretraining.weights import Losses, Weights
 from preface.records.atomic import write_atomically
-from preface.records.lock import locked
+from preface.records.lock import LOCK, locked
 from preface.records.results import installed_versions
 from preface.tuning.loop import CHECKPOINTS, Loop, Position
 
@@ -85,20 +87,28 @@ def adapt(checkpoint: str | Path, out: str | Path, **options: Any) -> Path:
     Raises as `pretrain` does.
     """
     record = _configuration(options, "prefix-lm")
-    record |= {"verb": "adapt", "architecture": None, "began_from": str(checkpoint)}
+    record |= {"verb": "adapt", "architecture": None, "began_from": resolved(checkpoint)}
     return _begin(Path(out), record)
 
 
 def resume(folder: str | Path, device: str | None = None) -> Path:
     """Go on with an interrupted `pretrain` or `adapt`; all else comes from its folder."""
     folder = Path(folder)
+    record = _unfinished(folder)
+    return _go(folder, record | {"device": device or record["device"]}, _unfinished)
+
+
+def _unfinished(folder: Path) -> dict[str, Any]:
+    """The record of an interrupted training. Raises UserError if there is none in the folder, or of a finished one."""
+    file = folder / RECORD
     try:
-        record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        record = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{folder}: nothing to resume (no readable {RECORD} there)") from error
+    MakingRecord.of(record, file)
     if "result" in record:
         raise UserError(f"{folder}: finished already; it loads as a backbone")
-    return _go(folder, record | {"device": device or record["device"]})
+    return dict(record)
 
 
 def _configuration(options: Mapping[str, Any], objective: ObjectiveName) -> dict[str, Any]:
@@ -129,15 +139,24 @@ def _configuration(options: Mapping[str, Any], objective: ObjectiveName) -> dict
 
 
 def _begin(folder: Path, record: dict[str, Any]) -> Path:
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    _check_free(folder)
+    return _go(folder, record, _check_free)
+
+
+def _check_free(folder: Path) -> None:
+    # a lock may be left of a process that wrote nothing else
+    if folder.exists() and (not folder.is_dir() or any(path.name != LOCK for path in folder.iterdir())):
         unfinished = (folder / RECORD).exists() and not (folder / "model.safetensors").exists()
         hint = f"`--resume {shlex.quote(str(folder))}` goes on with it, or " if unfinished else ""
         raise UserError(f"{folder}: is there already and not empty; {hint}give another --out")
-    return _go(folder, record)
 
 
-def _go(folder: Path, record: dict[str, Any]) -> Path:
-    """Build everything that the record names, train, export."""
+def _go(folder: Path, record: dict[str, Any], check: Callable[[Path], object]) -> Path:
+    """Build everything that the record names, train, export.
+
+    `check` raises UserError where the folder is no longer as it was: another process may have been at work there while
+    this one was building.
+    """
     settings = Settings(**record["settings"])
     machine = machine_of(record["device"], record["dtype"], settings.batch_size)
     text = None if record["tokens_folder"] is None else Tokens.open(record["tokens_folder"])
@@ -155,6 +174,7 @@ def _go(folder: Path, record: dict[str, Any]) -> Path:
     try:
         with locked(folder) if is_main else nullcontext():
             if is_main:
+                check(folder)
                 _write_record(folder, record)
             machine.accelerator.wait_for_everyone()
             at = _loop(folder, record, weights).run()

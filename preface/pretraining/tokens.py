@@ -71,7 +71,7 @@ class Tokens:
             card = json.loads(path.read_text(encoding="utf-8"))
             card.setdefault("config", card.get("asked", {}))  # as earlier versions called it
             arrays = [_mapped(folder / f"{split}.bin", card["dtype"], card["tokens"][split]) for split in SPLITS]
-        except (OSError, ValueError, TypeError, KeyError) as error:
+        except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
             raise UserError(f"{folder}: is damaged ({brief(error)}); delete the folder and make it again") from error
         return cls(folder, arrays[0], arrays[1], card)
 

@@ -46,7 +46,7 @@ def train(
 
     Args:
         backbone: a loaded backbone, or a name or folder for `load_backbone` (default: the embedded one).
-        task: a shipped task's name, a YAML, or a data file (CSV, TSV, JSON Lines, Parquet).
+        task: a shipped task's name, a YAML, or a data file (`preface.tasks.read.SUFFIXES`).
         method: a method, or its name. Default: a prefix of 20 at all three attention sites.
         train_rows: train on so many rows, sampled with a fixed seed.
         out: the run's folder (default: `runs/TASK-METHOD-TIME`).

@@ -73,6 +73,12 @@ def test_several_values_after_one_option(option: str, several: list[str], rest: 
     assert expand([*(part for value in several for part in (option, value)), *rest], known) == expected + rest
 
 
+@pytest.mark.parametrize("rest", [[], ["--steps", "3"], ["--label-words", "0=a"]])
+def test_an_option_of_several_values_without_one_is_not_dropped(rest: list[str]) -> None:
+    with pytest.raises(UserError, match="--learning-rate: needs a value"):
+        expand(["--task", "film", "--learning-rate", *rest], parameters("train"))
+
+
 def test_several_fields_of_the_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     known = parameters("predict")

@@ -133,6 +133,8 @@ def test_splits_and_metrics_are_rows_of_their_own() -> None:
     table = pivot([cell(), cell(split="dev"), cell(metric="f1"), cell(split="dev", metric="f1")])
     assert [row.label for row in table.rows] == ["sst2", "sst2 (dev)", "sst2 (f1)", "sst2 (dev, f1)"]
     assert table.metric == "accuracy, f1 (%)"
+    table = pivot([cell(metric="macro_f1")])
+    assert (table.metric, table.rows[0].label) == ("macro-F1 (%)", "sst2 (macro-F1)")
 
 
 def test_backbones_and_training_tasks_are_columns_of_their_own() -> None:
@@ -351,7 +353,7 @@ def test_plot_labels_do_not_overlap(cells: list[Cell]) -> None:
 
     many = [cell(f"method-{i}", task, value=i / 20, backbone=f"backbone-{i}") for i in range(12) for task in TASKS]
     for measured in (cells, many, [cell()]):
-        figure = figure_of_dots(pivot(measured), 0.5)
+        figure = figure_of_dots(pivot(measured))
         figure.draw_without_rendering()
         (axes,), (legend,) = figure.axes, figure.legends
         boxes = [label.get_window_extent() for label in axes.get_yticklabels()]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,8 +14,9 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
-from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
+from transformers import AutoModelForSeq2SeqLM, AutoTokenizer, PreTrainedModel
 
 import preface
 from preface.errors import UserError
@@ -402,3 +404,107 @@ def test_finished_runs_are_not_resumed(made: Path, tmp_path: Path) -> None:
         making.resume(tmp_path)
     with pytest.raises(UserError, match="is there already and not empty; give another --out"):
         preface.adapt(made, made, objectives={"instructions": 1}, tasks=["film"], steps=1)
+
+
+@pytest.fixture
+def stopped(tokens_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A training from scratch, interrupted after the first of two steps."""
+    with monkeypatch.context() as patch:
+        interrupt_after(1, patch)
+        with pytest.raises(Interrupted):
+            preface.pretrain(tokens_folder, tmp_path / "stopped", steps=2, **SMALL)
+    return tmp_path / "stopped"
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (lambda record: [], "MakingRecord"),
+        (lambda record: 3, "MakingRecord"),
+        (lambda record: {}, "verb: Field required"),
+        (lambda record: record | {"settings": None}, "settings"),
+        (lambda record: record | {"settings": {"steps": "x"}}, "settings"),
+        (lambda record: record | {"device": 3}, "device"),
+        (lambda record: record | {"tokens_folder": 3}, "tokens_folder"),
+        (lambda record: record | {"tasks": 3}, "tasks"),
+        (lambda record: record | {"text": {}}, r"text\.sha256"),
+        (lambda record: record | {"architecture": None}, "it begins either with an architecture or from a backbone"),
+        (lambda record: {name: value for name, value in record.items() if name != "keep_out"}, "keep_out"),
+    ],
+)
+def test_altered_records_are_refused_in_a_line(change: Any, says: str, stopped: Path) -> None:
+    file = stopped / "backbone.json"
+    file.write_text(json.dumps(change(json.loads(file.read_text()))))
+    with pytest.raises(UserError, match=rf"backbone\.json: damaged, or of another version \(.*{says}") as caught:
+        making.resume(stopped)
+    assert "\n" not in str(caught.value)
+
+
+def test_what_another_process_has_finished_meanwhile_stays(stopped: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It was unfinished when this process began to build what it needs, and is not when that is done."""
+    file = stopped / "backbone.json"
+    finished = json.dumps(json.loads(file.read_text()) | {"result": {}})
+    monkeypatch.setattr(making, "check_probes", lambda record: file.write_text(finished))
+    with pytest.raises(UserError, match="finished already"):
+        making.resume(stopped)
+    assert file.read_text() == finished
+
+
+def test_what_another_process_has_begun_meanwhile_stays(
+    tokens_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "out" / "backbone.json"
+
+    def begin(record: Any) -> None:
+        file.parent.mkdir()
+        file.write_text("{}")
+
+    monkeypatch.setattr(making, "check_probes", begin)
+    with pytest.raises(UserError, match="is there already and not empty; `--resume"):
+        preface.pretrain(tokens_folder, file.parent, steps=1, **SMALL)
+    assert file.read_text() == "{}"
+
+
+def test_a_lock_alone_is_in_nobody_s_way(tokens_folder: Path, tmp_path: Path) -> None:
+    """As it is left where the disk was full before anything was written."""
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / ".lock").touch()
+    assert (preface.pretrain(tokens_folder, tmp_path / "out", steps=1, **SMALL) / "model.safetensors").exists()
+
+
+def test_a_full_disk_at_the_end_is_a_line(tokens_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(model: Any, folder: Path) -> None:
+        folder.mkdir()
+        (folder / "config.json").touch()
+        raise SafetensorError("I/O error: No space left on device (os error 28)")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(PreTrainedModel, "save_pretrained", full)
+        with pytest.raises(UserError, match=r"out: the model cannot be written .* No space left on device"):
+            preface.pretrain(tokens_folder, tmp_path / "out", steps=1, **SMALL)
+    assert not (tmp_path / "out" / ".export").exists()
+    assert (making.resume(tmp_path / "out") / "model.safetensors").exists()
+
+
+def test_the_checkpoint_is_found_again_from_another_folder(
+    made: Path, tokens_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = {key: value for key, value in SMALL.items() if key != "numbers"} | {"steps": 2}
+    monkeypatch.chdir(made.parent)
+    with monkeypatch.context() as patch:
+        interrupt_after(1, patch)
+        with pytest.raises(Interrupted):
+            preface.adapt(made.name, tmp_path / "out", tokens=tokens_folder, **settings)
+    monkeypatch.chdir(tmp_path)
+    assert (making.resume(tmp_path / "out") / "model.safetensors").exists()
+
+
+@pytest.mark.parametrize("change", [lambda record: record.pop("result"), lambda record: record.update(result=3)])
+def test_adapting_begins_with_a_finished_backbone(change: Any, made: Path, tokens_folder: Path, tmp_path: Path) -> None:
+    unfinished = Path(shutil.copytree(made, tmp_path / "unfinished"))
+    record = json.loads((unfinished / "backbone.json").read_text())
+    change(record)
+    (unfinished / "backbone.json").write_text(json.dumps(record))
+    settings = {key: value for key, value in SMALL.items() if key != "numbers"}
+    with pytest.raises(UserError, match=r"backbone\.json: damaged, or of a backbone that is not finished"):
+        preface.adapt(unfinished, tmp_path / "out", tokens=tokens_folder, steps=1, **settings)
