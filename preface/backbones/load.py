@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForSeq2SeqLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
@@ -100,7 +99,9 @@ def load_checkpoint(name_or_path: str | Path, dtype: torch.dtype) -> tuple[PreTr
             )
         tokenizer = AutoTokenizer.from_pretrained(path, **source)
         model = AutoModelForSeq2SeqLM.from_pretrained(path, dtype=dtype, **source)
-    except (OSError, ValueError, SafetensorError) as error:
+    except UserError:
+        raise
+    except Exception as error:  # whatever is wrong with its files, each library has an error of its own for it
         if unreachable is not None:
             raise _unknown(name_or_path, f"in the hub's cache ({unreachable})") from error
         raise UserError(

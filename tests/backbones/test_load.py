@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import json
+import shutil
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -31,6 +33,18 @@ def test_other_families_are_refused(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text('{"model_type": "bert"}')
     with pytest.raises(UserError, match="a bert model"):
         load_backbone(tmp_path)
+
+
+@pytest.mark.parametrize("change", [{"d_model": 8}, {"num_layers": "six"}, {"d_kv": None}, {"num_heads": 0}])
+def test_a_checkpoint_that_does_not_hold_together(
+    change: dict[str, Any], checkpoint_folder: Path, tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(checkpoint_folder, tmp_path / "altered"))
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | change))
+    with pytest.raises(UserError, match="altered: cannot be loaded") as caught:
+        load_backbone(folder)
+    assert "\n" not in str(caught.value)
 
 
 def test_a_folder_is_named_by_its_whole_path(checkpoint_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
