@@ -23,7 +23,7 @@ from preface.labelling.subjects import ZERO_SHOT, Subject, Subjects, subjects_of
 from preface.options import divided, validated
 from preface.prompts import Prompts, stack
 from preface.records.atomic import write_atomically
-from preface.records.results import Cell, latest, read_cells, write_cells
+from preface.records.results import Cell, add_cells, read_cells
 from preface.records.run import Run
 from preface.tasks import Split, Task, render
 from preface.tasks.find import refuse_outside
@@ -139,8 +139,7 @@ class _Evaluation:
         if self.folder is not None:
             for cell, given in zip(cells, predictions, strict=True):
                 _write_predictions(self.folder, cell, examples, given)
-            results = self.folder / "results.json"
-            write_cells(results, latest([*read_cells(results), *cells]))
+            add_cells(self.folder / "results.json", cells)
         return cells
 
     def _cell(

@@ -13,6 +13,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, ClassVar
 
+from filelock import FileLock
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from preface.errors import UserError, problem_of
@@ -94,6 +95,12 @@ def read_cells(path: Path) -> list[Cell]:
         raise UserError(
             f"{path}: not a list of Preface's cells ({reason}); move it away, or give another --out"
         ) from error
+
+
+def add_cells(path: Path, cells: Iterable[Cell]) -> None:
+    """Write cells beside those that are in the file; another process may be adding its own."""
+    with FileLock(path.with_name(f".{path.name}.lock")):
+        write_cells(path, latest([*read_cells(path), *cells]))
 
 
 def latest(cells: Iterable[Cell]) -> list[Cell]:

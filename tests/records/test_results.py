@@ -1,11 +1,14 @@
 from __future__ import annotations
 
+import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from preface.errors import UserError
+from preface.records import results
 from preface.records.results import Cell, installed_versions, latest, read_cells, write_atomically, write_cells
 
 
@@ -47,3 +50,16 @@ def test_cells_of_other_configurations_do_not_drop_one_another() -> None:
     again = replace(cells[0], value=0.9, seconds=3.0)
     assert latest([*cells, again]) == [again, *cells[1:]]
     assert len({each.identity for each in [*cells, replace(cell(), seed=1), replace(cell(), split="train")]}) == 5
+
+
+def test_cells_that_several_add_at_once_are_all_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def slowly(path: Path) -> list[Cell]:
+        found = read_cells(path)
+        time.sleep(0.02)
+        return found
+
+    monkeypatch.setattr(results, "read_cells", slowly)
+    with ThreadPoolExecutor(4) as threads:
+        for seed in range(8):
+            threads.submit(results.add_cells, tmp_path / "results.json", [replace(cell(), seed=seed)])
+    assert {each.seed for each in read_cells(tmp_path / "results.json")} == set(range(8))
