@@ -64,7 +64,9 @@ def predict(
     saved.check_sizes(model)
     task = saved.card.task if input is None else load_task(saved.card.task, input=input)
     rows_or_file = source if isinstance(source, str | Path) else _rows(task, source)
-    items = iter_examples(task, rows_or_file, skip_bad_rows=skip_bad_rows, on_skip=on_skip, encoding=encoding)
+    items = iter_examples(
+        task, rows_or_file, skip_bad_rows=skip_bad_rows, on_skip=on_skip, encoding=encoding, guess=input is None
+    )
     answer = _Answers(model, saved)
     chunks = _as_they_arrive(items) if isinstance(source, str | Path) and _may_wait(source) else _full(items)
     for chunk, error in chunks:

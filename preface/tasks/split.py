@@ -83,16 +83,18 @@ def iter_examples(
     skip_bad_rows: bool = False,
     on_skip: Callable[[str], None] | None = None,
     encoding: str = "utf-8",
+    guess: bool = True,
 ) -> Iterator[tuple[Row, Example]]:
     """Stream examples from a file, from standard input (`-`) or of rows, labelled or not, as they arrive.
 
-    If a file has not the task's input field, the first usual name for a text that it has is taken. A label is
+    With `guess`, the first usual name for a text is taken where a file has not the task's input field. A label is
     None where the row has none that the task knows, by its value or its word. With `skip_bad_rows`, rows that
     cannot be used are left out, and `on_skip` gets their messages. Raises UserError as `load_split` does.
     """
     on_bad: OnBad = (on_skip or (lambda message: None)) if skip_bad_rows else raise_bad
     names = task.text_fields
-    free = "text" in task.wording.names and len(task.fields.input) == 1  # which field is the text may be guessed
+    # which field is the text may be guessed
+    free = guess and "text" in task.wording.names and len(task.fields.input) == 1
     need = (*names, *INPUT_NAMES) if free else names
     fitted: Task | None = None
     rows = iter_rows(source, encoding=encoding, need=need, on_bad=on_bad) if isinstance(source, str | Path) else source

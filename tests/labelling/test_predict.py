@@ -87,6 +87,14 @@ def test_lists_of_texts_and_of_rows(run: Run) -> None:
     assert list(preface.predict(run, [])) == []
 
 
+def test_a_field_that_is_named_is_the_one_that_is_read(run: Run, tmp_path: Path) -> None:
+    """Not `text`, which would be taken where nobody names one."""
+    file = write(tmp_path / "rows.jsonl", [{"text": "one", "title": "two"}])
+    assert len(list(preface.predict(run, file))) == len(list(preface.predict(run, file, input="title"))) == 1
+    with pytest.raises(UserError, match="has no field 'tilte'; its fields are 'text', 'title'"):
+        list(preface.predict(run, file, input="tilte"))
+
+
 def test_labels_as_the_data_had_them() -> None:
     task = load_task("film")
     named = task.model_copy(update={"labels": {"0": "negative", "1": "negative", "2": "positive", "3": None}})
