@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 from pydantic import BaseModel, ConfigDict, Field
 
 from preface.backbones.base import Backbone
-from preface.backbones.load import load_backbone
+from preface.backbones.load import load_backbone, resolved
 from preface.errors import UserError
 from preface.records.results import Cell
 from preface.tasks import Split, Task
@@ -38,6 +38,7 @@ class Setting:
 
     def backbone(self, name: str) -> Backbone:
         """The backbone of that name, loaded when first needed; only the last one stays in memory, and a given one."""
+        name = resolved(name)  # as a loaded one is called
         if self._given is not None and self._given.name == name:
             return self._given
         if self._loaded is None or self._loaded.name != name:

@@ -23,6 +23,7 @@ from preface.methods import PrefixTuning
 from preface.options import validated
 from preface.records.results import Cell
 from preface.tasks import load_split
+from preface.tasks.options import DataOptions
 from preface.terminal.interrupt import Interrupted
 from preface.tuning import population
 
@@ -216,3 +217,12 @@ def test_a_constant_answer_is_scored_by_the_task_s_own_metric(tmp_path: Path) ->
     experiment = validated(Experiment, fields)
     said = majorities(experiment, Setting(tmp_path, experiment.data))
     assert said.endswith(f"rare {100 * (2 * 0.75 / 1.75) / 2:.1f}.")  # F1 of yes, and 0 for no
+
+
+def test_a_backbone_s_folder_is_loaded_once(
+    checkpoint_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However it is written: a loaded one is called by its whole path."""
+    monkeypatch.chdir(checkpoint_folder.parent)
+    setting = Setting(tmp_path, DataOptions())
+    assert setting.backbone(checkpoint_folder.name) is setting.backbone(f"./{checkpoint_folder.name}")
