@@ -91,7 +91,7 @@ class RunRecord(Origin):
     """Fields of `preface.tuning.recipe.Recipe`."""
     data: Path | None = None
     skip_bad_rows: bool = False
-    train_rows: int | None = None
+    train_rows: int | None = Field(None, ge=1)
     splits: Splits
     versions: dict[str, str]
     threads: int

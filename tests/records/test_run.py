@@ -71,6 +71,7 @@ def test_a_run_of_the_first_version_loads_and_is_used(tiny: Backbone, rows: Path
         (lambda c: c.update(recipe=[]), "recipe"),
         (lambda c: c["splits"].pop("train"), r"splits\.train"),
         (lambda c: c.update(task="film"), "task"),
+        (lambda c: c.update(train_rows=-1), "train_rows"),
     ],
 )
 def test_altered_records_are_refused_by_file_and_field(
