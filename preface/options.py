@@ -21,7 +21,9 @@ def validated(model: type[Model], fields: Mapping[str, Any]) -> Model:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"])) or model.__name__
         message = first["msg"].removeprefix("Value error, ")
-        raise UserError(f"{where.replace('_', '-')}: {message} (got {first.get('input')!r})") from error
+        # of what is missing, pydantic shows all the rest
+        got = "" if first["type"] == "missing" else f" (got {first.get('input')!r})"
+        raise UserError(f"{where.replace('_', '-')}: {message}{got}") from error
 
 
 def divided(options: Mapping[str, Any], *models: type[BaseModel]) -> list[dict[str, Any]]:

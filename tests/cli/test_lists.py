@@ -25,5 +25,5 @@ def test_all_that_is_trained_gets_a_gradient(dtype: str, call: Called) -> None:
     _, out, _ = call("methods", "--json", "--length", 7, "--dtype", dtype)
     for row in json.loads(out):
         assert row["gradient_receiving"] == row["trained"] > 0
-        assert row["stored"] > 0
+        assert row["trained"] >= row["stored"] > 0
         assert row["length"] == 7

@@ -228,7 +228,11 @@ def no_card(folder: Path) -> None:
     (folder / "tokens.json").write_text("{}")
 
 
-@pytest.mark.parametrize("damage", [shortened, without_validation, no_card])
+def another_card(folder: Path) -> None:
+    (folder / "tokens.json").write_text("[]")
+
+
+@pytest.mark.parametrize("damage", [shortened, without_validation, no_card, another_card])
 def test_damaged_folders(tmp_path: Path, corpus: Path, damage: Callable[[Path], None]) -> None:
     tokenize([corpus], tmp_path / "out", tokenizer="nano")
     damage(tmp_path / "out")
