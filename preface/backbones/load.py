@@ -98,7 +98,9 @@ def load_checkpoint(name_or_path: str | Path, dtype: torch.dtype) -> tuple[PreTr
                 f"({', '.join(FAMILIES)})"
             )
         tokenizer = AutoTokenizer.from_pretrained(path, **source)
-        model = AutoModelForSeq2SeqLM.from_pretrained(path, dtype=dtype, **source)
+        model, found = AutoModelForSeq2SeqLM.from_pretrained(path, dtype=dtype, output_loading_info=True, **source)
+        if missing := sorted(found["missing_keys"]):  # Transformers would draw them at random
+            raise ValueError(f"its weights lack {missing[0]}")
     except UserError:
         raise
     except Exception as error:  # whatever is wrong with its files, each library has an error of its own for it

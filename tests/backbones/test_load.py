@@ -35,7 +35,9 @@ def test_other_families_are_refused(tmp_path: Path) -> None:
         load_backbone(tmp_path)
 
 
-@pytest.mark.parametrize("change", [{"d_model": 8}, {"num_layers": "six"}, {"d_kv": None}, {"num_heads": 0}])
+@pytest.mark.parametrize(
+    "change", [{"d_model": 8}, {"num_layers": 5}, {"num_layers": "six"}, {"d_kv": None}, {"num_heads": 0}]
+)
 def test_a_checkpoint_that_does_not_hold_together(
     change: dict[str, Any], checkpoint_folder: Path, tmp_path: Path
 ) -> None:

@@ -188,7 +188,12 @@ def test_paper_a_is_the_paper_s_recipe() -> None:
 
 @pytest.mark.parametrize(
     ("content", "says"),
-    [("title: [", "no YAML"), ("just text", "a mapping"), ("title: x", "train-task"), ("colour: red", "title")],
+    [
+        ("title: [", "no YAML"),
+        ("just text", "a mapping"),
+        ("title: x", "train-task: Field required$"),
+        ("colour: red", "title"),
+    ],
 )
 def test_broken_specs(content: str, says: str, tmp_path: Path) -> None:
     file = tmp_path / "r.yaml"
