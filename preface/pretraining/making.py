@@ -32,7 +32,7 @@ from preface.pretraining.record import MakingRecord
 from preface.pretraining.settings import MakingOptions, ObjectiveName, Settings
 from preface.pretraining.tokens import Tokens
 from preface.pretraining.weights import Losses, Weights
-from preface.records.atomic import write_atomically
+from preface.records.atomic import write_atomically, written_by_others
 from preface.records.lock import LOCK, locked
 from preface.records.results import installed_versions
 from preface.tuning.loop import CHECKPOINTS, Loop, Position
@@ -180,7 +180,8 @@ def _go(folder: Path, record: dict[str, Any], check: Callable[[Path], object]) -
             at = _loop(folder, record, weights).run()
             weights.export(folder)
             if is_main:
-                tokenizer.save_pretrained(folder)
+                with written_by_others(folder):
+                    tokenizer.save_pretrained(folder)
                 _finish(folder, record | {"result": _result(at, weights)})
     finally:
         data.mixture.close()

@@ -24,7 +24,8 @@ from preface.errors import UserError
 from preface.pretraining.corpus import Document, identity, iter_documents
 from preface.pretraining.keep_out import KeepOut
 from preface.pretraining.tokenizer import train_tokenizer
-from preface.records.results import installed_versions, write_atomically
+from preface.records.atomic import write_atomically, written_by_others
+from preface.records.results import installed_versions
 from preface.tasks.lines import brief
 from preface.tasks.split import folded
 from preface.terminal.progress import progress
@@ -227,7 +228,8 @@ def _new(
         trained: PreTrainedTokenizerBase = train_tokenizer((piece.text for piece in pieces), config["vocabulary"])
     else:
         trained = _load_tokenizer(tokenizer)
-    trained.save_pretrained(out / "tokenizer")
+    with written_by_others(out):
+        trained.save_pretrained(out / "tokenizer")
     state = _State(config, keep_out.fingerprint, documents, characters)
     state.save(_progress(out))
     return state

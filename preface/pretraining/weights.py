@@ -11,17 +11,17 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from transformers import PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
 from preface.backbones.base import set_dropout
-from preface.errors import UserError, first_line
+from preface.errors import UserError
 from preface.pretraining.mixture import IGNORED, Batch, Mixture, ObjectiveName
 from preface.pretraining.optimizer import build_optimizer, restore, state_tensors
 from preface.pretraining.settings import Settings
+from preface.records.atomic import written_by_others
 from preface.tuning.loop import Evaluation, Position
 from preface.tuning.schedules import rate_share
 
@@ -218,11 +218,10 @@ class Weights:
         temporary = folder / ".export"
         shutil.rmtree(temporary, ignore_errors=True)
         try:
-            self.model.bfloat16().save_pretrained(temporary)
+            with written_by_others(folder):
+                self.model.bfloat16().save_pretrained(temporary)
             for path in temporary.iterdir():
                 path.replace(folder / path.name)
-        except SafetensorError as error:  # its word for a full disk
-            raise UserError(f"{folder}: the model cannot be written ({first_line(error)})") from error
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
 

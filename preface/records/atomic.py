@@ -15,6 +15,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
+from preface.errors import UserError, first_line
+
 
 class DamagedError(Exception):
     """A folder whose files are missing, cut off or altered."""
@@ -29,6 +31,20 @@ def naming(path: Path) -> Iterator[None]:
         if error.errno is not None:
             error.filename, error.filename2 = str(path), None
         raise
+
+
+@contextmanager
+def written_by_others(folder: Path) -> Iterator[None]:
+    """Safetensors and tokenizers, which write files of their own accord, have errors of their own for a full disk.
+
+    Raises UserError, one line, in their place.
+    """
+    try:
+        yield
+    except (UserError, OSError):
+        raise
+    except Exception as error:
+        raise UserError(f"{folder}: cannot be written ({first_line(error)})") from error
 
 
 @contextmanager

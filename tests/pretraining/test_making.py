@@ -16,7 +16,7 @@ import pytest
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from transformers import AutoModelForSeq2SeqLM, AutoTokenizer, PreTrainedModel
+from transformers import AutoModelForSeq2SeqLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 import preface
 from preface.errors import UserError
@@ -472,15 +472,25 @@ def test_a_lock_alone_is_in_nobody_s_way(tokens_folder: Path, tmp_path: Path) ->
     assert (preface.pretrain(tokens_folder, tmp_path / "out", steps=1, **SMALL) / "model.safetensors").exists()
 
 
-def test_a_full_disk_at_the_end_is_a_line(tokens_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(model: Any, folder: Path) -> None:
-        folder.mkdir()
-        (folder / "config.json").touch()
-        raise SafetensorError("I/O error: No space left on device (os error 28)")
+def full_of_weights(model: Any, folder: Path) -> None:
+    folder.mkdir()
+    (folder / "config.json").touch()
+    raise SafetensorError("I/O error: No space left on device (os error 28)")
 
+
+def full_of_pieces(*_: Any, **__: Any) -> None:
+    raise Exception("No space left on device (os error 28)")  # as tokenizers does
+
+
+@pytest.mark.parametrize(
+    ("kind", "full"), [(PreTrainedModel, full_of_weights), (PreTrainedTokenizerBase, full_of_pieces)]
+)
+def test_a_full_disk_at_the_end_is_a_line(
+    kind: type, full: Any, tokens_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(PreTrainedModel, "save_pretrained", full)
-        with pytest.raises(UserError, match=r"out: the model cannot be written .* No space left on device"):
+        patch.setattr(kind, "save_pretrained", full)
+        with pytest.raises(UserError, match=r"out: cannot be written \(.*No space left on device"):
             preface.pretrain(tokens_folder, tmp_path / "out", steps=1, **SMALL)
     assert not (tmp_path / "out" / ".export").exists()
     assert (making.resume(tmp_path / "out") / "model.safetensors").exists()
