@@ -38,7 +38,7 @@ from torch import Tensor
 
 from preface.backbones.base import Backbone
 from preface.backbones.contexts import Inputs
-from preface.backbones.load import dtype_named
+from preface.backbones.load import dtype_name, dtype_named
 from preface.methods import Method, PrefixTuning, PromptTuning
 from preface.prompts import Prompts
 from preface.records.results import installed_versions
@@ -227,14 +227,10 @@ def disagreement(shape: dict[str, int], inputs: Sequence[Sequence[int]], device:
             apart = abs(ours - theirs) / abs(theirs)
             if not apart <= allowed:  # NaN is no agreement either
                 return (
-                    f"the losses disagree: {kind} in {name_of(dtype)}, Preface {ours:.6g}, PEFT {theirs:.6g}, "
+                    f"the losses disagree: {kind} in {dtype_name(dtype)}, Preface {ours:.6g}, PEFT {theirs:.6g}, "
                     f"{apart:.1e} apart where {allowed:.0e} is allowed"
                 )
     return None
-
-
-def name_of(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")
 
 
 @dataclass(frozen=True)
@@ -296,7 +292,7 @@ class Job:
             what=what,
             side="Preface",
             kind=kind,
-            dtype=f"{name_of(frozen.dtype)} weights",
+            dtype=f"{dtype_name(frozen.dtype)} weights",
             prompts=prompts,
             step_seconds=step_seconds(lambda: side(next(following)), self.steps, len(batches) * 3 // 4, self.device),
             encoding_seconds=encoding,

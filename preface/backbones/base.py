@@ -250,7 +250,7 @@ class Backbone(ABC):
         self,
         context: Context,
         trees: Trees,
-        which: Tensor | None = None,
+        which: Tensor,
         prompts: Prompts | None = None,
         rows: Tensor | None = None,
     ) -> Tensor:
@@ -260,13 +260,12 @@ class Backbone(ABC):
 
         Args:
             context: of B texts.
-            trees: V trees of words.
-            which: the tree of each row, `[B]`; None: all rows have the first.
+            trees: V trees of words, on the model's device.
+            which: the tree of each row, `[B]`.
             prompts, rows: the prompt of each row.
         """
         size = len(context.mask)
-        which = torch.zeros(size, dtype=torch.long) if which is None else which
-        trees = trees.of_rows(which).to(self.device)
+        trees = trees.of_rows(which)
         hidden = self.answer(context, trees.inputs, prompts, rows, trees.mask[:, None], trees.positions)  # [B, S, d]
         totals = log_total(hidden.flatten(0, 1), self.head).view(size, -1)  # [B, S]
         # the words' own logits in float32: rounded to bfloat16, different words would tie

@@ -156,6 +156,11 @@ def dtype_named(name: str, device: torch.device) -> torch.dtype:
     return dtypes[name]
 
 
+def dtype_name(dtype: torch.dtype) -> str:
+    """As on the command line: `float32` or `bfloat16`."""
+    return str(dtype).removeprefix("torch.")
+
+
 def bfloat16_is_fast(device: torch.device) -> bool:
     """True where matrix products in bfloat16 run in hardware; elsewhere they are emulated, up to 90 x slower."""
     if device.type == "cuda":

@@ -6,7 +6,8 @@ from collections.abc import Iterator, Sequence
 from typing import ClassVar
 
 from preface.baselines.column import Column, Setting
-from preface.labelling.evaluate import INSTRUCTION, evaluate
+from preface.labelling.evaluate import evaluate
+from preface.labelling.options import INSTRUCTION
 from preface.records.results import Cell
 from preface.tasks import Task
 

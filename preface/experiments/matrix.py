@@ -11,7 +11,8 @@ import yaml
 from preface.baselines.column import Column, Setting
 from preface.errors import UserError
 from preface.experiments.spec import Experiment, load_experiment
-from preface.records.results import Cell, read_cells, write_atomically, write_cells
+from preface.records.atomic import write_atomically
+from preface.records.results import Cell, read_cells, write_cells
 from preface.tasks import Task
 
 SPEC, RESULTS = "experiment.yaml", "results.json"

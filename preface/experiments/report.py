@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 from preface.experiments.lines import figure_of_lines, panels_of
 from preface.experiments.plot import INK, figure_of_dots, picture, plot
 from preface.experiments.table import MISSING, Table, join, pivot
-from preface.records.results import Cell, latest, write_atomically, write_cells
+from preface.records.atomic import write_atomically
+from preface.records.results import Cell, latest, write_cells
 
 if TYPE_CHECKING:  # drawing libraries are imported where they draw: they would slow every other command down
     from matplotlib.figure import Figure

@@ -18,8 +18,8 @@ from preface.labelling.fit import backbone_of, loaded
 from preface.labelling.label_words import LabelWords
 from preface.labelling.labeller import Labeller, Prediction, predictions_of
 from preface.labelling.measures import measured
-from preface.labelling.options import INSTRUCTION, EvaluateOptions
-from preface.labelling.subjects import ZERO_SHOT, Subject, Subjects, subjects_of
+from preface.labelling.options import EvaluateOptions
+from preface.labelling.subjects import Subject, Subjects, subjects_of
 from preface.options import divided, validated
 from preface.prompts import Prompts, stack
 from preface.records.atomic import write_atomically
@@ -29,8 +29,6 @@ from preface.tasks import Split, Task, render
 from preface.tasks.find import refuse_outside
 from preface.tasks.options import DataOptions
 from preface.terminal.progress import progress, say, warn, warn_skipped
-
-__all__ = ["INSTRUCTION", "ZERO_SHOT", "evaluate", "predictions_on"]
 
 
 def evaluate(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from preface.backbones.base import Backbone
-from preface.backbones.load import load_backbone
+from preface.backbones.load import dtype_name, load_backbone
 from preface.errors import UserError
 from preface.records.card import Origin
 from preface.terminal.progress import warn
@@ -16,7 +16,7 @@ def loaded(backbone: Backbone | str | Path, dtype: str = "auto", device: str = "
     if not isinstance(backbone, Backbone):
         return load_backbone(backbone, dtype, device)
     kind = device.split(":")[0]
-    for name, wanted, found in (("dtype", dtype, dtype_of(backbone)), ("device", kind, backbone.device.type)):
+    for name, wanted, found in (("dtype", dtype, dtype_name(backbone.dtype)), ("device", kind, backbone.device.type)):
         if wanted not in ("auto", found):
             raise UserError(f"{name} {wanted}: the backbone {backbone.name} is loaded already, as {found}")
     return backbone
@@ -45,8 +45,3 @@ def backbone_of(
             raise UserError(f"{line}{commit}; name a backbone with --backbone to use it all the same")
         warn(line)
     return backbone
-
-
-def dtype_of(backbone: Backbone) -> str:
-    """As on the command line: `float32` or `bfloat16`."""
-    return str(backbone.dtype).removeprefix("torch.")

@@ -49,8 +49,7 @@ class Labeller:
         self.prompts = prompts.to(backbone.device, backbone.dtype)
         each = [label_words] * prompts.size if isinstance(label_words, LabelWords) else list(label_words)
         distinct = list(dict.fromkeys(each))
-        self.label_words = each
-        self.trees = Trees.of([words.tree for words in distinct])
+        self.trees = Trees.of([words.tree for words in distinct]).to(backbone.device)
         self.which = torch.tensor([distinct.index(words) for words in each])
         """The tree of each prompt, `[P]`."""
 
@@ -61,11 +60,7 @@ class Labeller:
         `rows` is the prompt of each text (default: the first); where it has fewer words than C, the others are −inf.
         """
         output = torch.empty(len(inputs), self.trees.words)
-        prompts, rows = (
-            (self.prompts.select([0]), None) if self.prompts.size == 1 or rows is None else (self.prompts, rows)
-        )
-        for places in self._batches(inputs, 1):
-            own = None if rows is None else torch.tensor([rows[place] for place in places])
+        for places, prompts, own in self._batches_by_row(inputs, rows):
             which = self.which[:1].expand(len(places)) if own is None else self.which[own]
             output[places] = self._scores(inputs, places, which, prompts, own)
             on_batch(len(places))
@@ -105,9 +100,8 @@ class Labeller:
     ) -> list[str]:
         """The text that the model writes freely for each text, under the prompt of its row (default: the first)."""
         output = [""] * len(inputs)
-        prompts = self.prompts if rows is not None else self.prompts.select([0])
-        for places in self._batches(inputs, 1):
-            own = None if rows is None else self.backbone.send(torch.tensor([rows[place] for place in places]))
+        for places, prompts, own in self._batches_by_row(inputs, rows):
+            own = None if own is None else self.backbone.send(own)
             tokens = self.backbone.generate(
                 *inputs.padded(places), prompts, own, max_new_tokens=max_new_tokens, num_beams=num_beams
             )
@@ -116,6 +110,15 @@ class Labeller:
                 output[place] = text.strip()
             on_batch(len(places))
         return output
+
+    def _batches_by_row(
+        self, inputs: Inputs, rows: Sequence[int] | None
+    ) -> Iterator[tuple[list[int], Prompts, Tensor | None]]:
+        """Batches of texts, the prompts, and which of them each row has, `[B]`; None: there is one for all."""
+        one = rows is None or self.prompts.size == 1
+        prompts = self.prompts.select([0]) if one else self.prompts
+        for places in self._batches(inputs, 1):
+            yield places, prompts, None if rows is None or one else torch.tensor([rows[place] for place in places])
 
     def _batches(self, inputs: Inputs, prompts: int) -> Iterator[list[int]]:
         """Texts of like length, as many as fit the budgets where each is there once for each of so many prompts."""

@@ -16,7 +16,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from preface.backbones.base import SEEN
 from preface.backbones.frozen import fuse_gelu
-from preface.backbones.load import device_named, dtype_named, load_checkpoint
+from preface.backbones.load import device_named, dtype_name, dtype_named, load_checkpoint
 from preface.errors import UserError
 from preface.pretraining.architecture import load_architecture
 from preface.pretraining.instructions import worded
@@ -80,7 +80,7 @@ def described(
     """What the record says of the model, of where it comes from and of where it is trained."""
     return {
         "name": folder.name,
-        "dtype": str(machine.dtype).removeprefix("torch."),
+        "dtype": dtype_name(machine.dtype),
         "ran_on": str(machine.device),
         "threads": torch.get_num_threads(),
         "processes": machine.accelerator.num_processes,

@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from preface.records.atomic import write_atomically
 from preface.records.metrics import read_metrics
-from preface.records.results import write_atomically
 
 
 def series(lines: list[dict[str, Any]], kind: str) -> dict[str, list[tuple[int, float]]]:

@@ -20,10 +20,10 @@ from preface.prompts import Prompts
 from preface.records.card import Member
 from preface.terminal.progress import say, warn
 from preface.tuning.finish import Outcome, best_of
-from preface.tuning.loop import Budget, Evaluation, Position
+from preface.tuning.loop import Evaluation, Position
 from preface.tuning.recipe import Recipe
 from preface.tuning.rows import Development, Rows
-from preface.tuning.schedules import done_since, rate_share
+from preface.tuning.schedules import Budget, done_since, rate_share
 from preface.tuning.step import Step
 
 

@@ -11,9 +11,9 @@ from typing import Any
 import torch
 
 from preface.backbones.base import Backbone
-from preface.backbones.load import DEFAULT
+from preface.backbones.load import DEFAULT, dtype_name
 from preface.errors import UserError
-from preface.labelling.fit import dtype_of, loaded
+from preface.labelling.fit import loaded
 from preface.labelling.label_words import LabelWords
 from preface.methods import Method, PrefixTuning, method_named
 from preface.options import divided, validated
@@ -107,7 +107,7 @@ class _Training:
         return RunRecord(
             backbone=backbone.name,
             revision=backbone.revision,
-            dtype=dtype_of(backbone),
+            dtype=dtype_name(backbone.dtype),
             fingerprint=backbone.fingerprint,
             shape=backbone.sizes,
             backbone_saw=backbone.seen_tasks,
@@ -178,7 +178,7 @@ def _same_backbone(
         device = record.device if device == "auto" else device
     found = loaded(record.backbone if backbone is None else backbone, dtype, device)
     kind = record.device.split(":")[0]
-    for name, then, now_is in (("dtype", record.dtype, dtype_of(found)), ("device", kind, found.device.type)):
+    for name, then, now_is in (("dtype", record.dtype, dtype_name(found.dtype)), ("device", kind, found.device.type)):
         if then != now_is:
             raise UserError(f"{name}: {folder} was begun in {then} and would not end the same in {now_is}; start anew")
     if record.fingerprint != found.fingerprint:

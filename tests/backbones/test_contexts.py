@@ -16,8 +16,7 @@ from transformers import T5Config
 from preface.backbones import contexts
 from preface.backbones.base import Backbone, Context
 from preface.backbones.contexts import Inputs
-from preface.backbones.load import load_backbone
-from preface.labelling.fit import dtype_of
+from preface.backbones.load import dtype_name, load_backbone
 from preface.prompts import Prompts
 from tests.backbones.test_t5 import only, random_prompts
 from tests.conftest import close
@@ -36,7 +35,7 @@ def alone(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def load(checkpoint_folder: Path, tiny: Backbone) -> Callable[[], Backbone]:
     """As another run would: nothing is kept in memory."""
-    return lambda: load_backbone(checkpoint_folder, dtype=dtype_of(tiny), device="cpu")
+    return lambda: load_backbone(checkpoint_folder, dtype=dtype_name(tiny.dtype), device="cpu")
 
 
 @pytest.fixture

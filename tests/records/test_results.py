@@ -9,7 +9,8 @@ import pytest
 
 from preface.errors import UserError
 from preface.records import results
-from preface.records.results import Cell, installed_versions, latest, read_cells, write_atomically, write_cells
+from preface.records.atomic import write_atomically
+from preface.records.results import Cell, installed_versions, latest, read_cells, write_cells
 
 
 def cell() -> Cell:

@@ -18,7 +18,8 @@ from preface.errors import UserError
 from preface.records.metrics import read_metrics
 from preface.terminal.interrupt import Interrupted
 from preface.tuning import loop
-from preface.tuning.loop import Budget, Evaluation, Loop, Position
+from preface.tuning.loop import Evaluation, Loop, Position
+from preface.tuning.schedules import Budget
 
 
 class Walk:
