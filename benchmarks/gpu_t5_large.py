@@ -212,7 +212,7 @@ def both_losses(
     """The mean loss of one batch under PEFT's initial prompt: Preface's, and PEFT's in the same type."""
     peer = Peft(kind, LENGTHS[kind], inputs, shape, dtype=frozen.dtype, device=device)
     prompts = prompts_of(peer, kind, shape)
-    answers, labels = answers_of([TARGET] * len(inputs), frozen.lead_in)
+    answers, labels = answers_of([TARGET] * len(inputs), frozen.lead_in(""))
     theirs = peer.model(**peer.padded(inputs), labels=labels.to(device)).loss
     context = frozen.read(*frozen.pad(inputs), prompts)
     return float(frozen.losses(context, answers, labels, prompts).mean()), float(theirs)

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-READ_WITH = ("embeddings", "encoder")
+READ_WITH = ("embeddings", "encoder", "input")
 """Carriers that a text is read with: what a model knows of the text depends on them."""
 
 
@@ -26,8 +26,10 @@ class Prompts:
     Tensors by name, of which any may be missing:
 
     - `embeddings`: input embeddings, `[P, n, d]`;
+    - `after`: input embeddings between a text and its answer, `[P, n, d]` (decoder-only models);
     - `SITE.keys`, `SITE.values`: of an attention site, `[P, L, H, n, d_head]`;
-    - `embeddings.mask`, `SITE.mask`: `[P, n]`, False where a shorter prompt was padded; missing: all are real;
+    - `embeddings.mask`, `after.mask`, `SITE.mask`: `[P, n]`, False where a shorter prompt was padded; missing:
+      all are real;
     - `SITE.relative`: `[P]`, False for prompts whose keys get no position bias; missing: all stand at the positions
       just before the first token, as keys in a cache would.
 
@@ -67,6 +69,11 @@ class Prompts:
     def embeddings(self) -> Tensor | None:
         """Input embeddings, `[P, n, d]`."""
         return self.tensors.get("embeddings")
+
+    @property
+    def after(self) -> Tensor | None:
+        """Input embeddings between a text and its answer, `[P, n, d]`."""
+        return self.tensors.get("after")
 
     @cached_property
     def sites(self) -> tuple[str, ...]:

@@ -17,7 +17,6 @@ from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from preface.backbones.frozen import FrozenLinear, cross_entropy, log_total, make_frozen
@@ -50,6 +49,12 @@ class Context:
     mask: Tensor
     """`[B, m]`, 1 where a token is real."""
 
+    def repeated(self, times: int) -> Context:
+        """The same contexts several times over: context i stands at i, i + N, … too."""
+        if times == 1:
+            return self
+        return Context(self.states.repeat(times, 1, 1), self.mask.repeat(times, 1))
+
 
 class Backbone(ABC):
     """A frozen model and its tokenizer. Its weights get no gradient and never change."""
@@ -65,8 +70,8 @@ class Backbone(ABC):
     """All sizes that a soft prompt must fit, as its card has them."""
     state_width: int
     """w, the numbers that a context has a token."""
-    lead_in: tuple[int, ...]
-    """The pieces that an answer begins after, where its task names none."""
+    default_sites: tuple[str, ...]
+    """Where a prefix goes if its configuration does not say."""
 
     def __init__(
         self, name: str, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, revision: str | None = None
@@ -101,8 +106,16 @@ class Backbone(ABC):
         """The pieces of texts to be read, and of each whether it was cut to `max_tokens`."""
 
     @abstractmethod
-    def answer_pieces(self, answers: Sequence[str]) -> list[list[int]]:
-        """The pieces of answers, each with what ends it."""
+    def question(self, template: str, cue: str) -> str:
+        """The template of what is read, where `cue` stands between a text and its answer."""
+
+    @abstractmethod
+    def lead_in(self, cue: str) -> tuple[int, ...]:
+        """The pieces that an answer begins after."""
+
+    @abstractmethod
+    def answer_pieces(self, answers: Sequence[str], cue: str) -> list[list[int]]:
+        """The pieces of answers after a cue, each with what ends it."""
 
     @abstractmethod
     def read(
@@ -128,7 +141,7 @@ class Backbone(ABC):
         """Go on from what was read.
 
         Args:
-            context: of B texts.
+            context: of N texts; row b goes on from text b % N.
             input_ids: `[B, S]`.
             prompts, rows: the prompt of each row.
             mask: `[B, 1, S, S]`, which inputs each may see; None: those before it.
@@ -158,9 +171,11 @@ class Backbone(ABC):
         mask: Tensor,
         prompts: Prompts | None = None,
         rows: Tensor | None = None,
+        *,
+        lead_in: Sequence[int],
         **options: Any,
     ) -> Tensor:
-        """Generated tokens `[B, S]`; `options` are Transformers' own (`num_beams`, `max_new_tokens`, …)."""
+        """Generated tokens `[B, S]` after the pieces of `lead_in`; `options` are Transformers' own (`num_beams`, …)."""
 
     @abstractmethod
     def common_pieces(self, count: int) -> list[int]:
@@ -205,13 +220,14 @@ class Backbone(ABC):
 
     def embed(self, ids: Tensor) -> Tensor:
         """`[...]` to `[..., d]`."""
-        return functional.embedding(ids, self.embeddings)
+        embedded: Tensor = self.model.get_input_embeddings()(ids)
+        return embedded
 
     def logits(
         self, context: Context, input_ids: Tensor, prompts: Prompts | None = None, rows: Tensor | None = None
     ) -> Tensor:
         """`[B, S, vocabulary]`: of the piece after each input `[B, S]`."""
-        logits: Tensor = self.head(self.answer(context, input_ids, prompts, rows))
+        logits: Tensor = self.head.capped(self.head(self.answer(context, input_ids, prompts, rows)))
         return logits
 
     def losses(
@@ -259,18 +275,17 @@ class Backbone(ABC):
         All words of a row lie in one answer, hidden from each other by a mask; each is scored as if it stood alone.
 
         Args:
-            context: of B texts.
+            context: of N texts; row b is about text b % N.
             trees: V trees of words, on the model's device.
             which: the tree of each row, `[B]`.
             prompts, rows: the prompt of each row.
         """
-        size = len(context.mask)
+        size = len(which)
         trees = trees.of_rows(which)
         hidden = self.answer(context, trees.inputs, prompts, rows, trees.mask[:, None], trees.positions)  # [B, S, d]
         totals = log_total(hidden.flatten(0, 1), self.head).view(size, -1)  # [B, S]
-        # the words' own logits in float32: rounded to bfloat16, different words would tie
-        own = hidden.gather(1, trees.places[..., None].expand(-1, -1, hidden.shape[2])).float()  # [B, K, d]
-        chosen = (own * self.head.weight[trees.pieces].float()).sum(-1)  # [B, K]
+        own = hidden.gather(1, trees.places[..., None].expand(-1, -1, hidden.shape[2]))  # [B, K, d]
+        chosen = self.head.logits_of(own, trees.pieces)  # [B, K]
         scores = totals.new_zeros(size, trees.words + 1)  # the last column takes what is padding
         scores.scatter_add_(1, trees.owners, chosen - totals.gather(1, trees.places))
         return scores[:, :-1].masked_fill(
@@ -299,7 +314,7 @@ class Backbone(ABC):
     def pad(self, sequences: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
         """Ids and mask `[B, T]`, padded on the right, on the model's device."""
         length = max(map(len, sequences))
-        padding = self.model.config.pad_token_id
+        padding = self.model.config.pad_token_id or 0  # masked, whatever it is
         ids = torch.tensor([[*item, *[padding] * (length - len(item))] for item in sequences])
         mask = torch.tensor([[1] * len(item) + [0] * (length - len(item)) for item in sequences])
         return self.send(ids), self.send(mask)

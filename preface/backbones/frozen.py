@@ -57,6 +57,22 @@ class FrozenLinear(nn.Linear):
     """
 
     small: bool
+    softcap: float | None = None
+    """Of a projection onto the vocabulary: logits stay within ± this (Gemma 2)."""
+
+    def logits_of(self, hidden: Tensor, pieces: Tensor) -> Tensor:
+        """The logits of some pieces alone, `[..., d]` and `[...]` to `[...]`, float32.
+
+        Rounded to bfloat16, different pieces would tie.
+        """
+        logits = (hidden.float() * self.weight[pieces].float()).sum(-1)
+        if self.bias is not None:
+            logits = logits + self.bias[pieces].float()
+        return self.capped(logits)
+
+    def capped(self, logits: Tensor) -> Tensor:
+        """Within the cap, if there is one."""
+        return logits if self.softcap is None else torch.tanh(logits / self.softcap) * self.softcap
 
     @cached_property
     def turned(self) -> Tensor:
@@ -125,7 +141,15 @@ class _Norm(torch.autograd.Function):
 @torch.no_grad()
 def log_total(hidden: Tensor, head: FrozenLinear) -> Tensor:
     """log Σ exp of all logits, which turns a logit into a log-probability: `[M, d]` to `[M]`, float32."""
-    return torch.cat([(head.weight @ some.t()).float().logsumexp(0) for some in hidden.split(PIECES)])
+    return torch.cat([_logits(some, head).logsumexp(0) for some in hidden.split(PIECES)])
+
+
+def _logits(hidden: Tensor, head: FrozenLinear) -> Tensor:
+    """All logits, `[vocabulary, m]`, float32."""
+    logits = torch.mm(head.weight, hidden.t()).float()
+    if head.bias is not None:
+        logits += head.bias.float()[:, None]
+    return head.capped(logits)
 
 
 def cross_entropy(hidden: Tensor, head: FrozenLinear, labels: Tensor) -> Tensor:
@@ -153,14 +177,17 @@ class _CrossEntropy(torch.autograd.Function):
         losses, gradients = [], []
         for some, label in zip(hidden.split(PIECES), labels.split(PIECES), strict=True):
             own = head.weight[label]  # [m, d]
-            # the label's own logit in float32: rounded to bfloat16, different labels would tie
-            logit = (some.float() * own.float()).sum(-1)  # [m]
-            logits = torch.mm(head.weight, some.t()).float()  # [vocabulary, m]
+            logit = head.logits_of(some, label)  # [m]
+            logits = _logits(some, head)  # [vocabulary, m]
+            slope = None if head.softcap is None else 1 - (logits / head.softcap).square()
             largest = logits.amax(0)
             powers = logits.sub_(largest).exp_()
             total = powers.sum(0)  # [m]
             losses.append(total.log() + largest - logit)
             if ctx.needs_input_grad[0]:
+                if slope is not None:  # of a capped logit
+                    powers *= slope
+                    own = own * slope.gather(0, label[None]).t().to(own.dtype)
                 expected = torch.mm(head.turned, powers.to(some.dtype)).t() / total[:, None]  # [m, d]
                 gradients.append((expected - own).to(some.dtype))
         if gradients:

@@ -10,32 +10,48 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModelForSeq2SeqLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForSeq2SeqLM,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 from transformers.utils import logging as transformers_logging
 
+from preface.backbones import families, gguf
 from preface.backbones.base import Backbone
+from preface.backbones.causal import CausalBackbone
 from preface.backbones.t5 import T5Backbone
 from preface.errors import UserError, first_line
 from preface.hub import SECONDS, hub_error
 
 EMBEDDED = Path(__file__).parent
-FAMILIES: dict[str, type[Backbone]] = {"t5": T5Backbone, "mt5": T5Backbone}
+FAMILIES: dict[str, type[Backbone]] = {
+    "t5": T5Backbone,
+    "mt5": T5Backbone,
+    **dict.fromkeys(families.FAMILIES, CausalBackbone),
+}
 """By the model type that a checkpoint's configuration names."""
+GGUF = ".gguf"
 DEFAULT = "nano"
 """The backbone that ships inside the package."""
 
 
 def load_backbone(name_or_path: str | Path = DEFAULT, dtype: str = "auto", device: str = "auto") -> Backbone:
-    """Load and freeze a Transformers T5-family checkpoint (T5 v1.0, v1.1, LM-adapted, Flan, mT5).
+    """Load and freeze a Transformers checkpoint: of the T5 family (T5 v1.0, v1.1, LM-adapted, Flan, mT5), or a
+    decoder-only model of one of the types in `preface.backbones.families`.
 
     Args:
-        name_or_path: the embedded backbone (`nano`), a folder, or a name on the Hugging Face hub.
+        name_or_path: the embedded backbone (`nano`), the one of the package registry (`smollm2`), a folder, a GGUF
+            file, or a name on the Hugging Face hub.
         dtype: `float32`, `bfloat16`, or `auto`: what the environment's PREFACE_DTYPE says; without it bfloat16
             where the hardware multiplies it fast, else float32. Never float16, in which T5 v1 overflows.
         device: `auto` (a GPU if there is one), or any name that torch knows.
 
     Raises:
-        UserError: no such checkpoint, not of the T5 family, or an unknown dtype or device.
+        UserError: no such checkpoint, of a type that is not taken, or an unknown dtype or device.
     """
     target = device_named(device)
     if target.type == "cpu":
@@ -76,8 +92,15 @@ def embedded() -> list[str]:
 
 
 def checkpoint_path(name_or_path: str | Path) -> str | Path:
-    """Where an embedded backbone lies; any other name or folder as it is."""
-    return EMBEDDED / name_or_path if str(name_or_path) in embedded() else name_or_path
+    """Where a backbone's folder lies: an embedded one's, or one made of a GGUF file; any other name as it is."""
+    if str(name_or_path) in embedded():
+        return EMBEDDED / name_or_path
+    if str(name_or_path) == gguf.SMOLLM2:
+        found = gguf.smollm2()
+        return gguf.HUB_NAME if found is None else gguf.folder_of(found)
+    if str(name_or_path).endswith(GGUF):
+        return gguf.folder_of(Path(name_or_path))
+    return name_or_path
 
 
 def load_checkpoint(name_or_path: str | Path, dtype: torch.dtype) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
@@ -87,18 +110,17 @@ def load_checkpoint(name_or_path: str | Path, dtype: torch.dtype) -> tuple[PreTr
     """
     transformers_logging.disable_progress_bar()
     path = checkpoint_path(name_or_path)
-    unreachable = None if Path(path).is_dir() else _out_of_reach(str(name_or_path))
+    unreachable = None if Path(path).is_dir() else _out_of_reach(str(path))
     # without the hub its cache has to do; asking it anyway would mean retries for half a minute
     source: dict[str, Any] = {"local_files_only": unreachable is not None}
     try:
         config = AutoConfig.from_pretrained(path, **source)
-        if config.model_type not in FAMILIES:
-            raise UserError(
-                f"backbone {name_or_path}: a {config.model_type} model; Preface takes the T5 family "
-                f"({', '.join(FAMILIES)})"
-            )
+        family = FAMILIES.get(config.model_type, CausalBackbone)
+        if family is CausalBackbone and (reason := families.refusal(config)):
+            raise UserError(f"backbone {name_or_path}: a {config.model_type} model: {reason}")
         tokenizer = AutoTokenizer.from_pretrained(path, **source)
-        model, found = AutoModelForSeq2SeqLM.from_pretrained(path, dtype=dtype, output_loading_info=True, **source)
+        kind: Any = AutoModelForCausalLM if family is CausalBackbone else AutoModelForSeq2SeqLM
+        model, found = kind.from_pretrained(path, dtype=dtype, output_loading_info=True, **source)
         if missing := sorted(found["missing_keys"]):  # Transformers would draw them at random
             raise ValueError(f"its weights lack {missing[0]}")
     except UserError:

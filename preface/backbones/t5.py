@@ -54,7 +54,7 @@ class T5Backbone(Backbone):
             "vocabulary": config.vocab_size,
         }
         self.state_width = config.d_model
-        self.lead_in = (config.decoder_start_token_id,)
+        self.default_sites = tuple(self.sites)
 
     @property
     def embeddings(self) -> Tensor:
@@ -73,7 +73,14 @@ class T5Backbone(Backbone):
         cut = [len(item) > max_tokens - 1 for item in ids]
         return [[*item[: max_tokens - 1], eos] for item in ids], cut
 
-    def answer_pieces(self, answers: Sequence[str]) -> list[list[int]]:
+    def question(self, template: str, cue: str) -> str:
+        """T5 needs no cue: the decoder begins an answer of its own."""
+        return template
+
+    def lead_in(self, cue: str) -> tuple[int, ...]:
+        return (self.model.config.decoder_start_token_id,)
+
+    def answer_pieces(self, answers: Sequence[str], cue: str) -> list[list[int]]:
         """Each is ended by `</s>`."""
         return self.tokenize(answers, LONGEST_ANSWER)[0]
 
@@ -121,6 +128,7 @@ class T5Backbone(Backbone):
         positions: Tensor | None = None,
     ) -> Tensor:
         decoder, embedded = self.model.decoder, self.embed(input_ids)
+        context = context.repeated(len(input_ids) // len(context.mask))
         hidden = self._states(decoder, embedded, mask, context, prompts=prompts, rows=rows, query_positions=positions)
         # T5 v1.0 shares the projection with the input embeddings, and scales for it; mT5 never does
         scaled = getattr(self.model.config, "scale_decoder_outputs", False)
@@ -133,6 +141,8 @@ class T5Backbone(Backbone):
         mask: Tensor,
         prompts: Prompts | None = None,
         rows: Tensor | None = None,
+        *,
+        lead_in: Sequence[int],
         **options: Any,
     ) -> Tensor:
         """`generate` of Transformers refuses arguments that the model's signature lacks, so the prompts are handed to

@@ -28,6 +28,7 @@ from preface.records.run import Run
 from preface.tasks import Split, Task, render
 from preface.tasks.find import refuse_outside
 from preface.tasks.options import DataOptions
+from preface.tasks.task import CUE
 from preface.terminal.progress import progress, say, warn, warn_skipped
 
 
@@ -118,8 +119,9 @@ class _Evaluation:
         limit = how.max_input_tokens or subjects.max_input_tokens
         prompts = [subject.prompts for subject in subjects.all]
         template = "{text}" if subjects.origin else how.instruction
+        cue = subjects.origin.task.cue if subjects.origin else task.cue
         began = time.perf_counter()
-        predictions, cut = predictions_on(self.backbone, examples, words, prompts, how.scoring, limit, template)
+        predictions, cut = predictions_on(self.backbone, examples, words, prompts, how.scoring, limit, template, cue)
         seconds = (time.perf_counter() - began) / len(prompts)
         self._warn(task, examples, cut, limit)
         circumstances = {
@@ -205,10 +207,11 @@ def predictions_on(
     scoring: Literal["rank", "generate"] = "rank",
     max_input_tokens: int = 512,
     template: str = "{text}",
+    cue: str = CUE,
 ) -> tuple[list[list[Prediction]], int]:
     """What each prompt says of each example, all prompts in the same batches; and how many inputs were cut."""
-    labels = LabelWords.of(backbone, words)
-    inputs, cut = render(backbone.tokenize, examples.examples, max_input_tokens, template)
+    labels = LabelWords.of(backbone, words, cue)
+    inputs, cut = render(backbone.tokenize, examples.examples, max_input_tokens, backbone.question(template, cue))
     size = len(inputs)
     tokenized = Inputs(backbone, inputs)
     labeller = Labeller(backbone, stack(prompts), labels)

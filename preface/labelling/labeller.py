@@ -50,6 +50,8 @@ class Labeller:
         each = [label_words] * prompts.size if isinstance(label_words, LabelWords) else list(label_words)
         distinct = list(dict.fromkeys(each))
         self.trees = Trees.of([words.tree for words in distinct]).to(backbone.device)
+        self.lead_in = distinct[0].lead_in
+        """What free generation begins after: the first prompt's."""
         self.which = torch.tensor([distinct.index(words) for words in each])
         """The tree of each prompt, `[P]`."""
 
@@ -86,7 +88,10 @@ class Labeller:
         self, inputs: Inputs, places: Sequence[int], which: Tensor, prompts: Prompts, rows: Tensor | None
     ) -> Tensor:
         rows = None if rows is None else self.backbone.send(rows)
-        context = inputs.read(places, prompts, rows)
+        # rows are P times the same texts: what no prompt changes is had once, and not copied for each
+        texts = len(inputs.ids)
+        once = rows is None and prompts.leaves_reading and len(inputs) > texts
+        context = inputs.read(places[: len(places) // prompts.size] if once else places, prompts, rows)
         return self.backbone.log_probabilities(context, self.trees, which, prompts, rows).cpu()
 
     @torch.inference_mode()
@@ -103,7 +108,12 @@ class Labeller:
         for places, prompts, own in self._batches_by_row(inputs, rows):
             own = None if own is None else self.backbone.send(own)
             tokens = self.backbone.generate(
-                *inputs.padded(places), prompts, own, max_new_tokens=max_new_tokens, num_beams=num_beams
+                *inputs.padded(places),
+                prompts,
+                own,
+                lead_in=self.lead_in,
+                max_new_tokens=max_new_tokens,
+                num_beams=num_beams,
             )
             texts = self.backbone.tokenizer.batch_decode(tokens, skip_special_tokens=True)
             for place, text in zip(places, texts, strict=True):

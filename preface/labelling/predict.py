@@ -80,13 +80,14 @@ class _Answers:
 
     def __init__(self, model: Backbone, saved: SavedPrompt) -> None:
         self.model = model
-        self.words = LabelWords.of(model, saved.card.label_words)
+        self.words = LabelWords.of(model, saved.card.label_words, saved.card.task.cue)
         self.labeller = Labeller(model, saved.prompts, self.words)
+        self.question = model.question("{text}", saved.card.task.cue)
         self.limit = saved.card.max_input_tokens
         self.originals = originals(saved.card.task)
 
     def __call__(self, items: Sequence[Item]) -> Iterator[dict[str, Any]]:
-        inputs, cut = render(self.model.tokenize, [example for _, example in items], self.limit)
+        inputs, cut = render(self.model.tokenize, [example for _, example in items], self.limit, self.question)
         predictions = predictions_of(self.labeller.label(Inputs(self.model, inputs)), self.words)
         for (row, _), prediction, was_cut in zip(items, predictions, cut, strict=True):
             line = {"label": prediction.label, "probabilities": prediction.probabilities, "line": row.line}

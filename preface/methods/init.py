@@ -19,6 +19,7 @@ from preface.backbones.base import Backbone
 from preface.errors import UserError
 from preface.prompts import Prompts
 from preface.records.card import load_prompt
+from preface.tasks.task import CUE
 
 COMMON = 5_000
 """Lester et al. 2021, section 3.2: sample among the 5,000 commonest pieces."""
@@ -174,10 +175,11 @@ def _example_activations(
     # a decoder input has few tokens, so draw as many examples as there are virtual tokens
     drawn = order.sample(list(examples), min(length, len(examples)))
     texts, _ = backbone.tokenize([text for text, _ in drawn], max_tokens=128)
-    targets = backbone.answer_pieces([target for _, target in drawn])
+    targets = backbone.answer_pieces([target for _, target in drawn], CUE)
     input_ids, mask = backbone.pad(texts)
+    lead_in = backbone.lead_in(CUE)
     # an answer's last piece is followed by nothing, so it is never read
-    answer_ids, answer_mask = backbone.pad([[*backbone.lead_in, *pieces][: len(pieces)] for pieces in targets])
+    answer_ids, answer_mask = backbone.pad([[*lead_in, *pieces[:-1]] for pieces in targets])
     places = {}
     for site in sites:
         tokens = (mask if backbone.sites[site].of == "text" else answer_mask).bool().cpu().nonzero()  # [tokens, 2]

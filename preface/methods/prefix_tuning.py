@@ -27,7 +27,9 @@ class PrefixTuning(Method):
 
     init: str = Field("activations", description=INIT)
     sites: tuple[str, ...] | None = Field(
-        None, description="Attention sites of a prefix, of T5 encoder, decoder, cross. Default: all."
+        None,
+        description="Attention sites of a prefix, of T5 encoder, decoder, cross (default: all), of decoder-only models "
+        "input, answer (default: answer, which the answer alone sees).",
     )
     reparametrize: int | None = Field(
         None, ge=1, description="Train the prefix through an MLP of this width, dropped on export."
@@ -50,7 +52,7 @@ class PrefixTuning(Method):
     def sites_of(self, backbone: Backbone) -> list[str]:
         """The sites, in the backbone's order. Raises UserError for one that it has not."""
         known = list(backbone.sites)
-        chosen = known if self.sites is None else self.sites
+        chosen = backbone.default_sites if self.sites is None else self.sites
         for site in chosen:
             if site not in known:
                 raise UserError(f"sites {site}: {backbone.name} has {', '.join(known)}")

@@ -34,6 +34,9 @@ def _metric(name: str) -> str:
     return name
 
 
+CUE = "Answer:"
+"""What stands between a text and its answer where a task names nothing better."""
+
 Text = Annotated[str, BeforeValidator(_as_text)]
 Texts = Annotated[tuple[str, ...], BeforeValidator(_as_tuple), Field(min_length=1)]
 
@@ -167,6 +170,8 @@ class Task(Model):
     fields: Fields
     template: str = "{text}"
     """The text of an example. `{text}` is the input fields, joined by a space; `{x}` is the field x."""
+    cue: str = Field(CUE, min_length=1)
+    """What stands between a text and its answer for models that go on writing, such as `Sentiment:`."""
     instructions: tuple[Instruction, ...] = ()
     """Wordings that prompt for the label, for instruction tuning and for use without a prompt."""
     replace: dict[str, str] = {}

@@ -146,8 +146,8 @@ class _Subject:
     def _load(self, dtype: str) -> tuple[Backbone, list[list[int]], list[list[int]]]:
         """The backbone, and the task's inputs and targets in its pieces."""
         model = load_backbone(self.backbone, dtype, self.device)
-        ids, _ = render(model.tokenize, self.examples, 512)
-        labels = LabelWords.of(model, self.task.label_words)
+        ids, _ = render(model.tokenize, self.examples, 512, model.question("{text}", self.task.cue))
+        labels = LabelWords.of(model, self.task.label_words, self.task.cue)
         return model, ids, labels.targets(str(example.label) for example in self.examples)
 
     def time(self, dtype: str, threads: int, method: Method, members: int) -> Timing:

@@ -12,6 +12,7 @@ from preface.backbones.base import Backbone
 from preface.methods import METHODS, Method, PrefixTuning
 from preface.methods.init import Initializer
 from preface.options import validated
+from preface.tasks.task import CUE
 from preface.tuning.step import answers_of
 
 TEXTS = {"a frozen book and its preface": "positive", "what was it about?": "a walk", "not good": "no", "well": "yes"}
@@ -50,7 +51,7 @@ def _gradient_receiving(backbone: Backbone, method: Method) -> int:
     received = [torch.zeros_like(parameter, dtype=torch.bool) for parameter in parameters]
     for text, answer in TEXTS.items():
         inputs, mask = backbone.pad(backbone.tokenize([text], 32)[0])
-        answers, labels = answers_of(backbone.answer_pieces([answer]), backbone.lead_in)
+        answers, labels = answers_of(backbone.answer_pieces([answer], CUE), backbone.lead_in(CUE))
         prompts = module()
         losses = backbone.losses(backbone.read(inputs, mask, prompts), answers, labels, prompts)
         gradients = torch.autograd.grad(losses.mean(), parameters, allow_unused=True)

@@ -76,7 +76,7 @@ class Population:
         """One step of all prompts; `keep`: read each input once, where prompts and dropout allow it."""
         recipe, constant = self.recipe, self.module.leaves_reading
         if constant and recipe.dropout > 0:
-            say("with dropout the encoder's states differ from step to step: they are not kept")
+            say("with dropout what is read differs from step to step: it is not kept")
         return Step(
             self.backbone,
             self.module,
@@ -88,7 +88,7 @@ class Population:
             recipe.dropout,
             recipe.gradient_checkpointing,
             recipe.cuda_graphs,
-            self.rows.labels.lead_in,
+            lead_in=self.rows.labels.lead_in,
         )
 
     @property

@@ -16,6 +16,7 @@ from preface.labelling.labeller import Labeller
 from preface.prompts import Prompts
 from preface.tasks import Split, render
 from preface.tasks.metric import metric
+from preface.tasks.task import CUE
 from preface.terminal.progress import warn, warn_skipped
 from preface.tuning.recipe import Recipe
 
@@ -36,14 +37,21 @@ class Rows:
 
     @classmethod
     def of(
-        cls, backbone: Backbone, labels: LabelWords, training: Split, development: Split, max_input_tokens: int
+        cls,
+        backbone: Backbone,
+        labels: LabelWords,
+        training: Split,
+        development: Split,
+        max_input_tokens: int,
+        cue: str = CUE,
     ) -> Rows:
         """Tokenise two splits; says how many inputs are cut, and which rows were left out."""
         places = {word: place for place, word in enumerate(labels.words)}
         ids: list[list[list[int]]] = []
         cut: dict[str, int] = {}
+        question = backbone.question("{text}", cue)
         for split in (training, development):
-            pieces, are_cut = render(backbone.tokenize, split.examples, max_input_tokens)
+            pieces, are_cut = render(backbone.tokenize, split.examples, max_input_tokens, question)
             ids.append(pieces)
             cut[split.split] = sum(are_cut)
             if any(are_cut):

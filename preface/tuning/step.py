@@ -13,6 +13,7 @@ from preface.backbones.base import Backbone, Context
 from preface.backbones.captured import Captured, Outputs, cuda_graphs, padded_length
 from preface.backbones.contexts import Inputs
 from preface.methods.base import PromptModule
+from preface.tasks.task import CUE
 from preface.tuning.optimizers import OptimizerName, clip_gradients, optimizer
 
 
@@ -42,9 +43,9 @@ class Step:
         """
         Args:
             targets: the pieces of each input's answer.
-            lead_in: the pieces that each answer begins after; None: the backbone's own.
+            lead_in: the pieces that each answer begins after; None: those after the usual cue.
         """
-        self.lead_in = backbone.lead_in if lead_in is None else tuple(lead_in)
+        self.lead_in = backbone.lead_in(CUE) if lead_in is None else tuple(lead_in)
         self.backbone, self.module, self.inputs, self.targets = backbone, module, inputs, targets
         self.parameters: dict[str, Tensor] = dict(module.named_parameters())
         self.optimizer = optimizer(optimizer_name, self.parameters, weight_decay)

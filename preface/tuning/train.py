@@ -97,8 +97,8 @@ class _Training:
 
     def population(self, training: Split, development: Split) -> Population:
         """What can be wrong with the method shows here."""
-        labels = LabelWords.of(self.backbone, self.task.label_words)
-        rows = Rows.of(self.backbone, labels, training, development, self.recipe.max_input_tokens)
+        labels = LabelWords.of(self.backbone, self.task.label_words, self.task.cue)
+        rows = Rows.of(self.backbone, labels, training, development, self.recipe.max_input_tokens, self.task.cue)
         return Population(self.backbone, self.method, self.recipe, rows, self.task.metric)
 
     def record(self, recipe: Recipe, splits: Splits) -> RunRecord:

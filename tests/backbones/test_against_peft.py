@@ -77,7 +77,7 @@ def ours(layers: int, initial: Tensor, prompts_of: Callable[[Tensor], Prompts]) 
     losses = []
     for ids, mask, labels in batches():
         prompts = prompts_of(trained)
-        answers, _ = answers_of([row[row != -100].tolist() for row in labels], backbone.lead_in)
+        answers, _ = answers_of([row[row != -100].tolist() for row in labels], backbone.lead_in(""))
         pieces = backbone.losses(backbone.read(ids, mask, prompts), answers, labels, prompts)
         loss = pieces.sum() / (labels != -100).sum()
         trained.grad = None

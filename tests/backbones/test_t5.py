@@ -62,7 +62,7 @@ def forward(
     rows: Tensor | None = None,
 ) -> Tensor:
     """The logits `[B, S, vocabulary]` that predict `labels` `[B, S]`."""
-    start = torch.tensor(backbone.lead_in).expand(len(labels), -1)
+    start = torch.tensor(backbone.lead_in("")).expand(len(labels), -1)
     context = backbone.read(ids, mask, prompts, rows)
     return backbone.logits(context, torch.cat([start, labels[:, :-1]], dim=1), prompts, rows)
 

@@ -1,0 +1,338 @@
+"""Decoder-only backbones: reading makes the keys and values of a text, answering goes on from them.
+
+Positions. Where only distances count (rotary), a text that no prompt changes ends at −1 and its answer begins at 0, so
+that keys of the `answer` site, which stand at −n … −1 too, are the same for texts of any length. Keys of the `input`
+site stand at −n … −1 before a text that begins at 0. Positions of a table (GPT-2, OPT) begin at 0, or after the keys of
+the `input` site, as with a cache in Transformers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from itertools import islice
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
+
+from preface.backbones import causal_attention
+from preface.backbones.base import Backbone, Context, Site
+from preface.backbones.causal_attention import Call
+from preface.backbones.families import FAMILIES, refusal
+from preface.backbones.frozen import FrozenLinear
+from preface.errors import UserError
+from preface.prompts import Prompts, of_rows
+
+LONGEST_ANSWER = 64
+"""Pieces of an answer beyond which it is cut."""
+
+
+class CausalBackbone(Backbone):
+    """A decoder-only model of one of the types in `families.FAMILIES`."""
+
+    attention = causal_attention.NAME
+
+    def __init__(
+        self, name: str, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, revision: str | None = None
+    ) -> None:
+        """Raises UserError for a model that is not taken."""
+        if reason := refusal(model.config):
+            raise UserError(f"backbone {name}: {reason}")
+        causal_attention.register()
+        super().__init__(name, model, tokenizer, revision)
+        self.family = FAMILIES[self.model.config.model_type]
+        config = self.model.config
+        self.layers, self.heads, self.head_width = self._probed()
+        site = (self.layers, self.heads, self.head_width)
+        self.sites = {"input": Site(*site, of="text"), "answer": Site(*site, of="text")}
+        self.default_sites = ("answer",)
+        self.sizes = {
+            "d_model": self.width,
+            "d_head": self.head_width,
+            "heads": self.heads,
+            "layers": self.layers,
+            "vocabulary": len(self.embeddings),
+        }
+        self.state_width = 2 * self.layers * self.heads * self.head_width
+        self.head.softcap = getattr(config, "final_logit_softcapping", None)
+        begins = self.tokenizer("a")["input_ids"][:1]
+        self.begin = tuple(begins) if begins == [self.tokenizer.bos_token_id] else ()
+        """The piece that every text begins with, if the tokenizer has one."""
+
+    def _probed(self) -> tuple[int, int, int]:
+        """Layers, heads of keys and values, and the numbers of each, as the attention really has them."""
+        made: list[tuple[Tensor, Tensor]] = []
+        with torch.no_grad():
+            one = torch.zeros(1, 1, dtype=torch.long, device=self.device)
+            self._run(self.embed(one), Call(one, None, one, (), made=made))
+        shapes = {tuple(item.shape[1::2]) for pair in made for item in pair}
+        if len(shapes) != 1:
+            raise UserError(f"backbone {self.name}: its layers have keys and values of different sizes")
+        (heads, width) = shapes.pop()
+        return len(made), heads, width
+
+    @property
+    def embeddings(self) -> Tensor:
+        table: Tensor = self.model.get_input_embeddings().weight
+        return table
+
+    @property
+    def head(self) -> FrozenLinear:
+        head: FrozenLinear = self.model.get_output_embeddings()
+        return head
+
+    def tokenize(self, texts: Sequence[str], max_tokens: int) -> tuple[list[list[int]], list[bool]]:
+        ids = self.tokenizer(list(texts), add_special_tokens=False, verbose=False)["input_ids"] if texts else []
+        every = [[*self.begin, *item] for item in ids]
+        return [item[:max_tokens] for item in every], [len(item) > max_tokens for item in every]
+
+    def question(self, template: str, cue: str) -> str:
+        """The cue is read with the text, but for its last piece: so an answer costs one piece less than its words."""
+        read = str(self.tokenizer.decode(self._pieces(cue)[:-1]))
+        return f"{template}\n{read.replace('{', '{{').replace('}', '}}')}"
+
+    def lead_in(self, cue: str) -> tuple[int, ...]:
+        """The cue's last piece, which a prompt of the `answer` site is first seen by."""
+        return tuple(self._pieces(cue)[-1:])
+
+    def answer_pieces(self, answers: Sequence[str], cue: str) -> list[list[int]]:
+        """The words go on from the cue, after a space unless a line has ended. They are ended only where one is the
+        beginning of another: what follows a word is then part of what is asked."""
+        space = "" if cue.endswith("\n") else " "
+        known = self._pieces(cue)
+        pieces = []
+        for answer in answers:
+            together = self._pieces(cue + space + answer)
+            goes_on = together[: len(known)] == known
+            pieces.append((together[len(known) :] if goes_on else self._pieces(space + answer))[:LONGEST_ANSWER])
+        nested = any(a is not b and b[: len(a)] == a for a in pieces for b in pieces)
+        return [[*item, self.end] for item in pieces] if nested else pieces
+
+    @property
+    def end(self) -> int:
+        """The piece that ends an answer."""
+        ends = self.model.config.eos_token_id
+        end: int = ends[0] if isinstance(ends, list) else ends
+        return end
+
+    def _pieces(self, text: str) -> list[int]:
+        pieces: list[int] = self.tokenizer(text, add_special_tokens=False)["input_ids"]
+        return pieces
+
+    def read(
+        self, input_ids: Tensor, mask: Tensor, prompts: Prompts | None = None, rows: Tensor | None = None
+    ) -> Context:
+        """The keys and values of the text, and of the embeddings before it."""
+        embedded, own = self.embed(input_ids), None
+        if prompts is not None and prompts.embeddings is not None:
+            before, seen = _placed(prompts, "embeddings", rows, embedded)
+            embedded, mask = torch.cat([before, embedded], dim=1), torch.cat([seen.to(mask.dtype), mask], dim=1)
+            if "embeddings.mask" in prompts.tensors:  # what is padded on its left has to be hidden
+                own = _earlier(mask.shape[1], mask.device) & mask.bool()[:, None] | _itself(mask)
+        positions = self._positions(mask, prompts, rows)
+        made: list[tuple[Tensor, Tensor]] = []
+        call = Call(positions, own, positions, ("input",), prompts, rows, made=made)
+        self._run(embedded, call)
+        states = torch.stack([torch.stack(pair, dim=1) for pair in made], dim=1)  # [B, L, 2, H, T, e]
+        return Context(states.permute(0, 4, 1, 2, 3, 5).flatten(2), mask)
+
+    def answer(
+        self,
+        context: Context,
+        input_ids: Tensor,
+        prompts: Prompts | None = None,
+        rows: Tensor | None = None,
+        mask: Tensor | None = None,
+        positions: Tensor | None = None,
+    ) -> Tensor:
+        embedded, own, places = self._answering(input_ids, prompts, rows, mask, positions)
+        call = self._after(context, len(input_ids), places, own, prompts, rows)
+        hidden: Tensor = self._run(embedded, call)[:, -input_ids.shape[1] :]
+        return hidden / getattr(self.model.config, "logits_scaling", 1.0)
+
+    def _answering(
+        self,
+        input_ids: Tensor,
+        prompts: Prompts | None,
+        rows: Tensor | None,
+        mask: Tensor | None,
+        positions: Tensor | None,
+    ) -> tuple[Tensor, Tensor | None, Tensor]:
+        """What an answer reads `[B, n + S, d]`, which of it each place sees, and its positions from 0 on."""
+        size, length = input_ids.shape
+        device = input_ids.device
+        embedded = self.embed(input_ids)
+        positions = torch.arange(length, device=device) if positions is None else positions
+        positions = positions.expand(size, length)
+        own = mask[:, 0] if mask is not None else _earlier(length, device) if length > 1 else None
+        if prompts is None or prompts.after is None:
+            return embedded, own, positions
+        after, seen = _placed(prompts, "after", rows, embedded)
+        n = after.shape[1]
+        counts = seen.cumsum(1)  # [B, n]
+        positions = torch.cat([(counts - 1).clamp(min=0), positions + counts[:, -1:]], dim=1)
+        whole = _earlier(n + length, device) & torch.cat([seen, seen.new_ones(size, length)], dim=1)[:, None]
+        whole = whole | torch.eye(n + length, dtype=torch.bool, device=device)  # [B, n + S, n + S]
+        if own is not None:
+            whole[:, n:, n:] = own
+        return torch.cat([after, embedded], dim=1), whole, positions
+
+    def _after(
+        self,
+        context: Context,
+        size: int,
+        places: Tensor,
+        own: Tensor | None,
+        prompts: Prompts | None,
+        rows: Tensor | None,
+    ) -> Call:
+        """A pass of `size` rows that goes on from what was read; `places` `[B, q]`, from 0 on."""
+        shape = (*context.mask.shape, self.layers, 2, self.heads, self.head_width)
+        keys, values = context.states.view(shape).permute(3, 2, 0, 4, 1, 5)  # each [L, N, H, T, e]
+        mask = context.mask.repeat(size // len(context.mask), 1)
+        text = self._positions(mask, prompts, rows)  # [B, T]
+        ends = text.masked_fill(mask == 0, -(2**30)).amax(1, keepdim=True) + 1  # [B, 1]
+        positions = places + ends
+        return Call(
+            positions,
+            own,
+            positions,
+            ("input", "answer"),
+            prompts,
+            rows,
+            (keys.contiguous().unbind(), values.contiguous().unbind()),
+            context.mask.bool(),
+            text,
+        )
+
+    def _positions(self, mask: Tensor, prompts: Prompts | None, rows: Tensor | None) -> Tensor:
+        """Of the tokens of a text and what stands before them, `[B, T]`."""
+        positions = mask.cumsum(1) - 1
+        before = _lengths(prompts, "input", rows, mask)  # [B, 1]
+        if self.family.positions == "learned":
+            return (positions + before).clamp(min=0)
+        return torch.where(before > 0, positions, positions - mask.sum(1, keepdim=True))
+
+    def _run(self, embedded: Tensor, call: Call) -> Tensor:
+        """The last states `[B, q, d]`."""
+        states: Tensor = self.model.get_decoder()(
+            inputs_embeds=embedded, position_ids=call.positions, use_cache=False, call=call
+        ).last_hidden_state
+        return states
+
+    @torch.no_grad()
+    def generate(
+        self,
+        input_ids: Tensor,
+        mask: Tensor,
+        prompts: Prompts | None = None,
+        rows: Tensor | None = None,
+        *,
+        lead_in: Sequence[int],
+        **options: Any,
+    ) -> Tensor:
+        context = self.read(input_ids, mask, prompts, rows)
+        cue = torch.tensor([list(lead_in)], device=self.device).expand(len(input_ids), -1)
+        embedded, own, _ = self._answering(cue, prompts, rows, None, None)
+        # of what an answer reads, the places that the last one sees are real
+        real = torch.ones_like(embedded[..., 0], dtype=torch.long) if own is None else own[..., -1, :].long()
+        with self._going_on(context, real.expand(len(input_ids), -1).bool(), prompts, rows):
+            output: Tensor = self.model.generate(
+                inputs_embeds=embedded,
+                attention_mask=real.expand(len(input_ids), -1),
+                past_key_values=DynamicCache(),
+                pad_token_id=self.model.config.pad_token_id or self.end,
+                **options,
+            )
+        return output
+
+    @contextmanager
+    def _going_on(
+        self, context: Context, begun: Tensor, prompts: Prompts | None, rows: Tensor | None
+    ) -> Iterator[None]:
+        """Transformers' `generate` goes on from a context: a hook gives each of its passes what was read, and the
+        positions after it. Its own cache holds what has been written; `begun` `[B, S]` says what of the answer's
+        beginning is real."""
+
+        def hook(module: Any, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+            candidates = (kwargs.get("inputs_embeds"), kwargs.get("input_ids"), *args)
+            size, queries = next(item for item in candidates if item is not None).shape[:2]
+            beams = size // len(context.mask)
+            written = kwargs["past_key_values"].get_seq_length() + queries - begun.shape[1]
+            real = pad(begun.repeat_interleave(beams, dim=0), (0, written), value=True)  # [B * beams, k]
+            several = Context(
+                context.states.repeat_interleave(beams, dim=0), context.mask.repeat_interleave(beams, dim=0)
+            )
+            own_rows = None if rows is None else rows.repeat_interleave(beams)
+            places = (real.cumsum(1) - 1).clamp(min=0)  # [B * beams, k]
+            length = real.shape[1]
+            seen = _earlier(length, real.device) & real[:, None] | _itself(real)
+            call = self._after(several, size, places, seen[:, -queries:], prompts, own_rows)
+            call.own_positions, call.positions = call.positions, call.positions[:, -queries:]
+            kwargs.pop("attention_mask", None)  # it would be one of the text too
+            return args, {**kwargs, "position_ids": call.positions, "call": call}
+
+        handle = self.model.get_decoder().register_forward_pre_hook(hook, with_kwargs=True)
+        try:
+            yield
+        finally:
+            handle.remove()
+
+    @torch.no_grad()
+    def key_values(self, places: Mapping[str, Tensor], text: Tensor, mask: Tensor, answer: Tensor) -> dict[str, Tensor]:
+        """Of the text, which ends at −1, at either site."""
+        made: list[tuple[Tensor, Tensor]] = []
+        positions = self._positions(mask, None, None)
+        self._run(text, Call(positions, None, positions, (), made=made))
+        found = {}
+        for site, chosen in places.items():
+            row, token = chosen.to(self.device).unbind(1)
+            for number, part in enumerate(("keys", "values")):
+                layers = [pair[number][row, :, token].transpose(0, 1) for pair in made]  # each [H, n, e]
+                found[f"{site}.{part}"] = torch.stack(layers).float().cpu()
+        return found
+
+    def common_pieces(self, count: int) -> list[int]:
+        """Words that begin after a space, in the order in which the vocabulary was made: the commonest first."""
+        special = set(self.tokenizer.all_special_ids) | set(self.tokenizer.added_tokens_decoder)
+        size = min(len(self.tokenizer), len(self.embeddings))
+        pieces = self.tokenizer.convert_ids_to_tokens(list(range(size)))
+        words = (
+            index
+            for index, piece in enumerate(pieces)
+            if index not in special and piece[:1] in ("Ġ", "▁") and piece[1:].isalpha()
+        )
+        return list(islice(words, count))
+
+
+def _placed(prompts: Prompts, carrier: str, rows: Tensor | None, like: Tensor) -> tuple[Tensor, Tensor]:
+    """Each row's embeddings `[B, n, d]`, and which of them are real `[B, n]`."""
+    size = len(like)
+    embeddings = of_rows(prompts.tensors[carrier].to(like.dtype), rows, size)
+    real = prompts.tensors.get(f"{carrier}.mask")
+    if real is None:
+        return embeddings, torch.ones(embeddings.shape[:2], dtype=torch.bool, device=like.device)
+    return embeddings, of_rows(real, rows, size)
+
+
+def _lengths(prompts: Prompts | None, site: str, rows: Tensor | None, like: Tensor) -> Tensor:
+    """How many keys each row's prompt has at a site, `[B, 1]`."""
+    if prompts is None or f"{site}.keys" not in prompts.tensors:
+        return like.new_zeros(len(like), 1)
+    real = prompts.tensors.get(f"{site}.mask")
+    if real is None:
+        return like.new_full((len(like), 1), prompts.length(site))
+    return of_rows(real.sum(1, keepdim=True), rows, len(like)).to(like.dtype)
+
+
+def _earlier(length: int, device: torch.device) -> Tensor:
+    """`[1, S, S]`: each place sees itself and those before it."""
+    return torch.ones(length, length, dtype=torch.bool, device=device).tril()[None]
+
+
+def _itself(mask: Tensor) -> Tensor:
+    """`[1, T, T]`: what is padding sees itself, so that its sums are numbers."""
+    return torch.eye(mask.shape[1], dtype=torch.bool, device=mask.device)[None]
