@@ -30,7 +30,7 @@ from preface.backbones.frozen import fuse_gelu
 from preface.backbones.load import load_checkpoint
 from preface.backbones.t5 import T5Backbone
 from preface.experiments.report import pivot, rich_table
-from preface.labelling.evaluate import predictions_on
+from preface.labelling.answers import predictions_on
 from preface.labelling.label_words import LabelWords
 from preface.pretraining.card import series
 from preface.pretraining.optimizer import ScaledAdamW
@@ -116,7 +116,7 @@ def tune_all(model: PreTrainedModel, frozen: Backbone, training: Split, rate: fl
 def accuracy(backbone: Backbone, split: Split) -> float:
     """By rank classification, without a prompt."""
     gold = [str(example.label) for example in split.examples]
-    ((given,), _) = predictions_on(backbone, split, tuple(dict.fromkeys(gold)), [Prompts.bare()])
+    ((given,), _) = predictions_on(backbone, split.examples, tuple(dict.fromkeys(gold)), [Prompts.bare()])
     return metric("accuracy", gold, [prediction.label for prediction in given])
 
 

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import ClassVar
 
+from preface.backbones.base import Backbone
 from preface.baselines.column import Column, Setting
 from preface.labelling.evaluate import evaluate
-from preface.labelling.options import INSTRUCTION
+from preface.labelling.subjects import MAX_INPUT_TOKENS
+from preface.labelling.wording import Wording, best_wording
 from preface.records.results import Cell
 from preface.tasks import Task
+from preface.tasks.task import Instruction
 
 
 class ZeroShot(Column):
@@ -17,16 +21,24 @@ class ZeroShot(Column):
 
     kind: ClassVar[str] = "zero-shot"
     backbone: str
-    instruction: str = INSTRUCTION
+    train_task: str
+    """Whose development rows choose the wording, where none is given."""
+    instruction: Instruction | None = None
 
     def cells(self, setting: Setting, tasks: Sequence[Task]) -> Iterator[list[Cell]]:
         data, backbone = setting.data, setting.backbone(self.backbone)
+        wording = Wording(self.instruction) if self.instruction is not None else self._best(setting, backbone)
         for task in tasks:
-            yield evaluate(
+            cells = evaluate(
                 None,
                 [task],
                 backbone=backbone,
-                instruction=self.instruction,
+                instruction=wording.instruction,
                 data=data.data,
                 skip_bad_rows=data.skip_bad_rows,
             )
+            yield [replace(cell, details=cell.details | {"instruction_chosen_on": wording.chosen_on}) for cell in cells]
+
+    def _best(self, setting: Setting, backbone: Backbone) -> Wording:
+        task = setting.task(self.train_task)
+        return best_wording(backbone, task, setting.split(task, "validation").examples, MAX_INPUT_TOKENS)

@@ -78,6 +78,8 @@ def option(name: str, field: FieldInfo, panel: str) -> inspect.Parameter:
     """A field as a parameter that typer makes an option of; None where the user does not give it."""
     kind = _kind(field.annotation)
     spelling, metavar = _spelling(name)
+    if inspect.isclass(kind) and issubclass(kind, BaseModel):
+        kind = str  # which the model is made of
     if get_origin(kind) in (tuple, dict):  # several values, or pairs; the model knows which words there are
         kind = list[float] if get_args(kind)[0] is float else list[str]
     info = typer.Option(spelling, help=_help(field), metavar=metavar, rich_help_panel=panel)

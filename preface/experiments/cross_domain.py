@@ -48,7 +48,7 @@ def compare_cross_domain(
     experiment = experiment.changed(backbone=name, **changes)
     setting = Setting(Path(out), experiment.data, dtype, device, loaded)
     cells = measure(experiment, setting)
-    notes = (*experiment.notes, majorities(experiment, setting), *seen(cells))
+    notes = (*experiment.notes, *wordings(cells), majorities(experiment, setting), *seen(cells))
     commands = [command or f"preface compare cross-domain --out {out}"]
     write_report(cells, Path(out), experiment.title, notes=notes, commands=commands)
     return cells
@@ -61,6 +61,16 @@ def majorities(experiment: Experiment, setting: Setting) -> str:
         gold = [str(example.label) for example in setting.split(task, "test").examples]
         shares.append(f"{task.name} {100 * majority(task.metric, gold):.1f}")
     return f"Always naming the commonest label would score: {', '.join(shares)}."
+
+
+def wordings(cells: Sequence[Cell]) -> list[str]:
+    """A line for each wording that the bare backbone was given, and how it was chosen."""
+    lines = {
+        f"{cell.method}: worded {cell.details['instruction']!r}, which did best of several ({chosen})."
+        for cell in cells
+        if (chosen := cell.details.get("instruction_chosen_on"))
+    }
+    return sorted(lines)
 
 
 def seen(cells: Sequence[Cell]) -> list[str]:

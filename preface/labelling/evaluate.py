@@ -8,28 +8,26 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from preface.backbones.base import Backbone
-from preface.backbones.contexts import Inputs
 from preface.backbones.load import DEFAULT
 from preface.errors import UserError
+from preface.labelling.answers import PLAIN, predictions_on
 from preface.labelling.fit import backbone_of, loaded
-from preface.labelling.label_words import LabelWords
-from preface.labelling.labeller import Labeller, Prediction, predictions_of
+from preface.labelling.labeller import Prediction
 from preface.labelling.measures import measured
 from preface.labelling.options import EvaluateOptions
 from preface.labelling.subjects import Subject, Subjects, subjects_of
+from preface.labelling.wording import Wording, best_wording
 from preface.options import divided, validated
-from preface.prompts import Prompts, stack
 from preface.records.atomic import write_atomically
 from preface.records.results import Cell, add_cells, read_cells
 from preface.records.run import Run
-from preface.tasks import Split, Task, render
+from preface.tasks import Split, Task
 from preface.tasks.find import refuse_outside
 from preface.tasks.options import DataOptions
-from preface.tasks.task import CUE
-from preface.terminal.progress import progress, say, warn, warn_skipped
+from preface.terminal.progress import say, warn, warn_skipped
 
 
 def evaluate(
@@ -45,7 +43,8 @@ def evaluate(
     """Evaluate a run's prompts, or the bare backbone, on tasks.
 
     Args:
-        run: a run, its folder, or a prompt's folder; None: the frozen backbone alone, zero-shot, with `instruction`.
+        run: a run, its folder, or a prompt's folder; None: the frozen backbone alone, zero-shot, with `instruction`, or
+            with the wording of each task that does best on its development rows.
         on: tasks (default: the one trained on), in any form that `load_task` takes.
         backbone: default: the one that the prompts were trained on, which must not have changed since.
         out: folder for `results.json` and predictions (default: `evaluations/` in the run's; none without a run).
@@ -75,7 +74,7 @@ def evaluate(
     if folder is not None:
         folder.mkdir(parents=True, exist_ok=True)
         read_cells(folder / "results.json")  # what is there should be known to be ours before the work, not after
-    evaluation = _Evaluation(model, subjects, how, folder)
+    evaluation = _Evaluation(model, subjects, how, data, folder)
     cells: list[Cell] = []
     for task in tasks:
         examples = data.split(task, how.split)
@@ -109,6 +108,7 @@ class _Evaluation:
     backbone: Backbone
     subjects: Subjects
     how: EvaluateOptions
+    data: DataOptions
     folder: Path | None
 
     def on(self, task: Task, examples: Split) -> list[Cell]:
@@ -118,15 +118,25 @@ class _Evaluation:
         _check_labels(task, examples, words)
         limit = how.max_input_tokens or subjects.max_input_tokens
         prompts = [subject.prompts for subject in subjects.all]
-        template = "{text}" if subjects.origin else how.instruction
-        cue = subjects.origin.task.cue if subjects.origin else task.cue
+        wording = self._wording(task, limit)
         began = time.perf_counter()
-        predictions, cut = predictions_on(self.backbone, examples, words, prompts, how.scoring, limit, template, cue)
+        predictions, cut = predictions_on(
+            self.backbone,
+            examples.examples,
+            words,
+            prompts,
+            how.scoring,
+            limit,
+            wording.instruction,
+            subjects.origin.task.cue if subjects.origin else task.cue,
+            title=f"{examples.task} · {len(prompts)} prompt(s)",
+        )
         seconds = (time.perf_counter() - began) / len(prompts)
         self._warn(task, examples, cut, limit)
         circumstances = {
             "scoring": how.scoring,
-            "instruction": None if subjects.origin else how.instruction,
+            "instruction": None if subjects.origin else wording.instruction.template,
+            "instruction_chosen_on": wording.chosen_on,
             "backbone_saw": list(self.backbone.seen_tasks),
             "cut_inputs": cut,
             "skipped": list(examples.skipped),
@@ -175,6 +185,19 @@ class _Evaluation:
             details={**subject.details, **circumstances, **details},
         )
 
+    def _wording(self, task: Task, limit: int) -> Wording:
+        """What is read: the text as a prompt was trained, or what the bare backbone does best with."""
+        if self.subjects.origin is not None:
+            return Wording(PLAIN)
+        if self.how.instruction is not None:
+            return Wording(self.how.instruction)
+        if "validation" in task.splits:
+            development = self.data.split(task, "validation")
+            return best_wording(self.backbone, task, development.examples, limit)
+        wording = Wording(next(iter(task.instructions), PLAIN))
+        say(f"{task.name}: no development rows to choose a wording by; it is {wording.instruction.shown}")
+        return wording
+
     def _words(self, task: Task) -> tuple[str, ...]:
         return self.subjects.origin.label_words if self.subjects.origin else task.label_words
 
@@ -197,34 +220,6 @@ def _check_labels(task: Task, examples: Split, words: Sequence[str]) -> None:
             f"{task.name}: the labels {', '.join(foreign)} are not among the words that the prompt was trained for "
             f"({', '.join(words)}); map every label with --label-words, as in `--label-words {advice} …`"
         )
-
-
-def predictions_on(
-    backbone: Backbone,
-    examples: Split,
-    words: Sequence[str],
-    prompts: Sequence[Prompts],
-    scoring: Literal["rank", "generate"] = "rank",
-    max_input_tokens: int = 512,
-    template: str = "{text}",
-    cue: str = CUE,
-) -> tuple[list[list[Prediction]], int]:
-    """What each prompt says of each example, all prompts in the same batches; and how many inputs were cut."""
-    labels = LabelWords.of(backbone, words, cue)
-    inputs, cut = render(backbone.tokenize, examples.examples, max_input_tokens, backbone.question(template, cue))
-    size = len(inputs)
-    tokenized = Inputs(backbone, inputs)
-    labeller = Labeller(backbone, stack(prompts), labels)
-    with progress(f"{examples.task} · {len(prompts)} prompt(s)", size * len(prompts), "rows") as advance:
-        if scoring == "generate":
-            longest = max(map(len, labels.pieces)) + 1
-            rows = [index for index in range(len(prompts)) for _ in inputs]
-            every = tokenized.repeated(len(prompts))
-            written = labeller.generate(every, rows, max_new_tokens=longest, on_batch=advance)
-            flat = [Prediction(text, None) for text in written]
-            return [flat[start : start + size] for start in range(0, len(flat), size)], sum(cut)
-        scores = labeller.label_each(tokenized, advance)  # [P, N, C]
-    return [predictions_of(of_prompt, labels) for of_prompt in scores], sum(cut)
 
 
 def _write_predictions(folder: Path, cell: Cell, examples: Split, given: Sequence[Prediction]) -> None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 from preface.backbones.base import Backbone
@@ -20,6 +21,8 @@ class LabelWords:
     pieces: tuple[tuple[int, ...], ...]
     lead_in: tuple[int, ...]
     """The pieces that every answer begins after."""
+    ended: bool = True
+    """Whether the pieces of a word include the one that ends an answer."""
 
     @classmethod
     def of(cls, backbone: Backbone, words: Sequence[str], cue: str = CUE) -> LabelWords:
@@ -42,12 +45,26 @@ class LabelWords:
             if ids in seen:
                 raise UserError(f"label words {seen[ids]!r} and {word!r} are the same pieces for {backbone.name}")
             seen[ids] = word
-        return cls(tuple(words), tuple(seen), backbone.lead_in(cue))
+        ended = all(ids[-1] == backbone.tokenizer.eos_token_id for ids in seen)
+        return cls(tuple(words), tuple(seen), backbone.lead_in(cue), ended)
 
     def targets(self, labels: Iterable[str]) -> list[list[int]]:
         """The pieces that a prompt is trained to answer for each label."""
         pieces = dict(zip(self.words, map(list, self.pieces), strict=True))
         return [pieces[label] for label in labels]
+
+    def called(self, names: Mapping[str, str]) -> LabelWords:
+        """The same pieces under other names, `{word: name}`."""
+        return replace(self, words=tuple(names[word] for word in self.words))
+
+    def word_of(self, written: str) -> str:
+        """The label word that a written text is: all of it, or, where a backbone has not learned to end its answer, the
+        longest that its first line begins with. Any other text stays as it is."""
+        if self.ended:
+            return written
+        line = written.split("\n")[0]
+        begun = [word for word in self.words if re.match(rf"{re.escape(word)}(?!\w)", line)]
+        return max(begun, key=len, default=line)
 
     @cached_property
     def tree(self) -> Tree:

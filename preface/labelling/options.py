@@ -4,12 +4,9 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field
 
-from preface.tasks.example import Template
-
-INSTRUCTION = "review sentiment: {text}"
-"""What the zero-shot column says to the embedded backbone, in the words of its own training."""
+from preface.tasks.task import Instruction
 
 
 class EvaluateOptions(BaseModel):
@@ -17,7 +14,11 @@ class EvaluateOptions(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    instruction: str = Field(INSTRUCTION, description="What the bare backbone reads; {text} is the input.")
+    instruction: Instruction | None = Field(
+        None,
+        description="What the bare backbone reads; {text} is the input. Default: the wording of the task that does "
+        "best on its development rows.",
+    )
     prompts: Literal["best", "rate", "all"] = Field(
         "rate", description="The best, every seed at the best rate, or all."
     )
@@ -28,9 +29,3 @@ class EvaluateOptions(BaseModel):
     max_input_tokens: int | None = Field(
         None, ge=2, description="Longer inputs are cut and counted. Default: as in training, else 512."
     )
-
-    @field_validator("instruction")
-    @classmethod
-    def _is_a_template(cls, instruction: str) -> str:
-        Template.parse(instruction)
-        return instruction

@@ -148,6 +148,15 @@ class Instruction(Model):
         """The template as what renders a text."""
         return Template.parse(self.template)
 
+    @property
+    def shown(self) -> str:
+        """As it is named in a line: `'{text} Is it good?' (negative: no, positive: yes)`."""
+        answers = ", ".join(f"{label}: {answer}" for label, answer in self.answers.items())
+        return repr(self.template) + (f" ({answers})" if answers else "")
+
+    def __hash__(self) -> int:
+        return hash((self.template, tuple(self.answers.items())))
+
     @model_validator(mode="before")
     @classmethod
     def _of_a_string(cls, value: Any) -> Any:

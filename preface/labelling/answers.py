@@ -1,0 +1,52 @@
+"""What prompts say of a task's examples."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+from preface.backbones.base import Backbone
+from preface.backbones.contexts import Inputs
+from preface.labelling.label_words import LabelWords
+from preface.labelling.labeller import Labeller, Prediction, predictions_of
+from preface.prompts import Prompts, stack
+from preface.tasks import Example, render
+from preface.tasks.task import CUE, Instruction
+from preface.terminal.progress import progress
+
+PLAIN = Instruction(template="{text}")
+
+
+def predictions_on(
+    backbone: Backbone,
+    examples: Sequence[Example],
+    words: Sequence[str],
+    prompts: Sequence[Prompts],
+    scoring: Literal["rank", "generate"] = "rank",
+    max_input_tokens: int = 512,
+    instruction: Instruction = PLAIN,
+    cue: str = CUE,
+    title: str = "",
+) -> tuple[list[list[Prediction]], int]:
+    """What each prompt says of each example, all prompts in the same batches; and how many inputs were cut.
+
+    Args:
+        words: the label words.
+        instruction: what is read; where it has answers of its own, these stand for the label words.
+        title: of the progress bar.
+    """
+    answers = {instruction.answers.get(word, word): word for word in words}
+    labels = LabelWords.of(backbone, tuple(answers), cue)
+    inputs, cut = render(backbone.tokenize, examples, max_input_tokens, backbone.question(instruction.template, cue))
+    tokenized = Inputs(backbone, inputs)
+    labeller = Labeller(backbone, stack(prompts), labels)
+    with progress(title, len(inputs) * len(prompts), "rows") as advance:
+        if scoring == "rank":
+            scores = labeller.label_each(tokenized, advance)  # [P, N, C]
+            return [predictions_of(of_prompt, labels.called(answers)) for of_prompt in scores], sum(cut)
+        longest = max(map(len, labels.pieces)) + 1
+        rows = [index for index in range(len(prompts)) for _ in inputs]
+        written = labeller.generate(tokenized.repeated(len(prompts)), rows, max_new_tokens=longest, on_batch=advance)
+    said = [labels.word_of(text) for text in written]
+    flat = [Prediction(answers.get(word, word), None) for word in said]
+    return [flat[start : start + len(inputs)] for start in range(0, len(flat), len(inputs))], sum(cut)

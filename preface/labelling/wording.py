@@ -1,0 +1,52 @@
+"""Which wording a bare backbone is given: the one that does best on development rows, never on test rows."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from preface.backbones.base import Backbone
+from preface.labelling.answers import predictions_on
+from preface.prompts import Prompts
+from preface.tasks import Example, Task
+from preface.tasks.metric import metric
+from preface.tasks.task import Instruction
+from preface.terminal.progress import say
+
+ROWS = 200
+"""Development rows, at most, that wordings are compared on: each wording reads them all."""
+
+
+@dataclass(frozen=True)
+class Wording:
+    """A wording, and how it was chosen."""
+
+    instruction: Instruction
+    chosen_on: str | None = None
+    """`TASK, N development rows, SCORE`; None: it was given, or there was nothing to choose by."""
+
+
+def wordings(task: Task) -> list[Instruction]:
+    """Those of the task, before them the text alone, and the text with the words to choose from."""
+    words = ", ".join(word.replace("{", "{{").replace("}", "}}") for word in task.label_words)
+    every = [Instruction(template="{text}"), Instruction(template=f"{{text}}\nOne of: {words}."), *task.instructions]
+    return list(dict.fromkeys(every))
+
+
+def best_wording(backbone: Backbone, task: Task, development: Sequence[Example], max_input_tokens: int) -> Wording:
+    """The wording that the bare backbone is most often right with on development rows; of equals the first."""
+    rows = list(development)
+    if len(rows) > ROWS:
+        rows = random.Random(0).sample(rows, ROWS)
+    gold = [str(example.label) for example in rows]
+    scores: dict[Instruction, float] = {}
+    for instruction in wordings(task):
+        (given,), _ = predictions_on(
+            backbone, rows, task.label_words, [Prompts.bare()], max_input_tokens=max_input_tokens,
+            instruction=instruction, cue=task.cue, title=f"{task.name} · wording {len(scores) + 1}",
+        )  # fmt: skip
+        scores[instruction] = metric(task.metric, gold, [prediction.label for prediction in given])
+    best = max(scores, key=lambda instruction: scores[instruction])
+    say(f"zero-shot: of {len(scores)} wordings {best.shown} does best on {len(rows)} development rows of {task.name}")
+    return Wording(best, f"{task.name}, {len(rows)} development rows, {task.metric} {100 * scores[best]:.1f}")
