@@ -61,6 +61,8 @@ class Backbone(ABC):
 
     attention: ClassVar[str]
     """The attention implementation of Transformers that reads prompts."""
+    position_bias: ClassVar[bool] = False
+    """Whether keys get a bias by their distance, which a prefix may do without (`SITE.relative`)."""
 
     # sizes and parts of its model, which each family sets
 
@@ -107,7 +109,10 @@ class Backbone(ABC):
 
     @abstractmethod
     def question(self, template: str, cue: str) -> str:
-        """The template of what is read, where `cue` stands between a text and its answer."""
+        """The template of what is read, where `cue` stands between a text and its answer (`Task.cue`).
+
+        Raises UserError where the cue asks for a chat template that the model has not.
+        """
 
     @abstractmethod
     def lead_in(self, cue: str) -> tuple[int, ...]:

@@ -25,7 +25,11 @@ from preface.backbones.families import FAMILIES, refusal
 from preface.backbones.frozen import FrozenLinear
 from preface.errors import UserError
 from preface.prompts import Prompts, of_rows
+from preface.tasks.task import CHAT
 
+NEWLINE = "\n"
+MARK = "{the text}"
+"""Where a text goes in a chat template."""
 LONGEST_ANSWER = 64
 """Pieces of an answer beyond which it is cut."""
 
@@ -91,17 +95,19 @@ class CausalBackbone(Backbone):
 
     def question(self, template: str, cue: str) -> str:
         """The cue is read with the text, but for its last piece: so an answer costs one piece less than its words."""
+        before, cue = self._around(cue)
         read = str(self.tokenizer.decode(self._pieces(cue)[:-1]))
-        return f"{template}\n{read.replace('{', '{{').replace('}', '}}')}"
+        return f"{_literal(before)}{template}{'' if before else NEWLINE}{_literal(read)}"
 
     def lead_in(self, cue: str) -> tuple[int, ...]:
         """The cue's last piece, which a prompt of the `answer` site is first seen by."""
-        return tuple(self._pieces(cue)[-1:])
+        return tuple(self._pieces(self._around(cue)[1])[-1:])
 
     def answer_pieces(self, answers: Sequence[str], cue: str) -> list[list[int]]:
         """The words go on from the cue, after a space unless a line has ended. They are ended only where one is the
         beginning of another: what follows a word is then part of what is asked."""
-        space = "" if cue.endswith("\n") else " "
+        _, cue = self._around(cue)
+        space = "" if cue.endswith(NEWLINE) else " "
         known = self._pieces(cue)
         pieces = []
         for answer in answers:
@@ -110,6 +116,17 @@ class CausalBackbone(Backbone):
             pieces.append((together[len(known) :] if goes_on else self._pieces(space + answer))[:LONGEST_ANSWER])
         nested = any(a is not b and b[: len(a)] == a for a in pieces for b in pieces)
         return [[*item, self.end] for item in pieces] if nested else pieces
+
+    def _around(self, cue: str) -> tuple[str, str]:
+        """What stands before a text and after it, where `cue` may ask for the model's own chat template."""
+        if cue != CHAT:
+            return "", cue
+        if self.tokenizer.chat_template is None:
+            raise UserError(f"template chat: the tokenizer of {self.name} has no chat template")
+        message = [{"role": "user", "content": MARK}]
+        whole = str(self.tokenizer.apply_chat_template(message, tokenize=False, add_generation_prompt=True))
+        before, after = whole.removeprefix(self.tokenizer.bos_token if self.begin else "").split(MARK)
+        return before, after
 
     @property
     def end(self) -> int:
@@ -306,6 +323,11 @@ class CausalBackbone(Backbone):
             if index not in special and piece[:1] in ("Ġ", "▁") and piece[1:].isalpha()
         )
         return list(islice(words, count))
+
+
+def _literal(text: str) -> str:
+    """A text as a template writes it."""
+    return text.replace("{", "{{").replace("}", "}}")
 
 
 def _placed(prompts: Prompts, carrier: str, rows: Tensor | None, like: Tensor) -> tuple[Tensor, Tensor]:

@@ -13,7 +13,9 @@ from transformers.modeling_outputs import BaseModelOutput
 from preface.backbones import t5_attention
 from preface.backbones.base import Backbone, Context, Site
 from preface.backbones.frozen import FrozenLinear
+from preface.errors import UserError
 from preface.prompts import Prompts, of_rows
+from preface.tasks.task import CHAT
 
 LONGEST_ANSWER = 64
 """Pieces of an answer beyond which it is cut."""
@@ -23,6 +25,7 @@ class T5Backbone(Backbone):
     """T5 v1.0, v1.1, LM-adapted, Flan, mT5."""
 
     attention = t5_attention.NAME
+    position_bias = True
     cross_attention: ClassVar[type[t5_attention.CrossAttention]] = t5_attention.CrossAttention
 
     def __init__(
@@ -75,6 +78,8 @@ class T5Backbone(Backbone):
 
     def question(self, template: str, cue: str) -> str:
         """T5 needs no cue: the decoder begins an answer of its own."""
+        if cue == CHAT:
+            raise UserError(f"template chat: {self.name} has no chat template")
         return template
 
     def lead_in(self, cue: str) -> tuple[int, ...]:

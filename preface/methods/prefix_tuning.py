@@ -64,6 +64,8 @@ class PrefixTuning(Method):
         names = starts[seeds[0]]
         start = {name: torch.stack([starts[seed][name] for seed in seeds]) for name in names}
         if self.positions == "none":
+            if not backbone.position_bias:
+                raise UserError(f"positions none: {backbone.name} has no bias by position; leave it out")
             start |= {f"{site}.relative": torch.zeros(len(seeds), dtype=torch.bool) for site in sites}
         if self.reparametrize is None:
             return Prefixes(start).to(backbone.device)

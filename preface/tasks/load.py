@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from preface.errors import UserError
 from preface.options import validated
@@ -15,7 +15,7 @@ from preface.tasks.example import Template
 from preface.tasks.lines import STDIN, listed
 from preface.tasks.read import SUFFIXES, format_of, is_blank, iter_rows
 from preface.tasks.registry import is_yaml, read_task, registered, split_reference, task_of, unknown_task
-from preface.tasks.task import Task, label_value
+from preface.tasks.task import CHAT, CUE, Task, label_value
 
 INPUT_NAMES = ("text", "sentence", "input", "content")
 """Fields that are taken for the text, the first that a file has, if none is named."""
@@ -34,7 +34,12 @@ class FileOptions(BaseModel):
     label_words: dict[str, str | None] | None = Field(
         None, description="Words of the labels: `0=negative 1=positive`. Default: the labels as they are."
     )
-    template: str | None = Field(None, description="The text of an example: `{premise} … {hypothesis}`.")
+    template: str | None = Field(
+        None, description="The text of an example: `{premise} … {hypothesis}`; or chat: in the model's chat template."
+    )
+    cue: str | None = Field(
+        None, min_length=1, description="What stands between a text and its answer, for decoder-only models."
+    )
     validation: Path | None = Field(None, description="A data file's development rows. Default: a tenth is held out.")
     test: Path | None = Field(None, description="A data file's test rows. Default: all rows of the data file.")
     encoding: str | None = Field(None, description="Of a data file. Default: UTF-8.")
@@ -43,6 +48,14 @@ class FileOptions(BaseModel):
     @classmethod
     def _several(cls, value: Any) -> Any:
         return (value,) if isinstance(value, str) else value
+
+    @model_validator(mode="before")
+    @classmethod
+    def _chat(cls, values: Any) -> Any:
+        """The chat template is one of the model, not of the task: it stands in place of a cue."""
+        if isinstance(values, dict) and values.get("template") == CHAT:
+            return values | {"template": None, "cue": CHAT}
+        return values
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -90,6 +103,8 @@ def _overridden(task: Task, own: FileOptions) -> Task:
         )
     if inputs is not None:
         definition["fields"]["input"] = inputs
+    if own.cue is not None:
+        definition["cue"] = own.cue
     if own.label is not None:
         definition["fields"]["label"] = own.label
     if own.label_words is not None:
@@ -143,6 +158,7 @@ def _data_task(path: Path, own: FileOptions) -> Task:
         },
         "fields": {"input": inputs, "label": label},
         "template": own.template or "{text}",
+        "cue": own.cue or CUE,
         "labels": _labels(path, label, encoding, own.label_words),
         "splits": rules,
         "folder": path.resolve().parent,

@@ -26,13 +26,13 @@ class DataOptions(FileOptions):
         return load_task(spec, **{name: getattr(self, name) for name in FileOptions.model_fields})
 
     def eval_task(self, spec: str | Path | Task, labels: Mapping[str, str | None] | None = None) -> Task:
-        """A task to evaluate on: the options describe data files, other tasks know their own fields.
+        """A task to evaluate on: the options describe data files; other tasks know their own, and take only `cue`.
 
         `labels` are the words of a data file's labels where the options name none.
         """
         base = split_reference(str(spec))[0]
         if isinstance(spec, Task) or base in registered() or is_yaml(base):
-            return load_task(spec)
+            return load_task(spec, cue=self.cue)
         if self.label_words is None and labels is not None:
             return self.model_copy(update={"label_words": dict(labels)}).task(spec)
         return self.task(spec)

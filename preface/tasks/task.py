@@ -37,6 +37,9 @@ def _metric(name: str) -> str:
 CUE = "Answer:"
 """What stands between a text and its answer where a task names nothing better."""
 
+CHAT = "chat"
+"""The cue of texts that stand in the model's own chat template."""
+
 Text = Annotated[str, BeforeValidator(_as_text)]
 Texts = Annotated[tuple[str, ...], BeforeValidator(_as_tuple), Field(min_length=1)]
 
@@ -180,7 +183,8 @@ class Task(Model):
     template: str = "{text}"
     """The text of an example. `{text}` is the input fields, joined by a space; `{x}` is the field x."""
     cue: str = Field(CUE, min_length=1)
-    """What stands between a text and its answer for models that go on writing, such as `Sentiment:`."""
+    """What stands between a text and its answer for models that go on writing, such as `Sentiment:`; `chat`: the
+    model's own chat template stands around the text instead."""
     instructions: tuple[Instruction, ...] = ()
     """Wordings that prompt for the label, for instruction tuning and for use without a prompt."""
     replace: dict[str, str] = {}
