@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -21,10 +23,14 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from preface.backbones.frozen import FrozenLinear, cross_entropy, log_total, make_frozen
 from preface.backbones.tree import Trees
+from preface.errors import UserError
 from preface.prompts import Prompts
 
 SEEN = "preface_seen_tasks"
 """Where a model's configuration lists the tasks whose labelled examples it was trained on, as far as Preface knows."""
+KEEP_CONTEXTS = 20 * 2**30
+"""Bytes that what was read of one set of texts may take, in memory or on disk, unless PREFACE_KEEP_CONTEXTS says how
+many."""
 
 
 @dataclass(frozen=True)
@@ -88,6 +94,7 @@ class Backbone(ABC):
         self.model: Any = model.eval().requires_grad_(False)  # its submodules are its family's, which no type says
         if model.config._attn_implementation != self.attention:
             model.set_attn_implementation(self.attention)
+        self.keep_contexts = size_in_bytes(os.environ.get("PREFACE_KEEP_CONTEXTS") or str(KEEP_CONTEXTS))
         self.kept: dict[str, Any] = {}  # contexts, by the texts they are of (`contexts`)
         make_frozen(model)
 
@@ -327,6 +334,14 @@ class Backbone(ABC):
     def send(self, tensor: Tensor) -> Tensor:
         """A tensor of the CPU on the model's device, without waiting for it."""
         return send(tensor, self.device)
+
+
+def size_in_bytes(size: str) -> int:
+    """`4GB`, `500 MB`, `0`. Raises UserError."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?)i?B?", size.strip(), re.IGNORECASE)
+    if match is None:
+        raise UserError(f"keep-contexts {size}: write a size such as 4GB, 500MB or 0")
+    return int(float(match[1]) * 2 ** (10 * " KMGT".index(match[2].upper() or " ")))
 
 
 def send(tensor: Tensor, device: torch.device) -> Tensor:

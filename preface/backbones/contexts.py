@@ -23,8 +23,9 @@ import psutil
 import torch
 from filelock import FileLock
 from torch import Tensor
+from torch.nn.functional import pad
 
-from preface.backbones.base import Backbone, Context, send
+from preface.backbones.base import KEEP_CONTEXTS, Backbone, Context, send
 from preface.backbones.batching import by_length
 from preface.prompts import Prompts
 from preface.terminal.progress import say
@@ -38,7 +39,7 @@ IN_MEMORY = 2**28
 run finds again."""
 SAVE_EVERY = 64
 """Blocks after which a file is made durable: what is lost at most when a machine stops."""
-ON_DISK = 20 * 2**30
+ON_DISK = KEEP_CONTEXTS
 """Bytes that all files together may take; the longest unused are removed first."""
 
 
@@ -69,32 +70,59 @@ class Inputs:
         if not (prompts is None or prompts.leaves_reading):
             return self.backbone.read(*self.padded(places), prompts, rows)
         indices = [place % len(self.ids) for place in places]
-        if self.kept is None:  # what several prompts read is read once even so
-            distinct = {index: row for row, index in enumerate(dict.fromkeys(indices))}
-            with torch.no_grad():
-                context = self.backbone.read(*self.padded(list(distinct)))
-            chosen = self.backbone.send(torch.tensor([distinct[index] for index in indices]))
-            return Context(context.states[chosen], context.mask[chosen])
+        if self.kept is None:
+            return self._anew(indices)
         for block in self.kept.missing(indices):
             with torch.no_grad():
                 self.kept.write(block, self.backbone.read(*self.padded(block)))
-        return self.kept.read(indices)
+        others = [index for index in indices if not self.kept.has_room[index]]
+        if not others:
+            return self.kept.read(indices)
+        fitting = [index for index in indices if self.kept.has_room[index]]
+        return _merged([*fitting, *others], [self.kept.read(fitting), self._anew(others)], indices)
+
+    def _anew(self, indices: Sequence[int]) -> Context:
+        """Read now, without gradients; a text that stands there several times is read once."""
+        distinct = {index: row for row, index in enumerate(dict.fromkeys(indices))}
+        with torch.no_grad():
+            context = self.backbone.read(*self.padded(list(distinct)))
+        if len(distinct) == len(indices):
+            return context
+        chosen = self.backbone.send(torch.tensor([distinct[index] for index in indices]))
+        return Context(context.states[chosen], context.mask[chosen])
+
+
+def _merged(held: Sequence[int], contexts: Sequence[Context], wanted: Sequence[int]) -> Context:
+    """The contexts of the texts `wanted`, of several that hold those of `held` together, one after the other."""
+    length = max(context.mask.shape[1] for context in contexts)
+    states = torch.cat([pad(context.states, (0, 0, 0, length - context.states.shape[1])) for context in contexts])
+    mask = torch.cat([pad(context.mask, (0, length - context.mask.shape[1])) for context in contexts])
+    row_of = {index: row for row, index in enumerate(held)}
+    chosen = send(torch.tensor([row_of[index] for index in wanted]), mask.device)
+    return Context(states[chosen], mask[chosen])
 
 
 class KeptContexts:
     """Contexts of many texts side by side without padding, in memory or in a file."""
 
     def __init__(
-        self, states: Tensor, lengths: Sequence[int], device: torch.device, files: _Files | None = None
+        self,
+        states: Tensor,
+        lengths: Sequence[int],
+        device: torch.device,
+        files: _Files | None = None,
+        has_room: Tensor | None = None,
     ) -> None:
         self.states = states
         """`[tokens, w]`."""
+        self.has_room = torch.ones(len(lengths), dtype=torch.bool) if has_room is None else has_room
+        """`[N]`, False for the texts that are read anew whenever they are wanted."""
         self.files = files
         """None: in memory."""
         self.known = torch.zeros(len(lengths), dtype=torch.bool) if files is None else files.known(len(lengths))
         """`[N]`, True where a text has been read."""
         self.lengths = torch.tensor(lengths)
-        self.starts = torch.tensor([0, *accumulate(lengths)])
+        self.starts = torch.tensor([0, *accumulate((self.lengths * self.has_room).tolist())])
         self.device = device
         self.blocks = by_length(lengths, _block(device))
         """Texts that are read together. What a sum comes to depends, in its last bits, on what is computed beside it:
@@ -110,8 +138,8 @@ class KeptContexts:
 
     def missing(self, indices: Sequence[int]) -> list[list[int]]:
         """The blocks that have to be read before these texts' contexts can be had."""
-        known = self.known[torch.tensor(indices)].tolist()
-        numbers = {self.block_of[index] for index, there in zip(indices, known, strict=True) if not there}
+        there = (self.known | ~self.has_room)[torch.tensor(indices)].tolist()
+        numbers = {self.block_of[index] for index, is_there in zip(indices, there, strict=True) if not is_there}
         return [self.blocks[number] for number in sorted(numbers)]
 
     def read(self, indices: Sequence[int]) -> Context:
@@ -162,28 +190,47 @@ class _Files:
 
 def kept_contexts(backbone: Backbone, ids: Sequence[Sequence[int]]) -> KeptContexts | None:
     """The contexts of these texts under this backbone, of an earlier call or run if there are any; None: no room."""
-    key = _key(backbone, ids)
+    lengths = [len(item) for item in ids]
+    a_token = backbone.state_width * backbone.dtype.itemsize
+    has_room = _fitting(lengths, backbone.keep_contexts // a_token, backbone.device)
+    tokens = int((torch.tensor(lengths) * has_room).sum())
+    key = _key(backbone, ids, tokens)
     if key in backbone.kept:
         backbone.kept[key] = found = backbone.kept.pop(key)  # the last used stands last
         return found
-    lengths = [len(item) for item in ids]
-    shape = (sum(lengths), backbone.state_width)
-    size = shape[0] * shape[1] * backbone.dtype.itemsize
+    shape, size = (tokens, backbone.state_width), tokens * a_token
+    whole = f"contexts of {len(ids):,} texts take {sum(lengths) * a_token / 2**30:.1f} GB"
+    if not tokens:
+        say(f"{whole}, and none may be kept: texts are read anew each time")
+        return None
+    if tokens < sum(lengths):
+        say(f"{whole}: {int(has_room.sum()):,} texts are kept, the others read anew each time (--keep-contexts)")
     with torch.inference_mode(False):  # what is made in inference mode could not be trained with
         room = _room(backbone, key, shape, size)
         if room is None:
-            say(f"contexts of {len(ids):,} texts, {size / 2**30:.0f} GB, fit neither on disk nor in memory: not kept")
+            say(f"{whole}, which fit neither on disk nor in memory: texts are read anew each time (--keep-contexts)")
             return None
-        made = KeptContexts(room[0], lengths, backbone.device, room[1])
+        made = KeptContexts(room[0], lengths, backbone.device, room[1], has_room)
     backbone.kept[key] = made
     while sum(item.bytes for item in backbone.kept.values()) > max(4 * IN_MEMORY, size):
         del backbone.kept[next(iter(backbone.kept))]
     return made
 
 
-def _key(backbone: Backbone, ids: Sequence[Sequence[int]]) -> str:
+def _fitting(lengths: Sequence[int], tokens: int, device: torch.device) -> Tensor:
+    """`[N]`, which texts are kept where there is room for so many tokens: whole blocks, of the shortest texts first."""
+    fitting = torch.zeros(len(lengths), dtype=torch.bool)
+    for block in by_length(lengths, _block(device)):
+        tokens -= sum(lengths[index] for index in block)
+        if tokens < 0:
+            break
+        fitting[torch.tensor(block)] = True
+    return fitting
+
+
+def _key(backbone: Backbone, ids: Sequence[Sequence[int]], tokens: int) -> str:
     """A name for what is read of these texts: all that decides its last bits, beside the backbone itself."""
-    made_by = [backbone.dtype, backbone.device.type, _block(backbone.device)]
+    made_by = [backbone.dtype, backbone.device.type, _block(backbone.device), tokens]
     made_by += [version(name) for name in ("preface", "torch", "transformers")]
     digest = hashlib.sha256(repr(made_by).encode())
     for item in ids:

@@ -26,6 +26,8 @@ Examples:
 
 `preface bench`
 
+`preface bench --backbone smollm2 --task reviews --prompts 10` (one text, many prompts)
+
 `preface bench --backbone google/t5-large-lm-adapt --task reviews.csv --input text --label stars`
 """,
 )
@@ -35,6 +37,10 @@ def bench(
     task: Annotated[str, typer.Option("--task", help="A shipped task, a YAML, or a data file.")] = "film",
     batch_size: Annotated[int, typer.Option("--batch-size", help="Rows a step and prompt.")] = 32,
     steps: Annotated[int, typer.Option("--steps", help="Timed of each setting.")] = 8,
+    prompts: Annotated[
+        int | None,
+        typer.Option("--prompts", min=2, help="Time so many prompts on the same texts instead: read once, one by one."),
+    ] = None,
     device: Device = "auto",
     as_json: Json = False,
 ) -> None:
@@ -42,6 +48,9 @@ def bench(
     import preface
     from preface.tuning.bench import fastest
 
+    if prompts is not None:
+        _many_prompts(backbone or preface.DEFAULT, task, prompts, device, data_options, as_json)
+        return
     timings = preface.bench(
         backbone or preface.DEFAULT, task, batch_size=batch_size, steps=steps, device=device, **data_options
     )
@@ -54,6 +63,20 @@ def bench(
     same = arguments({"backbone": backbone, "task": task, **data_options})
     setting = [*shlex.split(best.options), "--dtype", best.dtype, "--batch-size", batch_size]
     typer.echo(f"  {threads}{command('train', *same, *setting)}")
+
+
+def _many_prompts(
+    backbone: str, task: str, prompts: int, device: str, data_options: dict[str, Any], as_json: bool
+) -> None:
+    from preface.labelling.many_prompts import many_prompts
+    from preface.options import validated
+    from preface.tasks.options import DataOptions
+
+    timed = many_prompts(backbone, task, prompts, device=device, data=validated(DataOptions, data_options))
+    if as_json:
+        show_json(asdict(timed))
+    else:
+        typer.echo(str(timed))
 
 
 def timings_table(timings: Sequence[Timing], name: str) -> Table:

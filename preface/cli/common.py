@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
 import sys
 from collections.abc import Collection, Sequence
@@ -20,6 +21,24 @@ Backbone = Annotated[
 ]
 Dtype = Annotated[str, typer.Option("--dtype", help="auto, float32 or bfloat16.")]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, …")]
+
+
+def _keep(size: str | None) -> str | None:
+    """The backbone that is loaded next reads it."""
+    if size is not None:
+        os.environ["PREFACE_KEEP_CONTEXTS"] = size
+    return size
+
+
+KeepContexts = Annotated[
+    str | None,
+    typer.Option(
+        "--keep-contexts",
+        metavar="SIZE",
+        callback=_keep,
+        help="What was read of texts may take so much memory or disk, 4GB or 0; the rest is read anew. Default: 20GB.",
+    ),
+]
 Json = Annotated[
     bool, typer.Option("--json", help="Only JSON on standard output; scores as a list of cells, as in results.json.")
 ]

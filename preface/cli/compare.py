@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from preface.cli.app import compare_app, verb
-from preface.cli.common import Backbone, Device, Dtype, Json, On, TrainRows, command, show, show_json
+from preface.cli.common import Backbone, Device, Dtype, Json, KeepContexts, On, TrainRows, command, show, show_json
 from preface.cli.options import data_fields
 
 
@@ -41,6 +41,7 @@ def compare_cross_domain(
     train_rows: TrainRows = None,
     dtype: Dtype = "auto",
     device: Device = "auto",
+    keep_contexts: KeepContexts = None,
     as_json: Json = False,
 ) -> None:
     """Methods and baselines × test domains × seeds: table, plot, report, results.json."""

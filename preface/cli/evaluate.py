@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from preface.cli.app import verb
-from preface.cli.common import Backbone, Device, Dtype, Json, On, Out, show, show_json
+from preface.cli.common import Backbone, Device, Dtype, Json, KeepContexts, On, Out, show, show_json
 from preface.cli.options import Fields, fields
 
 
@@ -40,6 +40,7 @@ def evaluate(
     backbone: Backbone = None,
     dtype: Dtype = "auto",
     device: Device = "auto",
+    keep_contexts: KeepContexts = None,
     out: Out = None,
     as_json: Json = False,
 ) -> None:

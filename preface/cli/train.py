@@ -10,7 +10,19 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from preface.cli.app import verb
-from preface.cli.common import Backbone, Device, Dtype, Json, Out, TrainRows, command, empty_table, show, show_json
+from preface.cli.common import (
+    Backbone,
+    Device,
+    Dtype,
+    Json,
+    KeepContexts,
+    Out,
+    TrainRows,
+    command,
+    empty_table,
+    show,
+    show_json,
+)
 from preface.cli.options import Fields, arguments, fields, on_command_line
 from preface.errors import UserError
 
@@ -20,7 +32,7 @@ if TYPE_CHECKING:
     from preface.records.results import Cell
     from preface.records.run import Run
 
-ELSEWHERE = {"resume", "as_json", "backbone", "data", "device"}
+ELSEWHERE = {"resume", "as_json", "backbone", "data", "device", "keep_contexts"}
 """What may be given with --resume: where things lie on this machine, and how the result is printed."""
 
 
@@ -67,6 +79,7 @@ def train(
     train_rows: TrainRows = None,
     dtype: Dtype = "auto",
     device: Device = "auto",
+    keep_contexts: KeepContexts = None,
     out: Out = None,
     resume: Annotated[
         Path | None, typer.Option("--resume", help="An interrupted run's folder; all else comes from there.")

@@ -38,8 +38,10 @@ def predictions_on(
     answers = {instruction.answers.get(word, word): word for word in words}
     labels = LabelWords.of(backbone, tuple(answers), cue)
     inputs, cut = render(backbone.tokenize, examples, max_input_tokens, backbone.question(instruction.template, cue))
-    tokenized = Inputs(backbone, inputs)
-    labeller = Labeller(backbone, stack(prompts), labels)
+    stacked = stack(prompts)
+    # the texts as prompts are trained: another evaluation of such prompts will want them again
+    tokenized = Inputs(backbone, inputs, keep=stacked.leaves_reading and instruction == PLAIN)
+    labeller = Labeller(backbone, stacked, labels)
     with progress(title, len(inputs) * len(prompts), "rows") as advance:
         if scoring == "rank":
             scores = labeller.label_each(tokenized, advance)  # [P, N, C]

@@ -28,6 +28,8 @@ from preface.terminal.progress import progress
 from preface.tuning.step import Step
 
 POPULATIONS = (1, 4, 8)
+ALONE = ("decoder", "answer")
+"""Sites that are worth a population of their own: what is read is kept."""
 
 
 @dataclass(frozen=True)
@@ -92,11 +94,13 @@ def bench(
     dtypes = ["float32", "bfloat16"] if bfloat16_is_fast(target) else ["float32"]
     most = torch.get_num_threads()
     threads = sorted({1, max(1, most // 2), most}) if target.type == "cpu" else [most]
-    everywhere = PrefixTuning()
+    subject = _Subject(backbone, the_task, examples, device, batch_size, steps)
+    model, *_ = subject.loaded(dtypes[0])
+    sites = tuple(model.sites)
+    everywhere = PrefixTuning(sites=None if model.default_sites == sites else sites)
     others: list[tuple[Method, int]] = [(PromptTuning(length=100), 1)]
     others += [(everywhere, members) for members in POPULATIONS[1:]]
-    others += [(PrefixTuning(sites=("decoder",)), members) for members in POPULATIONS]
-    subject = _Subject(backbone, the_task, examples, device, batch_size, steps)
+    others += [(PrefixTuning(sites=(site,)), members) for site in sites if site in ALONE for members in POPULATIONS]
     with progress("timing", len(dtypes) * len(threads) + len(others), "settings") as advance:
         timings = []
         for dtype in dtypes:
@@ -162,7 +166,7 @@ class _Subject:
         ids, targets = [ids[index] for index in rows], [targets[index] for index in rows]
         module = method.build(model, Initializer.parse("random"), range(members))
         keep = module.leaves_reading
-        step = Step(model, module, Inputs(model, ids, keep), targets)
+        step = Step(model, module, Inputs(model, ids, keep), targets, lead_in=model.lead_in(self.task.cue))
         with _threads(threads):
             self._seconds(step, batches[:1])  # the first step of a process pays for much that no other does
             for _ in range(3 if step.few_shapes else 0):  # nor is a shape recorded and checked but once

@@ -124,7 +124,7 @@ def test_reparametrised_prefix_starts_near_its_initialisation(method: Method, ti
 
 def test_numbers_of_t5_large(method: Method) -> None:
     sites = {name: Site(24, 16, 64, of="text") for name in ("encoder", "decoder", "cross")}
-    large: Any = SimpleNamespace(name="t5-large", sites=sites, width=1024)
+    large: Any = SimpleNamespace(name="t5-large", sites=sites, default_sites=tuple(sites), width=1024)
     assert PromptTuning(length=100).counts(large).trained == 102_400
     assert PrefixTuning(length=20).counts(large).trained == 2_949_120
     assert PrefixTuning(length=20, sites=("decoder",)).counts(large).stored == 983_040
