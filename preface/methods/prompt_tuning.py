@@ -34,7 +34,7 @@ class PromptTuning(Method):
     """`after`: between the text and its answer, so that reading is left as it is, and each text is read once."""
 
     def build(self, backbone: Backbone, initializer: Initializer, seeds: Sequence[int]) -> PromptModule:
-        if self.place == "after" and "answer" not in backbone.sites:
+        if CARRIERS[self.place] not in backbone.carriers:
             raise UserError(f"place after: {backbone.name} reads its text apart from the answer; give before")
         start = [initializer.embeddings(backbone, self.length, seed) for seed in seeds]
         return EmbeddingPrompts(torch.stack(start).to(backbone.device), CARRIERS[self.place])

@@ -18,6 +18,8 @@ from preface.records.record import Record
 from preface.tasks import Task
 
 TENSORS = "prompt.safetensors"
+EMBEDDINGS = ("embeddings", "after")
+"""Tensors of input embeddings."""
 DIMENSIONS = {"": 2, "keys": 4, "values": 4, "relative": 0}
 """Of a prompt's tensors, by what follows the carrier in their names."""
 
@@ -86,8 +88,8 @@ class SavedPrompt:
         for name, tensor in self.prompts.tensors_of(0).items():
             carrier, _, part = name.partition(".")
             site = backbone.sites.get(carrier)
-            if name == "embeddings":
-                fits = tensor.shape[1] == backbone.embeddings.shape[1]
+            if name in EMBEDDINGS:
+                fits = name in backbone.carriers and tensor.shape[1] == backbone.embeddings.shape[1]
             else:
                 fits = site is not None and (
                     part == "relative" or (*tensor.shape[:2], tensor.shape[3]) == (site.layers, site.heads, site.width)
@@ -131,7 +133,7 @@ def _problem(tensors: Mapping[str, Tensor], card: PromptCard) -> str | None:
         return "has no tensors"
     for name, tensor in tensors.items():
         carrier, _, part = name.partition(".")
-        if part not in DIMENSIONS or (part == "" and name != "embeddings"):
+        if part not in DIMENSIONS or (part == "" and name not in EMBEDDINGS):
             return f"{name!r} is no tensor of a prompt"
         if tensor.dim() != DIMENSIONS[part]:
             return f"{name!r} has the sizes {list(tensor.shape)}, not {DIMENSIONS[part]} of them"

@@ -14,9 +14,10 @@ from torch import Tensor
 from transformers import T5Config
 
 from preface.backbones import contexts
-from preface.backbones.base import Backbone, Context
+from preface.backbones.base import Backbone, Context, size_in_bytes
 from preface.backbones.contexts import Inputs
 from preface.backbones.load import dtype_name, load_backbone
+from preface.errors import UserError
 from preface.prompts import Prompts
 from tests.backbones.test_t5 import only, random_prompts
 from tests.conftest import close
@@ -435,3 +436,39 @@ def test_files_are_whole_from_the_beginning(in_file: Path, fresh: Backbone) -> N
     Inputs(fresh, IDS, keep=True)
     (path,) = in_file.glob("*.states")
     assert path.stat().st_blocks * 512 >= BYTES
+
+
+@pytest.mark.parametrize(("tokens", "kept"), [(0, []), (1, [3]), (3, [4]), (8, [2, 3]), (99, [0, 1, 2, 3, 4])])
+def test_what_does_not_fit_is_read_anew(
+    tokens: int, kept: list[int], fresh: Backbone, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fresh.keep_contexts = tokens * fresh.state_width * fresh.dtype.itemsize
+    inputs = Inputs(fresh, IDS, keep=True)
+    order = [2, 0, 3, 1, 4, 2]
+    with monkeypatch.context() as patch:
+        seen = count_read(fresh, patch)
+        twice = [inputs.read(order) for _ in range(2)]
+    assert [seen.count(ids) for ids in IDS] == [1 if index in kept else 2 for index in range(len(IDS))]
+    for context in twice:
+        assert_read(context, fresh, [IDS[index] for index in order])
+
+
+def test_what_is_kept_and_what_is_read_anew_is_said(fresh: Backbone, capsys: pytest.CaptureFixture[str]) -> None:
+    fresh.keep_contexts = 8 * fresh.state_width * fresh.dtype.itemsize
+    Inputs(fresh, IDS, keep=True)
+    assert "2 texts are kept, the others read anew each time (--keep-contexts)" in capsys.readouterr().err
+    fresh.keep_contexts = 0
+    assert Inputs(fresh, IDS, keep=True).kept is None
+    assert "none may be kept" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("size", "expected"), [("4GB", 2**32), ("500 MB", 500 * 2**20), ("0", 0), ("1.5gib", 3 * 2**29)]
+)
+def test_sizes(size: str, expected: int) -> None:
+    assert size_in_bytes(size) == expected
+
+
+def test_no_size() -> None:
+    with pytest.raises(UserError, match="keep-contexts much: write a size such as 4GB"):
+        size_in_bytes("much")
