@@ -98,11 +98,14 @@ class CausalBackbone(Backbone):
         """The cue is read with the text, but for its last piece: so an answer costs one piece less than its words."""
         before, cue = self._around(cue)
         read = str(self.tokenizer.decode(self._pieces(cue)[:-1]))
-        return f"{_literal(before)}{template}{'' if before else NEWLINE}{_literal(read)}"
+        return f"{_literal(before)}{template}{'' if before else NEWLINE}{_literal(read)}".removesuffix(NEWLINE)
 
     def lead_in(self, cue: str) -> tuple[int, ...]:
-        """The cue's last piece, which a prompt of the `answer` site is first seen by."""
-        return tuple(self._pieces(self._around(cue)[1])[-1:])
+        """The cue's last piece, which a prompt of the `answer` site is first seen by; of a cue of one piece the line
+        before it too, which no text can end with."""
+        _, cue = self._around(cue)
+        pieces = self._pieces(cue)
+        return tuple(pieces[-1:] if len(pieces) > 1 else self._pieces(NEWLINE + cue))
 
     def answer_pieces(self, answers: Sequence[str], cue: str) -> list[list[int]]:
         """The words go on from the cue, after a space unless a line has ended. They are ended only where one is the

@@ -1,0 +1,62 @@
+"""The wording of a bare backbone is chosen on development rows, recorded and said."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+import preface
+from preface.backbones.base import Backbone
+from preface.labelling.answers import predictions_on
+from preface.labelling.wording import best_wording, wordings
+from preface.prompts import Prompts
+from preface.tasks import load_split, load_task
+from preface.tasks.metric import metric
+from preface.tasks.task import Instruction
+
+
+def test_every_task_has_wordings(data_file: Path) -> None:
+    own = wordings(load_task(data_file))
+    assert [each.template for each in own] == ["{text}", "{text}\nOne of: no, yes."]
+    film = load_task("film")
+    assert wordings(film)[2:] == list(film.instructions)
+
+
+def test_the_best_on_development_rows_is_chosen(nano: Backbone) -> None:
+    task, rows = load_task("film"), load_split("film", "validation").examples[:40]
+    gold = [str(row.label) for row in rows]
+    scores = []
+    for instruction in wordings(task):
+        (given,), _ = predictions_on(nano, rows, task.label_words, [Prompts.bare()], instruction=instruction)
+        scores.append(metric("accuracy", gold, [prediction.label for prediction in given]))
+    best = best_wording(nano, task, rows, 512)
+    assert best.instruction == wordings(task)[scores.index(max(scores))]
+    assert best.chosen_on == f"film, 40 development rows, accuracy {100 * max(scores):.1f}"
+
+
+def test_answers_of_a_wording_stand_for_the_label_words(nano: Backbone) -> None:
+    rows = load_split("film", "validation").examples[:12]
+    asked = Instruction(template="{text} Is it good?", answers={"positive": "yes", "negative": "no"})
+    plain = Instruction(template="{text} Is it good?")
+    (named,), _ = predictions_on(nano, rows, ("negative", "positive"), [Prompts.bare()], instruction=asked)
+    (said,), _ = predictions_on(nano, rows, ("no", "yes"), [Prompts.bare()], instruction=plain)
+    words = {"no": "negative", "yes": "positive"}
+    assert [words[each.label] for each in said] == [each.label for each in named]
+    for mine, theirs in zip(named, said, strict=True):
+        assert mine.probabilities == {words[word]: p for word, p in (theirs.probabilities or {}).items()}
+
+
+def test_evaluate_chooses_says_and_records(nano: Backbone, capsys: pytest.CaptureFixture[str]) -> None:
+    (cell,) = preface.evaluate(None, ["film"], backbone=nano)
+    assert cell.details["instruction_chosen_on"].startswith("film, 100 development rows, accuracy ")
+    assert "does best on 100 development rows of film" in capsys.readouterr().err
+    (given,) = preface.evaluate(None, ["film"], backbone=nano, instruction=cell.details["instruction"])
+    assert given.details["instruction_chosen_on"] is None
+    assert given.value == cell.value
+
+
+def test_without_development_rows_it_is_the_task_s_first(nano: Backbone, capsys: pytest.CaptureFixture[str]) -> None:
+    (cell,) = preface.evaluate(None, ["posts"], backbone=nano)
+    assert cell.details["instruction"] == load_task("posts").instructions[0].template
+    assert "posts: no development rows to choose a wording by" in capsys.readouterr().err
