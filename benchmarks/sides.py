@@ -76,11 +76,12 @@ class Ours:
         inputs: Sequence[Sequence[int]],
         members: int = 1,
         capture: bool = False,
+        target: Sequence[int] = TARGET,
     ) -> None:
         frozen.kept.clear()
         module = method.build(frozen, Initializer.parse("random"), range(members))
         self.inputs, self.keep = Inputs(frozen, inputs), module.leaves_reading
-        self.train = Step(frozen, module, self.inputs, [TARGET] * len(inputs), capture=capture)
+        self.train = Step(frozen, module, self.inputs, [target] * len(inputs), capture=capture)
         self.members = list(range(members))
 
     def epochs(self, steps: int, epochs: int) -> Iterator[list[list[int]]]:
