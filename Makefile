@@ -8,8 +8,9 @@ LOWEST := .venv-lowest
 
 .PHONY: demo test precision lowest check format bench growth docs clean
 
-demo: $(READY)  ## tune a prefix on the embedded backbone and print the four-domain table
+demo: $(READY)  ## tune prompts of a language model, print the four-domain table; then ten prompts about the same texts
 	$(BIN)/preface compare cross-domain --recipe demo --out runs/demo
+	$(BIN)/preface bench --backbone smollm2 --task reviews --prompts 10
 
 test: $(READY)  ## the whole test suite
 	$(BIN)/pytest
@@ -34,8 +35,9 @@ format: $(READY)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(READY)  ## time what Preface promises, here, beside PEFT (about twelve minutes)
+bench: $(READY)  ## time what Preface promises, here, beside PEFT (about half an hour)
 	$(BIN)/python benchmarks/bench.py --out results
+	$(BIN)/python benchmarks/decoder_only.py --out results
 
 growth: $(READY)  ## time how a step grows, and pre-training beside Trainer
 	$(BIN)/python benchmarks/growth.py

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from preface.backbones.base import Backbone as Backbone
-    from preface.backbones.load import DEFAULT as DEFAULT
+    from preface.backbones.load import default_backbone as default_backbone
     from preface.backbones.load import load_backbone as load_backbone
     from preface.errors import UserError as UserError
     from preface.experiments.cross_domain import compare_cross_domain as compare_cross_domain
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from preface.tuning.train import train as train
 
 _HOMES = {
-    "DEFAULT": "backbones.load",
     "Backbone": "backbones.base",
     "PrefixTuning": "methods",
     "PromptTuning": "methods",
@@ -38,6 +37,7 @@ _HOMES = {
     "adapt": "pretraining.making",
     "bench": "tuning.bench",
     "compare_cross_domain": "experiments.cross_domain",
+    "default_backbone": "backbones.load",
     "evaluate": "labelling.evaluate",
     "list_methods": "tuning.listing",
     "list_tasks": "tasks",

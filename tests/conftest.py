@@ -7,6 +7,7 @@ import os
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 os.environ.pop("PREFACE_DATA", None)
+os.environ["PREFACE_BACKBONE"] = "nano"  # fast, and always there
 
 import json
 from collections.abc import Iterator

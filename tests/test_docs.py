@@ -20,8 +20,8 @@ from preface.tuning.schedules import Budget
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-NEEDS_MORE = ("--data DIR", "paper-a", "--resume")
-"""Commands that want data, a hub or an interrupted run: they are parsed, not run."""
+NEEDS_MORE = ("--data DIR", "paper-a", "--resume", "smollm2", "--recipe demo")
+"""Commands that want data, a hub, a package or an interrupted run: they are parsed, not run."""
 
 
 def blocks(page: Path, language: str) -> list[str]:

@@ -35,17 +35,23 @@ FAMILIES: dict[str, type[Backbone]] = {
 }
 """By the model type that a checkpoint's configuration names."""
 GGUF = ".gguf"
-DEFAULT = "nano"
-"""The backbone that ships inside the package."""
+SHIPPED = "nano"
+"""The backbone inside the package."""
 
 
-def load_backbone(name_or_path: str | Path = DEFAULT, dtype: str = "auto", device: str = "auto") -> Backbone:
+def default_backbone() -> str:
+    """What is taken where no backbone is named: PREFACE_BACKBONE, else `smollm2` where its package is installed, else
+    `nano`."""
+    return os.environ.get("PREFACE_BACKBONE") or (SHIPPED if gguf.smollm2() is None else gguf.SMOLLM2)
+
+
+def load_backbone(name_or_path: str | Path | None = None, dtype: str = "auto", device: str = "auto") -> Backbone:
     """Load and freeze a Transformers checkpoint: of the T5 family (T5 v1.0, v1.1, LM-adapted, Flan, mT5), or a
     decoder-only model of one of the types in `preface.backbones.families`.
 
     Args:
         name_or_path: the embedded backbone (`nano`), the one of the package registry (`smollm2`), a folder, a GGUF
-            file, or a name on the Hugging Face hub.
+            file, or a name on the Hugging Face hub; None: `default_backbone`.
         dtype: `float32`, `bfloat16`, or `auto`: what the environment's PREFACE_DTYPE says; without it bfloat16
             where the hardware multiplies it fast, else float32. Never float16, in which T5 v1 overflows.
         device: `auto` (a GPU if there is one), or any name that torch knows.
@@ -53,6 +59,7 @@ def load_backbone(name_or_path: str | Path = DEFAULT, dtype: str = "auto", devic
     Raises:
         UserError: no such checkpoint, of a type that is not taken, or an unknown dtype or device.
     """
+    name_or_path = name_or_path or default_backbone()
     target = device_named(device)
     if target.type == "cpu":
         keep_freed_memory()
@@ -130,7 +137,7 @@ def load_checkpoint(name_or_path: str | Path, dtype: torch.dtype) -> tuple[PreTr
             raise _unknown(name_or_path, f"in the hub's cache ({unreachable})") from error
         raise UserError(
             f"backbone {name_or_path}: cannot be loaded ({first_line(error)}); give a folder with config.json, weights "
-            f"and a tokenizer, a name on the Hugging Face hub, or `{DEFAULT}`, which ships with Preface"
+            f"and a tokenizer, a name on the Hugging Face hub, or `{SHIPPED}`, which ships with Preface"
         ) from error
     return model, tokenizer
 

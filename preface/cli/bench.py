@@ -48,16 +48,15 @@ def bench(
     import preface
     from preface.tuning.bench import fastest
 
+    name = backbone or preface.default_backbone()
     if prompts is not None:
-        _many_prompts(backbone or preface.DEFAULT, task, prompts, device, data_options, as_json)
+        _many_prompts(name, task, prompts, device, data_options, as_json)
         return
-    timings = preface.bench(
-        backbone or preface.DEFAULT, task, batch_size=batch_size, steps=steps, device=device, **data_options
-    )
+    timings = preface.bench(name, task, batch_size=batch_size, steps=steps, device=device, **data_options)
     if as_json:
         show_json([asdict(timing) for timing in timings])
         return
-    show(timings_table(timings, backbone or preface.DEFAULT))
+    show(timings_table(timings, name))
     best = fastest(timings)
     threads = f"OMP_NUM_THREADS={best.threads} " if best.device == "cpu" else ""
     same = arguments({"backbone": backbone, "task": task, **data_options})

@@ -17,7 +17,11 @@ if TYPE_CHECKING:
 
 Backbone = Annotated[
     str | None,
-    typer.Option("--backbone", help="Embedded name, folder, or name on the Hugging Face hub. Default: nano, embedded."),
+    typer.Option(
+        "--backbone",
+        help="nano, smollm2, a folder, a GGUF file, or a name on the Hugging Face hub. Default: smollm2 where it is "
+        "installed, else nano.",
+    ),
 ]
 Dtype = Annotated[str, typer.Option("--dtype", help="auto, float32 or bfloat16.")]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, …")]

@@ -32,7 +32,7 @@ def methods(
     """List the methods with their trained, stored and gradient-receiving parameters on a backbone."""
     import preface
 
-    model = preface.load_backbone(backbone or preface.DEFAULT, dtype, device)
+    model = preface.load_backbone(backbone, dtype, device)
     rows = preface.list_methods(model, **method_options)
     if as_json:
         show_json(rows)

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from preface.backbones.load import DEFAULT
+from preface.backbones.load import default_backbone
 from preface.baselines.column import Column
 from preface.errors import UserError
 from preface.experiments.prompt import Prompt, Search
@@ -37,7 +37,7 @@ class Experiment(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     title: str
-    backbone: str = DEFAULT
+    backbone: str = Field(default_factory=default_backbone)
     train_task: str
     eval_tasks: tuple[str, ...] = Field(min_length=1)
     columns: tuple[Fields, ...] = Field(min_length=1)

@@ -16,7 +16,7 @@ import torch
 from preface.backbones import batching
 from preface.backbones.base import Backbone
 from preface.backbones.contexts import Inputs
-from preface.backbones.load import DEFAULT, bfloat16_is_fast, device_named, load_backbone
+from preface.backbones.load import bfloat16_is_fast, default_backbone, device_named, load_backbone
 from preface.errors import UserError
 from preface.labelling.label_words import LabelWords
 from preface.methods import Method, PrefixTuning, PromptTuning
@@ -58,7 +58,7 @@ class Timing:
 
 
 def bench(
-    backbone: str | Path = DEFAULT,
+    backbone: str | Path | None = None,
     task: Task | str | Path = "film",
     *,
     batch_size: int = 32,
@@ -94,7 +94,7 @@ def bench(
     dtypes = ["float32", "bfloat16"] if bfloat16_is_fast(target) else ["float32"]
     most = torch.get_num_threads()
     threads = sorted({1, max(1, most // 2), most}) if target.type == "cpu" else [most]
-    subject = _Subject(backbone, the_task, examples, device, batch_size, steps)
+    subject = _Subject(backbone or default_backbone(), the_task, examples, device, batch_size, steps)
     model, *_ = subject.loaded(dtypes[0])
     sites = tuple(model.sites)
     everywhere = PrefixTuning(sites=None if model.default_sites == sites else sites)
