@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 import torch
 from torch import Tensor
-from transformers import AutoModelForSeq2SeqLM, AutoTokenizer, MT5Config, T5Config
+from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer, LlamaConfig, MT5Config, T5Config
 
 from preface.backbones.base import Backbone
 from preface.backbones.load import EMBEDDED, load_backbone
@@ -67,6 +67,23 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         model.save_pretrained(folders[name])
         tokenizer.save_pretrained(folders[name])
     return folders
+
+
+@pytest.fixture(scope="session")
+def causal_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A decoder-only model in the hub's format, with nano's tokenizer."""
+    config = LlamaConfig(
+        vocab_size=16384, hidden_size=24, intermediate_size=32, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, bos_token_id=1, eos_token_id=1, pad_token_id=0,
+    )  # fmt: skip
+    torch.manual_seed(3)
+    model = AutoModelForCausalLM.from_config(config)
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    folder = tmp_path_factory.mktemp("causal") / "tiny"
+    model.save_pretrained(folder)
+    AutoTokenizer.from_pretrained(EMBEDDED / "nano").save_pretrained(folder)
+    return folder
 
 
 @pytest.fixture(scope="session", params=CONFIGS)

@@ -10,7 +10,7 @@ import hashlib
 import json
 import os
 import re
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from preface.backbones.frozen import FrozenLinear, cross_entropy, log_total, make_frozen
+from preface.backbones.pieces import Pieces
 from preface.backbones.tree import Trees
 from preface.errors import UserError
 from preface.prompts import Prompts
@@ -62,7 +63,7 @@ class Context:
         return Context(self.states.repeat(times, 1, 1), self.mask.repeat(times, 1))
 
 
-class Backbone(ABC):
+class Backbone(Pieces):
     """A frozen model and its tokenizer. Its weights get no gradient and never change."""
 
     attention: ClassVar[str]
@@ -92,7 +93,8 @@ class Backbone(ABC):
             model: its weights are frozen, and its attention is replaced by the one that reads prompts.
             revision: the commit on the hub that it came from.
         """
-        self.name, self.revision, self.tokenizer = name, revision, tokenizer
+        super().__init__(name, model.config, tokenizer)
+        self.revision = revision
         self.model: Any = model.eval().requires_grad_(False)  # its submodules are its family's, which no type says
         if model.config._attn_implementation != self.attention:
             model.set_attn_implementation(self.attention)
@@ -111,25 +113,6 @@ class Backbone(ABC):
     @abstractmethod
     def head(self) -> FrozenLinear:
         """The projection onto the vocabulary, which reads what `answer` gives."""
-
-    @abstractmethod
-    def tokenize(self, texts: Sequence[str], max_tokens: int) -> tuple[list[list[int]], list[bool]]:
-        """The pieces of texts to be read, and of each whether it was cut to `max_tokens`."""
-
-    @abstractmethod
-    def question(self, template: str, cue: str) -> str:
-        """The template of what is read, where `cue` stands between a text and its answer (`Task.cue`).
-
-        Raises UserError where the cue asks for a chat template that the model has not.
-        """
-
-    @abstractmethod
-    def lead_in(self, cue: str) -> tuple[int, ...]:
-        """The pieces that an answer begins after."""
-
-    @abstractmethod
-    def answer_pieces(self, answers: Sequence[str], cue: str) -> list[list[int]]:
-        """The pieces of answers after a cue, each with what ends it."""
 
     @abstractmethod
     def read(

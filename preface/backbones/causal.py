@@ -23,18 +23,12 @@ from preface.backbones.base import Backbone, Context, Site
 from preface.backbones.causal_attention import Call
 from preface.backbones.families import FAMILIES, refusal
 from preface.backbones.frozen import FrozenLinear
+from preface.backbones.pieces import CausalPieces
 from preface.errors import UserError
 from preface.prompts import Prompts, of_rows
-from preface.tasks.task import CHAT
-
-NEWLINE = "\n"
-MARK = "{the text}"
-"""Where a text goes in a chat template."""
-LONGEST_ANSWER = 64
-"""Pieces of an answer beyond which it is cut."""
 
 
-class CausalBackbone(Backbone):
+class CausalBackbone(CausalPieces, Backbone):
     """A decoder-only model of one of the types in `families.FAMILIES`."""
 
     attention = causal_attention.NAME
@@ -63,9 +57,6 @@ class CausalBackbone(Backbone):
         }
         self.state_width = 2 * self.layers * self.heads * self.head_width
         self.head.softcap = getattr(config, "final_logit_softcapping", None)
-        begins = self.tokenizer("a")["input_ids"][:1]
-        self.begin = tuple(begins) if begins == [self.tokenizer.bos_token_id] else ()
-        """The piece that every text begins with, if the tokenizer has one."""
 
     def _probed(self) -> tuple[int, int, int]:
         """Layers, heads of keys and values, and the numbers of each, as the attention really has them."""
@@ -88,60 +79,6 @@ class CausalBackbone(Backbone):
     def head(self) -> FrozenLinear:
         head: FrozenLinear = self.model.get_output_embeddings()
         return head
-
-    def tokenize(self, texts: Sequence[str], max_tokens: int) -> tuple[list[list[int]], list[bool]]:
-        ids = self.tokenizer(list(texts), add_special_tokens=False, verbose=False)["input_ids"] if texts else []
-        every = [[*self.begin, *item] for item in ids]
-        return [item[:max_tokens] for item in every], [len(item) > max_tokens for item in every]
-
-    def question(self, template: str, cue: str) -> str:
-        """The cue is read with the text, but for its last piece: so an answer costs one piece less than its words."""
-        before, cue = self._around(cue)
-        read = str(self.tokenizer.decode(self._pieces(cue)[:-1]))
-        return f"{_literal(before)}{template}{'' if before else NEWLINE}{_literal(read)}".removesuffix(NEWLINE)
-
-    def lead_in(self, cue: str) -> tuple[int, ...]:
-        """The cue's last piece, which a prompt of the `answer` site is first seen by; of a cue of one piece the line
-        before it too, which no text can end with."""
-        _, cue = self._around(cue)
-        pieces = self._pieces(cue)
-        return tuple(pieces[-1:] if len(pieces) > 1 else self._pieces(NEWLINE + cue))
-
-    def answer_pieces(self, answers: Sequence[str], cue: str) -> list[list[int]]:
-        """The words go on from the cue, after a space unless a line has ended. They are ended only where one is the
-        beginning of another: what follows a word is then part of what is asked."""
-        _, cue = self._around(cue)
-        space = "" if cue.endswith(NEWLINE) else " "
-        known = self._pieces(cue)
-        pieces = []
-        for answer in answers:
-            together = self._pieces(cue + space + answer)
-            goes_on = together[: len(known)] == known
-            pieces.append((together[len(known) :] if goes_on else self._pieces(space + answer))[:LONGEST_ANSWER])
-        nested = any(a is not b and b[: len(a)] == a for a in pieces for b in pieces)
-        return [[*item, self.end] for item in pieces] if nested else pieces
-
-    def _around(self, cue: str) -> tuple[str, str]:
-        """What stands before a text and after it, where `cue` may ask for the model's own chat template."""
-        if cue != CHAT:
-            return "", cue
-        if self.tokenizer.chat_template is None:
-            raise UserError(f"template chat: the tokenizer of {self.name} has no chat template")
-        message = [{"role": "user", "content": MARK}]
-        whole = str(self.tokenizer.apply_chat_template(message, tokenize=False, add_generation_prompt=True))
-        before, after = whole.removeprefix(self.tokenizer.bos_token if self.begin else "").split(MARK)
-        return before, after
-
-    @property
-    def end(self) -> int:
-        """The piece that ends an answer."""
-        ends = self.model.config.eos_token_id
-        end: int = ends[0] if isinstance(ends, list) else ends
-        return end
-
-    def _pieces(self, text: str) -> list[int]:
-        pieces: list[int] = self.tokenizer(text, add_special_tokens=False)["input_ids"]
-        return pieces
 
     def read(
         self, input_ids: Tensor, mask: Tensor, prompts: Prompts | None = None, rows: Tensor | None = None
@@ -327,11 +264,6 @@ class CausalBackbone(Backbone):
             if index not in special and piece[:1] in ("Ġ", "▁") and piece[1:].isalpha()
         )
         return list(islice(words, count))
-
-
-def _literal(text: str) -> str:
-    """A text as a template writes it."""
-    return text.replace("{", "{{").replace("}", "}}")
 
 
 def _placed(prompts: Prompts, carrier: str, rows: Tensor | None, like: Tensor) -> tuple[Tensor, Tensor]:

@@ -13,15 +13,11 @@ from transformers.modeling_outputs import BaseModelOutput
 from preface.backbones import t5_attention
 from preface.backbones.base import Backbone, Context, Site
 from preface.backbones.frozen import FrozenLinear
-from preface.errors import UserError
+from preface.backbones.pieces import T5Pieces
 from preface.prompts import Prompts, of_rows
-from preface.tasks.task import CHAT
-
-LONGEST_ANSWER = 64
-"""Pieces of an answer beyond which it is cut."""
 
 
-class T5Backbone(Backbone):
+class T5Backbone(T5Pieces, Backbone):
     """T5 v1.0, v1.1, LM-adapted, Flan, mT5."""
 
     attention = t5_attention.NAME
@@ -68,26 +64,6 @@ class T5Backbone(Backbone):
     def head(self) -> FrozenLinear:
         head: FrozenLinear = self.model.lm_head
         return head
-
-    def tokenize(self, texts: Sequence[str], max_tokens: int) -> tuple[list[list[int]], list[bool]]:
-        """Each text is ended by `</s>`, cut or not."""
-        eos = self.model.config.eos_token_id
-        ids = self.tokenizer(list(texts), add_special_tokens=False, verbose=False)["input_ids"] if texts else []
-        cut = [len(item) > max_tokens - 1 for item in ids]
-        return [[*item[: max_tokens - 1], eos] for item in ids], cut
-
-    def question(self, template: str, cue: str) -> str:
-        """T5 needs no cue: the decoder begins an answer of its own."""
-        if cue == CHAT:
-            raise UserError(f"template chat: {self.name} has no chat template")
-        return template
-
-    def lead_in(self, cue: str) -> tuple[int, ...]:
-        return (self.model.config.decoder_start_token_id,)
-
-    def answer_pieces(self, answers: Sequence[str], cue: str) -> list[list[int]]:
-        """Each is ended by `</s>`."""
-        return self.tokenize(answers, LONGEST_ANSWER)[0]
 
     def read(
         self, input_ids: Tensor, mask: Tensor, prompts: Prompts | None = None, rows: Tensor | None = None

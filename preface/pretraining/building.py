@@ -17,6 +17,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from preface.backbones.base import SEEN
 from preface.backbones.frozen import fuse_gelu
 from preface.backbones.load import device_named, dtype_name, dtype_named, load_checkpoint
+from preface.backbones.pieces import CausalPieces, Pieces
 from preface.errors import UserError
 from preface.pretraining.architecture import load_architecture
 from preface.pretraining.instructions import worded
@@ -24,6 +25,7 @@ from preface.pretraining.keep_out import KeepOut
 from preface.pretraining.mixture import (
     Batch,
     Instructions,
+    LanguageModel,
     Mixture,
     Objective,
     ObjectiveName,
@@ -46,7 +48,8 @@ VALIDATION_ROWS = 32
 """Held-out sequences of each objective in a batch."""
 SHOWN = (
     "d_model", "d_kv", "num_heads", "d_ff", "num_layers", "num_decoder_layers", "feed_forward_proj", "vocab_size",
-    "scale_decoder_outputs", "relative_attention_num_buckets", "relative_attention_max_distance",
+    "scale_decoder_outputs", "relative_attention_num_buckets", "relative_attention_max_distance", "model_type",
+    "hidden_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "intermediate_size",
 )  # fmt: skip
 """Of a model's configuration, in the record."""
 
@@ -147,37 +150,45 @@ def build_model(
     return model, tokenizer
 
 
-def build_data(
-    record: Mapping[str, Any], settings: Settings, tokens: Tokens | None, tokenizer: PreTrainedTokenizerBase
-) -> Data:
+def build_data(record: Mapping[str, Any], settings: Settings, tokens: Tokens | None, pieces: Pieces) -> Data:
     """The objectives of the settings, mixed, and what is held out of them."""
     length, seed = settings.input_length, settings.seed
     found: dict[ObjectiveName, Objective] = {}
-    held_out: list[Objective] = [] if tokens is None else _held_out_text(tokens, tokenizer, length)
+    held_out: list[Objective] = [] if tokens is None else _held_out_text(tokens, pieces, length)
     left_out: dict[str, int] = {}
     for name in settings.objectives:
         if name == "instructions":
             kept_out = KeepOut.of(record["keep_out"], record["data"])
             train, left_out = _instructions(record, "train", length, kept_out)
-            found[name] = Instructions(train, tokenizer, length, seed)
+            cues = {task.name: task.cue for task in map(load_task, record["tasks"])}
+            found[name] = Instructions(train, pieces, length, seed, cues)
             if validation := _instructions(record, "validation", length, None)[0]:
-                held_out.insert(0, Instructions(validation, tokenizer, length, 0))
+                held_out.insert(0, Instructions(validation, pieces, length, 0, cues))
         else:
             assert tokens is not None
-            kind = SpanCorruption if name == "span-corruption" else PrefixLM
-            found[name] = kind(tokens.train, tokenizer, length, seed)
+            found[name] = _of_text(name, tokens.train, pieces, length, seed)
     batches = [each.batch(step, VALIDATION_ROWS) for each in held_out for step in range(VALIDATION_BATCHES)]
     return Data(Mixture(found, record["settings"]["objectives"], seed), batches, left_out)
 
 
-def _held_out_text(tokens: Tokens, tokenizer: PreTrainedTokenizerBase, length: int) -> list[Objective]:
+def _of_text(name: ObjectiveName, tokens: Any, pieces: Pieces, length: int, seed: int) -> Objective:
+    """An objective on a flat file of tokens. Raises UserError for one that is not the model's."""
+    if not isinstance(pieces, CausalPieces):
+        kind = SpanCorruption if name == "span-corruption" else PrefixLM
+        return kind(tokens, pieces.tokenizer, length, seed)
+    if name == "span-corruption":
+        raise UserError(f"span-corruption: {pieces.name} is a decoder-only model, which learns text by prefix-lm")
+    return LanguageModel(tokens, length, seed)
+
+
+def _held_out_text(tokens: Tokens, pieces: Pieces, length: int) -> list[Objective]:
     """Whatever a backbone learns, it is measured in both ways on the text that is held out."""
     if len(tokens.validation) < 3 * length:
         warn(f"{tokens.folder}: {len(tokens.validation):,} tokens are held out, too few to measure as training goes on")
         return []
-    held_out: list[Objective] = [PrefixLM(tokens.validation, tokenizer, length, 0)]
-    if span_lengths(length).spans <= len(sentinels(tokenizer)):
-        held_out.insert(0, SpanCorruption(tokens.validation, tokenizer, length, 0))
+    held_out = [_of_text("prefix-lm", tokens.validation, pieces, length, 0)]
+    if not isinstance(pieces, CausalPieces) and span_lengths(length).spans <= len(sentinels(pieces.tokenizer)):
+        held_out.insert(0, SpanCorruption(tokens.validation, pieces.tokenizer, length, 0))
     return held_out
 
 

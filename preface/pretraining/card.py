@@ -64,17 +64,19 @@ def _thinned(points: list[tuple[int, float]], most: int = 200) -> list[tuple[int
 def card(record: Mapping[str, Any]) -> str:
     """The README of a backbone's folder, from its record: sizes, recipe, data, results."""
     result = record["result"]
+    decoder_only = record["config"]["d_kv"] is None
+    kind = record["config"]["model_type"] if decoder_only else "T5"
     lines = [
         "---",
         "library_name: transformers",
-        "pipeline_tag: text2text-generation",
+        f"pipeline_tag: {'text-generation' if decoder_only else 'text2text-generation'}",
         "---",
         f"# {record['name']}",
         "",
-        f"A T5 of {record['parameters']:,} parameters ({_sizes(record['config'])}), "
+        f"A {kind} of {record['parameters']:,} parameters ({_sizes(record['config'])}), "
         + (f"trained on from `{record['began_from']}`" if record.get("began_from") else "trained from scratch")
-        + " with Preface. It loads with `preface.load_backbone`, and with Transformers' `AutoModelForSeq2SeqLM` and "
-        "`AutoTokenizer`.",
+        + " with Preface. It loads with `preface.load_backbone`, and with Transformers' "
+        f"`{'AutoModelForCausalLM' if decoder_only else 'AutoModelForSeq2SeqLM'}` and `AutoTokenizer`.",
         "",
         "## What it has seen",
         "",
@@ -121,6 +123,11 @@ def write_card(folder: Path, record: Mapping[str, Any]) -> None:
 
 
 def _sizes(config: Mapping[str, Any]) -> str:
+    if config["d_kv"] is None:
+        return (
+            f"{config['num_hidden_layers']} layers of {config['hidden_size']}, {config['num_attention_heads']} heads, "
+            f"vocabulary {config['vocab_size']:,}"
+        )
     return (
         f"{config['num_layers']} + {config['num_decoder_layers']} layers, d_model {config['d_model']}, "
         f"{config['num_heads']} heads × {config['d_kv']}, d_ff {config['d_ff']} {config['feed_forward_proj']}, "

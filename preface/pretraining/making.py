@@ -13,6 +13,7 @@ from typing import Any
 
 from preface.backbones.base import SEEN
 from preface.backbones.load import resolved
+from preface.backbones.pieces import pieces_of
 from preface.errors import UserError
 from preface.options import divided, validated
 from preface.pretraining.architecture import load_architecture
@@ -75,8 +76,9 @@ def pretrain(
 
 
 def adapt(checkpoint: str | Path, out: str | Path, **options: Any) -> Path:
-    """Train all weights of a T5-family checkpoint on: LM adaptation (Lester et al. 2021, section 3.2), more span
-    corruption, instruction tuning (Wei et al. 2022), full tuning on one task, or a mixture.
+    """Train all weights of a checkpoint on: LM adaptation (Lester et al. 2021, section 3.2), more span corruption,
+    instruction tuning (Wei et al. 2022), full tuning on one task, or a mixture. A decoder-only model learns text as a
+    language model does (`prefix-lm`, where each piece follows from those before it), and instructions.
 
     Args:
         checkpoint: an embedded backbone, a folder, or a name on the Hugging Face hub.
@@ -161,7 +163,8 @@ def _go(folder: Path, record: dict[str, Any], check: Callable[[Path], object]) -
     machine = machine_of(record["device"], record["dtype"], settings.batch_size)
     text = None if record["tokens_folder"] is None else Tokens.open(record["tokens_folder"])
     model, tokenizer = build_model(record, text, settings.seed)
-    data = build_data(record, settings, text, tokenizer)
+    pieces = pieces_of(record["began_from"] or folder.name, model.config, tokenizer)
+    data = build_data(record, settings, text, pieces)
     check_probes(record)
     record |= described(record, folder, machine, model, data.left_out)
     if text is not None:

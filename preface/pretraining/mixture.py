@@ -6,7 +6,7 @@ import random
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, Protocol, cast
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -15,11 +15,13 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from preface.backbones.base import send
+from preface.backbones.pieces import CausalPieces, Pieces
 from preface.errors import UserError
 from preface.pretraining.instructions import mixing_rates
 from preface.pretraining.objectives import Ids, noise_mask, prefix_lm, span_corruption, span_lengths
 from preface.pretraining.settings import ObjectiveName
 from preface.tasks import Example, render
+from preface.tasks.task import CUE
 
 IGNORED = -100
 """A label that is padding."""
@@ -27,8 +29,6 @@ PAD_STEP = 8
 """Padded lengths are multiples of so many tokens, so that compiled kernels see few shapes."""
 WINDOW = 8
 """Steps whose rows are drawn together and sorted by length, so that little is padded."""
-LONGEST_ANSWER = 64
-"""Tokens of an answer to an instruction."""
 
 
 @dataclass(frozen=True)
@@ -125,17 +125,31 @@ class PrefixLM:
         return Batch("prefix-lm", torch.from_numpy(inputs), None, torch.from_numpy(labels.copy()))
 
 
+class LanguageModel:
+    """Packed chunks, each of whose pieces follows from those before it: what a decoder-only model learns of text."""
+
+    def __init__(self, tokens: NDArray[Any], input_length: int, seed: int) -> None:
+        self.chunks = Chunks(tokens, input_length, seed)
+
+    def batch(self, step: int, rows: int) -> Batch:
+        chunks = torch.from_numpy(self.chunks.rows(step * rows, rows))
+        return Batch("prefix-lm", chunks[:, :1], None, chunks[:, 1:])
+
+
 class Instructions:
     """Tasks as text, mixed in proportion to their capped sizes; each draw takes one of a task's templates."""
 
     def __init__(
         self,
         tasks: Mapping[str, Sequence[Sequence[Example]]],
-        tokenizer: PreTrainedTokenizerBase,
+        pieces: Pieces,
         input_length: int,
         seed: int,
+        cues: Mapping[str, str] | None = None,
     ) -> None:
-        self.tasks, self.tokenizer, self.input_length, self.seed = tasks, tokenizer, input_length, seed
+        """`cues`: of each task, where it has one of its own."""
+        self.tasks, self.pieces, self.input_length, self.seed = tasks, pieces, input_length, seed
+        self.cues = cues or {}
         self.rates = mixing_rates({name: len(templates[0]) for name, templates in tasks.items()})
         self.window: tuple[int, int, list[list[tuple[list[int], list[int]]]]] = (-1, 0, [])
 
@@ -144,7 +158,10 @@ class Instructions:
         if self.window[:2] != (number, rows):
             self.window = (number, rows, self._draw(number, rows))
         drawn = self.window[2][place]
-        inputs, mask = _padded([text for text, _ in drawn], int(self.tokenizer.pad_token_id))  # type: ignore[arg-type]
+        padding = self.pieces.tokenizer.pad_token_id
+        padding = self.pieces.end if padding is None else int(padding)  # type: ignore[arg-type]
+        # a decoder-only model goes on where its input ends
+        inputs, mask = _padded([text for text, _ in drawn], padding, left=isinstance(self.pieces, CausalPieces))
         labels, _ = _padded([answer for _, answer in drawn], IGNORED)
         return Batch("instructions", inputs, mask, labels)
 
@@ -153,19 +170,20 @@ class Instructions:
         dice = random.Random(f"instructions/{self.seed}/{window}")
         names = dice.choices(list(self.rates), list(self.rates.values()), k=rows * WINDOW)
         examples = [dice.choice(dice.choice(self.tasks[name])) for name in names]
-        read, _ = render(self._ids, examples, self.input_length)
-        said, _ = self._ids([str(example.label) for example in examples], LONGEST_ANSWER)
-        pairs = list(zip(read, said, strict=True))
+        pairs = [self._pair(example, self.cues.get(name, CUE)) for name, example in zip(names, examples, strict=True)]
         pairs.sort(key=lambda pair: len(pair[0]))
         steps = [pairs[start : start + rows] for start in range(0, len(pairs), rows)]
         dice.shuffle(steps)
         return steps
 
-    def _ids(self, texts: Sequence[str], max_tokens: int) -> tuple[list[list[int]], list[bool]]:
-        """As a backbone's `tokenize`."""
-        eos = int(self.tokenizer.eos_token_id)  # type: ignore[arg-type]
-        ids = cast(list[list[int]], self.tokenizer(list(texts), add_special_tokens=False, verbose=False)["input_ids"])
-        return [[*item[: max_tokens - 1], eos] for item in ids], [len(item) >= max_tokens for item in ids]
+    def _pair(self, example: Example, cue: str) -> tuple[list[int], list[int]]:
+        """What is read, and what is said, ended."""
+        pieces = self.pieces
+        (read,), _ = render(pieces.tokenize, [example], self.input_length, pieces.question("{text}", cue))
+        (said,) = pieces.answer_pieces([str(example.label)], cue)
+        if isinstance(pieces, CausalPieces):
+            return [*read, *pieces.lead_in(cue)], [*said, pieces.end]
+        return read, said
 
 
 class Mixture:
@@ -207,12 +225,13 @@ def sentinels(tokenizer: PreTrainedTokenizerBase) -> Ids:
     return np.array(found, dtype=np.int64)
 
 
-def _padded(sequences: list[list[int]], padding: int) -> tuple[Tensor, Tensor]:
-    """Ids and mask `[B, T]`, T a multiple of 8."""
+def _padded(sequences: list[list[int]], padding: int, left: bool = False) -> tuple[Tensor, Tensor]:
+    """Ids and mask `[B, T]`, T a multiple of 8; padded on the right, or on the `left`."""
     length = -(-max(map(len, sequences)) // PAD_STEP) * PAD_STEP
     ids = torch.full((len(sequences), length), padding)
     mask = torch.zeros((len(sequences), length), dtype=torch.long)
     for row, sequence in enumerate(sequences):
-        ids[row, : len(sequence)] = torch.tensor(sequence)
-        mask[row, : len(sequence)] = 1
+        own = slice(length - len(sequence), None) if left else slice(len(sequence))
+        ids[row, own] = torch.tensor(sequence)
+        mask[row, own] = 1
     return ids, mask

@@ -339,8 +339,8 @@ def _load_tokenizer(name: str | Path) -> PreTrainedTokenizerBase:
         raise UserError(
             f"tokenizer {name}: cannot be loaded ({brief(error)}); give a folder or a name on the Hugging Face hub"
         ) from error
-    if tokenizer.eos_token_id is None or tokenizer.pad_token_id is None:
-        raise UserError(f"tokenizer {name}: has no token for padding or the end; give one of the T5 family")
+    if tokenizer.eos_token_id is None:
+        raise UserError(f"tokenizer {name}: has no token for the end of a text; give another")
     return tokenizer
 
 

@@ -49,12 +49,23 @@ class Losses(nn.Module):
 
     def forward(self, inputs: Tensor, mask: Tensor | None, labels: Tensor) -> Tensor:
         """`[loss, labels, loss of text, labels of text]`: sums over the batch, padding left out."""
-        before = self.model._shift_right(labels)  # type: ignore[operator]
-        logits = self.model(input_ids=inputs, attention_mask=mask, decoder_input_ids=before, use_cache=False).logits
+        if self.model.config.is_encoder_decoder:
+            before = self.model._shift_right(labels)  # type: ignore[operator]
+            logits = self.model(input_ids=inputs, attention_mask=mask, decoder_input_ids=before, use_cache=False).logits
+        else:
+            logits = self._going_on(inputs, mask, labels)
         each = cross_entropy(logits.float().flatten(0, 1), labels.flatten(), reduction="none", ignore_index=IGNORED)
         real = labels.flatten() != IGNORED
         text = real & self.plain[labels.flatten().clamp(min=0)]  # type: ignore[index]
         return torch.stack([each.sum(), real.sum(), (each * text).sum(), text.sum()])
+
+    def _going_on(self, inputs: Tensor, mask: Tensor | None, labels: Tensor) -> Tensor:
+        """A decoder-only model's, `[B, S, vocabulary]`: inputs, padded on the left, and labels are one text."""
+        seen = torch.cat([torch.ones_like(inputs) if mask is None else mask, (labels != IGNORED).long()], dim=1)
+        ids = torch.cat([inputs, labels.clamp(min=0)], dim=1)
+        places = (seen.cumsum(1) - 1).clamp(min=0)
+        logits = self.model(input_ids=ids, attention_mask=seen, position_ids=places, use_cache=False).logits
+        return logits[:, inputs.shape[1] - 1 : -1]
 
 
 class Weights:

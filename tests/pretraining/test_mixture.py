@@ -5,15 +5,17 @@ from collections import Counter
 import numpy as np
 import pytest
 import torch
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from transformers import AutoTokenizer, LlamaConfig, PreTrainedTokenizerBase, T5Config
 
 from preface.backbones.load import EMBEDDED
+from preface.backbones.pieces import CausalPieces, T5Pieces
 from preface.errors import UserError
 from preface.pretraining.mixture import (
     IGNORED,
     Batch,
     Chunks,
     Instructions,
+    LanguageModel,
     Mixture,
     PrefixLM,
     SpanCorruption,
@@ -84,6 +86,10 @@ def test_sentinels_are_those_of_the_tokenizer(tokenizer: PreTrainedTokenizerBase
     ]
 
 
+def t5(tokenizer: PreTrainedTokenizerBase) -> T5Pieces:
+    return T5Pieces("nano", T5Config(decoder_start_token_id=0), tokenizer)
+
+
 def labelled(rows: int, name: str) -> list[list[Example]]:
     return [
         [Example.of(f"{wording} {name} {'word ' * (row % 7)}{row}", name) for row in range(rows)]
@@ -93,7 +99,7 @@ def labelled(rows: int, name: str) -> list[list[Example]]:
 
 def test_instructions_are_mixed_by_size_in_all_wordings(tokenizer: PreTrainedTokenizerBase) -> None:
     tasks = {"large": labelled(300, "large"), "small": labelled(100, "small")}
-    objective = Instructions(tasks, tokenizer, 32, seed=0)
+    objective = Instructions(tasks, t5(tokenizer), 32, seed=0)
     answers: Counter[str] = Counter()
     texts = []
     for step in range(40):
@@ -112,12 +118,12 @@ def test_instructions_are_mixed_by_size_in_all_wordings(tokenizer: PreTrainedTok
 
 def test_long_instructions_are_cut_to_the_input_length(tokenizer: PreTrainedTokenizerBase) -> None:
     tasks = {"long": [[Example.of("word " * 200, "yes")]]}
-    assert Instructions(tasks, tokenizer, 32, seed=0).batch(0, 2).inputs.shape == (2, 32)
+    assert Instructions(tasks, t5(tokenizer), 32, seed=0).batch(0, 2).inputs.shape == (2, 32)
 
 
 def test_rows_of_a_step_are_of_like_length(tokenizer: PreTrainedTokenizerBase) -> None:
     tasks = {"mixed": [[Example.of("word " * size, "yes") for size in range(1, 60)]]}
-    objective = Instructions(tasks, tokenizer, 64, seed=0)
+    objective = Instructions(tasks, t5(tokenizer), 64, seed=0)
     batches = [objective.batch(step, 16) for step in range(16)]
     real = sum(int(batch.mask.sum()) for batch in batches if batch.mask is not None)
     assert real / sum(batch.inputs.numel() for batch in batches) > 0.8
@@ -146,3 +152,25 @@ def test_tokens_count_what_is_read_and_continued() -> None:
     assert Batch("span-corruption", ids, None, ids[:, :4]).tokens == 16
     assert Batch("prefix-lm", ids, None, ids[:, :4]).tokens == 24
     assert Batch("instructions", ids, mask, ids[:, :4]).tokens == 11
+
+
+def test_a_decoder_only_model_goes_on_where_its_input_ends(tokenizer: PreTrainedTokenizerBase) -> None:
+    pieces = CausalPieces("tiny", LlamaConfig(eos_token_id=1, bos_token_id=1), tokenizer)
+    tasks = {"large": labelled(9, "large")}
+    batch = Instructions(tasks, pieces, 32, seed=0, cues={"large": "How big:"}).batch(0, 6)
+    assert batch.mask is not None
+    for ids, mask, labels in zip(batch.inputs, batch.mask, batch.labels, strict=True):
+        assert mask.tolist() == sorted(mask.tolist())  # padded on the left
+        read, said = ids[mask == 1].tolist(), labels[labels != IGNORED].tolist()
+        assert said[-1] == 1
+        text = tokenizer.decode(read, skip_special_tokens=True)
+        assert text.endswith("How big:")
+        assert read[-1:] == list(pieces.lead_in("How big:"))
+        assert [said[:-1]] == pieces.answer_pieces(["large"], "How big:")
+
+
+def test_a_decoder_only_model_learns_every_piece_of_a_text() -> None:
+    batch = LanguageModel(TEXT, 32, 0).batch(3, 4)
+    chunks = LanguageModel(TEXT, 32, 0).chunks.rows(12, 4)
+    assert torch.equal(torch.cat([batch.inputs, batch.labels], dim=1), torch.from_numpy(chunks))
+    assert batch.inputs.shape == (4, 1)

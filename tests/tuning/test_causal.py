@@ -6,12 +6,10 @@ import json
 from pathlib import Path
 
 import pytest
-import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig
 
 import preface
 from preface.backbones.base import Backbone
-from preface.backbones.load import EMBEDDED, load_backbone
+from preface.backbones.load import load_backbone
 from preface.errors import UserError
 from preface.methods import Method, PrefixTuning, PromptTuning
 from preface.records.run import Run
@@ -26,24 +24,8 @@ METHODS = [
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("causal") / "tiny"
-    config = LlamaConfig(
-        vocab_size=16384, hidden_size=24, intermediate_size=32, num_hidden_layers=2, num_attention_heads=4,
-        num_key_value_heads=2, bos_token_id=1, eos_token_id=1, pad_token_id=0,
-    )  # fmt: skip
-    torch.manual_seed(3)
-    model = AutoModelForCausalLM.from_config(config)
-    for parameter in model.parameters():
-        torch.nn.init.normal_(parameter, std=0.3)
-    model.save_pretrained(path)
-    AutoTokenizer.from_pretrained(EMBEDDED / "nano").save_pretrained(path)
-    return path
-
-
-@pytest.fixture(scope="module")
-def causal(folder: Path) -> Backbone:
-    return load_backbone(folder, dtype="float32", device="cpu")
+def causal(causal_folder: Path) -> Backbone:
+    return load_backbone(causal_folder, dtype="float32", device="cpu")
 
 
 @pytest.mark.parametrize("method", METHODS, ids=str)
@@ -103,8 +85,8 @@ def test_a_prompt_of_the_other_kind_is_refused(
         next(preface.predict(run.folder, ["a text"], backbone=nano))
 
 
-def test_bench_times_its_sites(folder: Path, data_file: Path) -> None:
-    timings = preface.bench(folder, data_file, steps=2, batch_size=4, device="cpu")
+def test_bench_times_its_sites(causal_folder: Path, data_file: Path) -> None:
+    timings = preface.bench(causal_folder, data_file, steps=2, batch_size=4, device="cpu")
     assert {timing.method for timing in timings} == {
         "prefix of 20 at input answer", "prompt of 100", "prefix of 20 at answer"
     }  # fmt: skip

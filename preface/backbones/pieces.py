@@ -1,0 +1,149 @@
+"""How texts, cues and answers are written in a model's pieces."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Any
+
+from transformers import PreTrainedTokenizerBase
+
+from preface.backbones import families
+from preface.errors import UserError
+from preface.tasks.task import CHAT
+
+NEWLINE = "\n"
+MARK = "{the text}"
+"""Where a text goes in a chat template."""
+LONGEST_ANSWER = 64
+"""Pieces of an answer beyond which it is cut."""
+
+
+class Pieces(ABC):
+    """A tokenizer, and what a kind of model reads before an answer and after it."""
+
+    def __init__(self, name: str, config: Any, tokenizer: PreTrainedTokenizerBase) -> None:
+        """`name`: the model's, for messages; `config`: its configuration."""
+        self.name, self.config, self.tokenizer = name, config, tokenizer
+
+    @property
+    def end(self) -> int:
+        """The piece that ends an answer."""
+        ends = self.config.eos_token_id
+        end: int = ends[0] if isinstance(ends, list) else ends
+        return end
+
+    @abstractmethod
+    def tokenize(self, texts: Sequence[str], max_tokens: int) -> tuple[list[list[int]], list[bool]]:
+        """The pieces of texts to be read, and of each whether it was cut to `max_tokens`."""
+
+    @abstractmethod
+    def question(self, template: str, cue: str) -> str:
+        """The template of what is read, where `cue` stands between a text and its answer (`Task.cue`).
+
+        Raises UserError where the cue asks for a chat template that the model has not.
+        """
+
+    @abstractmethod
+    def lead_in(self, cue: str) -> tuple[int, ...]:
+        """The pieces that an answer begins after."""
+
+    @abstractmethod
+    def answer_pieces(self, answers: Sequence[str], cue: str) -> list[list[int]]:
+        """The pieces of answers after a cue, each with what ends it."""
+
+    def _pieces(self, text: str) -> list[int]:
+        pieces: list[int] = self.tokenizer(text, add_special_tokens=False)["input_ids"]
+        return pieces
+
+    def _each(self, texts: Sequence[str]) -> list[list[int]]:
+        if not texts:
+            return []
+        pieces: list[list[int]] = self.tokenizer(list(texts), add_special_tokens=False, verbose=False)["input_ids"]
+        return pieces
+
+
+class T5Pieces(Pieces):
+    """Of encoder-decoder models: the decoder begins an answer of its own."""
+
+    def tokenize(self, texts: Sequence[str], max_tokens: int) -> tuple[list[list[int]], list[bool]]:
+        """Each text is ended by `</s>`, cut or not."""
+        ids = self._each(texts)
+        return [[*item[: max_tokens - 1], self.end] for item in ids], [len(item) > max_tokens - 1 for item in ids]
+
+    def question(self, template: str, cue: str) -> str:
+        """T5 needs no cue."""
+        if cue == CHAT:
+            raise UserError(f"template chat: {self.name} has no chat template")
+        return template
+
+    def lead_in(self, cue: str) -> tuple[int, ...]:
+        return (self.config.decoder_start_token_id,)
+
+    def answer_pieces(self, answers: Sequence[str], cue: str) -> list[list[int]]:
+        """Each is ended by `</s>`."""
+        return self.tokenize(answers, LONGEST_ANSWER)[0]
+
+
+class CausalPieces(Pieces):
+    """Of decoder-only models: text, cue and answer are one text."""
+
+    @property
+    def begin(self) -> tuple[int, ...]:
+        """The piece that every text begins with, if the tokenizer has one."""
+        first = self.tokenizer("a")["input_ids"][:1]
+        return tuple(first) if first == [self.tokenizer.bos_token_id] else ()
+
+    def tokenize(self, texts: Sequence[str], max_tokens: int) -> tuple[list[list[int]], list[bool]]:
+        begin = self.begin
+        every = [[*begin, *item] for item in self._each(texts)]
+        return [item[:max_tokens] for item in every], [len(item) > max_tokens for item in every]
+
+    def question(self, template: str, cue: str) -> str:
+        """The cue is read with the text, but for its last piece: so an answer costs one piece less than its words."""
+        before, cue = self._around(cue)
+        read = str(self.tokenizer.decode(self._pieces(cue)[:-1]))
+        return f"{_literal(before)}{template}{'' if before else NEWLINE}{_literal(read)}".removesuffix(NEWLINE)
+
+    def lead_in(self, cue: str) -> tuple[int, ...]:
+        """The cue's last piece, which a prompt of the `answer` site is first seen by; of a cue of one piece the line
+        before it too, which no text can end with."""
+        _, cue = self._around(cue)
+        pieces = self._pieces(cue)
+        return tuple(pieces[-1:] if len(pieces) > 1 else self._pieces(NEWLINE + cue))
+
+    def answer_pieces(self, answers: Sequence[str], cue: str) -> list[list[int]]:
+        """The words go on from the cue, after a space unless a line has ended. They are ended only where one is the
+        beginning of another: what follows a word is then part of what is asked."""
+        _, cue = self._around(cue)
+        space = "" if cue.endswith(NEWLINE) else " "
+        known = self._pieces(cue)
+        pieces = []
+        for answer in answers:
+            together = self._pieces(cue + space + answer)
+            goes_on = together[: len(known)] == known
+            pieces.append((together[len(known) :] if goes_on else self._pieces(space + answer))[:LONGEST_ANSWER])
+        nested = any(a is not b and b[: len(a)] == a for a in pieces for b in pieces)
+        return [[*item, self.end] for item in pieces] if nested else pieces
+
+    def _around(self, cue: str) -> tuple[str, str]:
+        """What stands before a text and after it, where `cue` may ask for the model's own chat template."""
+        if cue != CHAT:
+            return "", cue
+        if self.tokenizer.chat_template is None:
+            raise UserError(f"template chat: the tokenizer of {self.name} has no chat template")
+        message = [{"role": "user", "content": MARK}]
+        whole = str(self.tokenizer.apply_chat_template(message, tokenize=False, add_generation_prompt=True))
+        before, after = whole.removeprefix(str(self.tokenizer.bos_token) if self.begin else "").split(MARK)
+        return before, after
+
+
+def pieces_of(name: str, config: Any, tokenizer: PreTrainedTokenizerBase) -> Pieces:
+    """The pieces of a model that is no backbone (yet)."""
+    kind = CausalPieces if config.model_type in families.FAMILIES else T5Pieces
+    return kind(name, config, tokenizer)
+
+
+def _literal(text: str) -> str:
+    """A text as a template writes it."""
+    return text.replace("{", "{{").replace("}", "}}")
