@@ -37,7 +37,7 @@ class LabelWords:
         pieces = backbone.answer_pieces(words, cue)
         seen: dict[tuple[int, ...], str] = {}
         for word, ids in zip(words, map(tuple, pieces), strict=True):
-            if unknown in ids or not set(ids) - {backbone.tokenizer.eos_token_id}:
+            if unknown in ids or not set(ids) - {backbone.end}:
                 raise UserError(
                     f"label word {word!r} does not fit the vocabulary of {backbone.name}; "
                     "give another word with --label-words"
@@ -45,7 +45,7 @@ class LabelWords:
             if ids in seen:
                 raise UserError(f"label words {seen[ids]!r} and {word!r} are the same pieces for {backbone.name}")
             seen[ids] = word
-        ended = all(ids[-1] == backbone.tokenizer.eos_token_id for ids in seen)
+        ended = all(ids[-1] == backbone.end for ids in seen)
         return cls(tuple(words), tuple(seen), backbone.lead_in(cue), ended)
 
     def targets(self, labels: Iterable[str]) -> list[list[int]]:
