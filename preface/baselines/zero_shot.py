@@ -6,11 +6,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import ClassVar
 
+from pydantic import Field
+
 from preface.backbones.base import Backbone
 from preface.baselines.column import Column, Setting
 from preface.labelling.evaluate import evaluate
 from preface.labelling.subjects import MAX_INPUT_TOKENS
-from preface.labelling.wording import Wording, best_wording
+from preface.labelling.wording import ROWS, Wording, best_wording
 from preface.records.results import Cell
 from preface.tasks import Task
 from preface.tasks.task import Instruction
@@ -24,6 +26,8 @@ class ZeroShot(Column):
     train_task: str
     """Whose development rows choose the wording, where none is given."""
     instruction: Instruction | None = None
+    rows: int = Field(ROWS, ge=1)
+    """Development rows, at most, that wordings are compared on."""
 
     def cells(self, setting: Setting, tasks: Sequence[Task]) -> Iterator[list[Cell]]:
         data, backbone = setting.data, setting.backbone(self.backbone)
@@ -41,4 +45,5 @@ class ZeroShot(Column):
 
     def _best(self, setting: Setting, backbone: Backbone) -> Wording:
         task = setting.task(self.train_task)
-        return best_wording(backbone, task, setting.split(task, "validation").examples, MAX_INPUT_TOKENS)
+        rows = setting.split(task, "validation").examples
+        return best_wording(backbone, task, rows, MAX_INPUT_TOKENS, self.rows)

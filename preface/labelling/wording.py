@@ -34,11 +34,14 @@ def wordings(task: Task) -> list[Instruction]:
     return list(dict.fromkeys(every))
 
 
-def best_wording(backbone: Backbone, task: Task, development: Sequence[Example], max_input_tokens: int) -> Wording:
-    """The wording that the bare backbone is most often right with on development rows; of equals the first."""
+def best_wording(
+    backbone: Backbone, task: Task, development: Sequence[Example], max_input_tokens: int, most: int = ROWS
+) -> Wording:
+    """The wording that the bare backbone is most often right with on development rows, `most` of them; of equals the
+    first."""
     rows = list(development)
-    if len(rows) > ROWS:
-        rows = random.Random(0).sample(rows, ROWS)
+    if len(rows) > most:
+        rows = random.Random(0).sample(rows, most)
     gold = [str(example.label) for example in rows]
     scores: dict[Instruction, float] = {}
     for instruction in wordings(task):
