@@ -44,6 +44,7 @@ class CausalBackbone(CausalPieces, Backbone):
         super().__init__(name, model, tokenizer, revision)
         self.family = FAMILIES[self.model.config.model_type]
         config = self.model.config
+        self.position_limit = int(config.max_position_embeddings)
         self.layers, self.heads, self.head_width = self._probed()
         site = (self.layers, self.heads, self.head_width)
         self.sites = {"input": Site(*site, of="text"), "answer": Site(*site, of="text")}
@@ -175,7 +176,12 @@ class CausalBackbone(CausalPieces, Backbone):
         return torch.where(before > 0, positions, positions - mask.sum(1, keepdim=True))
 
     def _run(self, embedded: Tensor, call: Call) -> Tensor:
-        """The last states `[B, q, d]`."""
+        """The last states `[B, q, d]`. Raises UserError where a table of positions ends."""
+        if self.family.positions == "learned" and (last := int(call.positions.max())) >= self.position_limit:
+            raise UserError(
+                f"{self.name} has {self.position_limit} positions, and text, prompt and answer need {last + 1}; give "
+                "less --max-input-tokens or a shorter prompt"
+            )
         states: Tensor = self.model.get_decoder()(
             inputs_embeds=embedded, position_ids=call.positions, use_cache=False, call=call
         ).last_hidden_state

@@ -231,3 +231,13 @@ def test_rotary_positions_that_turn_with_the_length_are_refused() -> None:
     )
     with pytest.raises(UserError, match="dynamic"):
         CausalBackbone("x", AutoModelForCausalLM.from_config(config), None)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("kind", ["gpt2", "opt"])
+def test_where_a_table_of_positions_ends(kind: str) -> None:
+    backbone, _ = pair(kind)
+    text = [[5] * (128 - len(CUE) - 3)]
+    prompts = random_prompts(backbone, 1, 3, "input")
+    logits(backbone, text, prompts)
+    with pytest.raises(UserError, match=f"tiny {kind} has 128 positions, and text, prompt and answer need 129"):
+        logits(backbone, [[*text[0], 5]], prompts)
