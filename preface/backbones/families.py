@@ -29,7 +29,12 @@ FAMILIES: dict[str, Family] = {
     "gpt_neox": Family(),  # Pythia
     "smollm3": Family(),
     "granite": Family(),
+    "olmo": Family(),
     "olmo2": Family(),
+    "olmo3": Family(),
+    "starcoder2": Family(),
+    "glm": Family(),
+    "exaone4": Family(),
 }
 
 REFUSED = {
