@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 import torch
 
-from preface.backbones import load
-from preface.backbones.load import load_backbone
+from preface.backbones import gguf, load
+from preface.backbones.load import default_backbone, load_backbone
 from preface.backbones.t5 import T5Backbone
 from preface.errors import UserError
 
@@ -112,3 +112,17 @@ def test_the_model_type_names_the_family(checkpoint_folder: Path, monkeypatch: p
 
     monkeypatch.setitem(load.FAMILIES, "t5", Other)
     assert type(load_backbone(checkpoint_folder, dtype="float32", device="cpu")) is Other
+
+
+@pytest.mark.parametrize(
+    ("named", "installed", "expected"),
+    [("a/b", True, "a/b"), (None, True, "smollm2"), (None, False, "nano")],
+)
+def test_the_backbone_where_none_is_named(
+    named: str | None, installed: bool, expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("PREFACE_BACKBONE")
+    if named:
+        monkeypatch.setenv("PREFACE_BACKBONE", named)
+    monkeypatch.setattr(gguf, "smollm2", lambda: Path("a.gguf") if installed else None)
+    assert default_backbone() == expected
