@@ -75,11 +75,13 @@ class Inputs:
         for block in self.kept.missing(indices):
             with torch.no_grad():
                 self.kept.write(block, self.backbone.read(*self.padded(block)))
-        others = [index for index in indices if not self.kept.has_room[index]]
-        if not others:
+        has_room = self.kept.has_room[torch.tensor(indices)].tolist()
+        if all(has_room):
             return self.kept.read(indices)
-        fitting = [index for index in indices if self.kept.has_room[index]]
-        return _merged([*fitting, *others], [self.kept.read(fitting), self._anew(others)], indices)
+        fitting = [index for index, room in zip(indices, has_room, strict=True) if room]
+        others = [index for index, room in zip(indices, has_room, strict=True) if not room]
+        kept = [self.kept.read(fitting)] if fitting else []
+        return _merged([*fitting, *others], [*kept, self._anew(others)], indices)
 
     def _anew(self, indices: Sequence[int]) -> Context:
         """Read now, without gradients; a text that stands there several times is read once."""
