@@ -296,7 +296,7 @@ def first_step() -> float:
         "main()\n"
     )
     with tempfile.TemporaryDirectory() as folder:
-        options = ["train", "--task", "film", "--out", f"{folder}/run"]
+        options = ["train", "--task", "film", "--backbone", "nano", "--out", f"{folder}/run"]
         command = [sys.executable, "-c", code, str(time.time()), *options]
         output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     return float(output.splitlines()[-1])
