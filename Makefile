@@ -24,7 +24,7 @@ lowest:  ## the quick part of the suite under the lowest versions that pyproject
 	$(PYTHON) .ci/lowest.py > $(LOWEST)/lowest.txt
 	$(LOWEST)/bin/python -m pip install --quiet --disable-pip-version-check --constraint $(LOWEST)/lowest.txt \
 		--editable '.[peft]' pytest hypothesis
-	$(LOWEST)/bin/python -m pytest tests/cli tests/tasks tests/methods
+	$(LOWEST)/bin/python -m pytest tests/cli tests/tasks tests/methods tests/backbones/test_causal_cue.py tests/backbones/test_gguf.py
 
 check: $(READY)  ## lint and types
 	$(BIN)/ruff check .
