@@ -87,17 +87,20 @@ def precisions() -> dict[str, torch.dtype]:
     return {"float32": torch.float32} | ({"bfloat16": torch.bfloat16} if fast else {})
 
 
-def peers(kind: str, inputs: Sequence[Sequence[int]], shape: dict[str, int]) -> dict[str, Peft]:
-    """PEFT in each setting worth trying on this machine."""
+def peft_settings() -> dict[str, dict[str, Any]]:
+    """Each setting of PEFT that is worth trying on this machine."""
     settings: dict[str, dict[str, Any]] = {"float32": {}}
     if "bfloat16" in precisions():
         settings |= {"bfloat16 weights": {"dtype": torch.bfloat16}, "bfloat16 autocast": {"autocast": True}}
-    length = 20 if kind == "prefix" else 100
     return {
-        f"{name}, {attn}": Peft(kind, length, inputs, shape, attn, **setting)
-        for name, setting in settings.items()
-        for attn in ("sdpa", "eager")
+        f"{name}, {attn}": {"attn": attn, **setting} for name, setting in settings.items() for attn in ("sdpa", "eager")
     }
+
+
+def peers(kind: str, inputs: Sequence[Sequence[int]], shape: dict[str, int]) -> dict[str, Peft]:
+    """PEFT in each of its settings."""
+    length = 20 if kind == "prefix" else 100
+    return {name: Peft(kind, length, inputs, shape, **setting) for name, setting in peft_settings().items()}
 
 
 def fastest(sides: Sequence[Side], runs: int = 1) -> Side:
@@ -110,15 +113,12 @@ def fastest(sides: Sequence[Side], runs: int = 1) -> Side:
     return sides[times.index(min(times))]
 
 
-class Bench:
+class Alternation:
     """Both sides, measured in alternation."""
 
-    def __init__(self, runs: int, steps: int, shape: dict[str, int] = SMALL, count: int = 10_240) -> None:
-        """`runs` of `steps` a measure, on so many inputs."""
-        self.runs, self.steps, self.shape = runs, steps, shape
-        self.inputs = rows(count, min(30_000, shape["vocab_size"]))
-        self.frozen = cache(partial(backbone, shape))
-        self.peft = cache(self._peft)
+    runs: int
+    frozen: Callable[[torch.dtype], Backbone]
+    """Our model in a precision."""
 
     def ours(self, work: Callable[[Backbone], Any]) -> Side:
         """Our side of some work on a frozen model, in its best precision for it."""
@@ -126,11 +126,7 @@ class Bench:
             [Side(name, lambda dtype=dtype: work(self.frozen(dtype))) for name, dtype in precisions().items()]  # type: ignore[misc]
         )
 
-    def _peft(self, kind: str) -> Side:
-        """A training step of PEFT's, in its best setting."""
-        return fastest([Side(name, side) for name, side in peers(kind, self.inputs, self.shape).items()], runs=4)
-
-    def alternate(self, ours: Side, peer: Side, ours_per: int, peer_per: float) -> Runs:
+    def alternate(self, ours: Side, peer: Side, ours_per: float, peer_per: float) -> Runs:
         """Seconds of each run of both sides, over how many of the unit a run is."""
         ours.work()
         peer.work()
@@ -139,6 +135,21 @@ class Bench:
             times["ours"].append(seconds(ours.work) / ours_per)
             times["peer"].append(seconds(peer.work) / peer_per)
         return times
+
+
+class Bench(Alternation):
+    """T5-small's shape."""
+
+    def __init__(self, runs: int, steps: int, shape: dict[str, int] = SMALL, count: int = 10_240) -> None:
+        """`runs` of `steps` a measure, on so many inputs."""
+        self.runs, self.steps, self.shape = runs, steps, shape
+        self.inputs = rows(count, min(30_000, shape["vocab_size"]))
+        self.frozen = cache(partial(backbone, shape))
+        self.peft = cache(self._peft)
+
+    def _peft(self, kind: str) -> Side:
+        """A training step of PEFT's, in its best setting."""
+        return fastest([Side(name, side) for name, side in peers(kind, self.inputs, self.shape).items()], runs=4)
 
     def training(self, method: Any, members: int = 1, epochs: int = EPOCHS) -> Side:
         """Some epochs of ours from nothing: encoder passes are included."""
@@ -356,9 +367,24 @@ def write(measures: list[Measure], out: Path) -> None:
     """`bench.json`, `bench.md` and `bench.png`."""
     out.mkdir(parents=True, exist_ok=True)
     (out / "bench.json").write_text(json.dumps([asdict(item) for item in measures], indent=1) + "\n")
-    table = [HEAD, ["---", *["---:"] * (len(HEAD) - 1)], *lines(measures)]
-    (out / "bench.md").write_text("\n".join(f"| {' | '.join(row)} |" for row in table) + "\n")
+    (out / "bench.md").write_text(markdown(measures))
     draw(measures, out / "bench.png")
+
+
+def markdown(measures: list[Measure]) -> str:
+    """The table for a page."""
+    table = [HEAD, ["---", *["---:"] * (len(HEAD) - 1)], *lines(measures)]
+    return "\n".join(f"| {' | '.join(row)} |" for row in table) + "\n"
+
+
+def print_table(title: str, measures: list[Measure]) -> None:
+    """The table for a terminal."""
+    table = Table(title=title)
+    for place, head in enumerate(HEAD):
+        table.add_column(head, justify="right" if place else "left")
+    for row in lines(measures):
+        table.add_row(*row)
+    show(table)
 
 
 def draw(measures: list[Measure], path: Path) -> None:
@@ -405,12 +431,7 @@ def main() -> None:
     for name in track(chosen, "measuring", console=console, disable=not console.is_terminal):
         measures += getattr(bench, name)()
         write(measures, options.out)  # nothing measured is lost
-    table = Table(title=f"batch {BATCH} a prompt, T5-small's shape; {here()[1]}")
-    for place, head in enumerate(HEAD):
-        table.add_column(head, justify="right" if place else "left")
-    for row in lines(measures):
-        table.add_row(*row)
-    show(table)
+    print_table(f"batch {BATCH} a prompt, T5-small's shape; {here()[1]}", measures)
     print(f"written to {options.out}/")
 
 

@@ -21,11 +21,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from bench import EPOCHS, HEAD, Measure, Runs, Side, digits, fastest, lines, precisions, ratio
+from bench import EPOCHS, Alternation, Measure, Runs, Side, digits, fastest, markdown, peft_settings, print_table, ratio
 from rich.console import Console
 from rich.progress import track
-from rich.table import Table
-from sides import BATCH, Ours, hardware, rows, seconds, show
+from sides import BATCH, Ours, hardware, rows, seconds
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from preface.backbones.base import Backbone
@@ -110,19 +109,12 @@ class Peft:
 
 
 def peers(kind: str, texts: Sequence[Sequence[int]], shape: dict[str, int]) -> dict[str, Peft]:
-    """PEFT in each setting worth trying on this machine."""
-    settings: dict[str, dict[str, Any]] = {"float32": {}}
-    if "bfloat16" in precisions():
-        settings |= {"bfloat16 weights": {"dtype": torch.bfloat16}, "bfloat16 autocast": {"autocast": True}}
-    return {
-        f"{name}, {attn}": Peft(kind, texts, shape, attn, **setting)
-        for name, setting in settings.items()
-        for attn in ("sdpa", "eager")
-    }
+    """PEFT in each of its settings."""
+    return {name: Peft(kind, texts, shape, **setting) for name, setting in peft_settings().items()}
 
 
-class DecoderOnly:
-    """Both sides, measured in alternation."""
+class DecoderOnly(Alternation):
+    """SmolLM2-135M's shape."""
 
     def __init__(self, runs: int, steps: int, shape: dict[str, int] = SMOLLM2) -> None:
         self.runs, self.steps, self.shape = runs, steps, shape
@@ -136,12 +128,6 @@ class DecoderOnly:
     def _peft(self, kind: str, length: int | None = None) -> Side:
         """A training step of PEFT's, in its best setting."""
         return fastest([Side(name, side) for name, side in peers(kind, self.texts(length), self.shape).items()], runs=2)
-
-    def ours(self, work: Callable[[Backbone], Any]) -> Side:
-        """Our side of some work, in its best precision for it."""
-        return fastest(
-            [Side(name, lambda dtype=dtype: work(self.frozen(dtype))) for name, dtype in precisions().items()]  # type: ignore[misc]
-        )
 
     def training(self, method: Method, members: int, epochs: int, steps: int, length: int | None) -> Side:
         """Some epochs of ours from nothing: reading is included. What is read holds the cue but for its last piece."""
@@ -163,16 +149,6 @@ class DecoderOnly:
         peer = Side(step.setting, lambda: [step.work() for _ in range(steps)])
         times = self.alternate(ours, peer, epochs * steps, steps / members)
         return [ratio(name, times, (ours, peer), "s a step", target, beyond)]
-
-    def alternate(self, ours: Side, peer: Side, ours_per: float, peer_per: float) -> Runs:
-        """Seconds of each run of both sides, over how many of the unit a run is."""
-        ours.work()
-        peer.work()
-        times: Runs = {"ours": [], "peer": []}
-        for _ in range(self.runs):
-            times["ours"].append(seconds(ours.work) / ours_per)
-            times["peer"].append(seconds(peer.work) / peer_per)
-        return times
 
     def answer_prefix(self) -> list[Measure]:
         name = "answer-side prefix, five epochs with reading, PEFT's prefix"
@@ -259,8 +235,7 @@ def write(measures: list[Measure], out: Path) -> None:
     """`decoder-only.json` and `decoder-only.md`."""
     out.mkdir(parents=True, exist_ok=True)
     (out / "decoder-only.json").write_text(json.dumps([asdict(item) for item in measures], indent=1) + "\n")
-    table = [HEAD, ["---", *["---:"] * (len(HEAD) - 1)], *lines(measures)]
-    (out / "decoder-only.md").write_text("\n".join(f"| {' | '.join(row)} |" for row in table) + "\n")
+    (out / "decoder-only.md").write_text(markdown(measures))
 
 
 def main() -> None:
@@ -278,12 +253,7 @@ def main() -> None:
         measures += getattr(both, name)()
         write(measures, options.out)  # nothing measured is lost
         print(measures[-1].measure, digits(measures[-1].ratio), flush=True)
-    table = Table(title=f"batch {BATCH} a prompt, SmolLM2-135M's shape; {hardware()}")
-    for place, head in enumerate(HEAD):
-        table.add_column(head, justify="right" if place else "left")
-    for row in lines(measures):
-        table.add_row(*row)
-    show(table)
+    print_table(f"batch {BATCH} a prompt, SmolLM2-135M's shape; {hardware()}", measures)
 
 
 if __name__ == "__main__":

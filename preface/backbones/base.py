@@ -68,6 +68,8 @@ class Backbone(Pieces):
 
     attention: ClassVar[str]
     """The attention implementation of Transformers that reads prompts."""
+    answer_site: ClassVar[str]
+    """The site whose prefixes the answer's own pieces alone see, so that reading is left alone."""
     carriers: ClassVar[tuple[str, ...]] = ("embeddings",)
     """Where input embeddings of a prompt may stand: before a text (`embeddings`), or after it (`after`)."""
     position_bias: ClassVar[bool] = False

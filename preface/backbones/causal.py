@@ -32,6 +32,7 @@ class CausalBackbone(CausalPieces, Backbone):
     """A decoder-only model of one of the types in `families.FAMILIES`."""
 
     attention = causal_attention.NAME
+    answer_site = "answer"
     carriers = ("embeddings", "after")
 
     def __init__(
@@ -48,7 +49,7 @@ class CausalBackbone(CausalPieces, Backbone):
         self.layers, self.heads, self.head_width = self._probed()
         site = (self.layers, self.heads, self.head_width)
         self.sites = {"input": Site(*site, of="text"), "answer": Site(*site, of="text")}
-        self.default_sites = ("answer",)
+        self.default_sites = (self.answer_site,)
         self.sizes = {
             "d_model": self.width,
             "d_head": self.head_width,
@@ -134,7 +135,7 @@ class CausalBackbone(CausalPieces, Backbone):
         counts = seen.cumsum(1)  # [B, n]
         positions = torch.cat([(counts - 1).clamp(min=0), positions + counts[:, -1:]], dim=1)
         whole = _earlier(n + length, device) & torch.cat([seen, seen.new_ones(size, length)], dim=1)[:, None]
-        whole = whole | torch.eye(n + length, dtype=torch.bool, device=device)  # [B, n + S, n + S]
+        whole = whole | _itself(positions)  # [B, n + S, n + S]
         if own is not None:
             whole[:, n:, n:] = own
         return torch.cat([after, embedded], dim=1), whole, positions

@@ -10,6 +10,7 @@ from transformers import PreTrainedTokenizerBase
 
 from preface.backbones import families
 from preface.errors import UserError
+from preface.tasks.example import literal
 from preface.tasks.task import CHAT
 
 NEWLINE = "\n"
@@ -103,7 +104,7 @@ class CausalPieces(Pieces):
         """The cue is read with the text, but for its last piece: so an answer costs one piece less than its words."""
         before, cue = self._around(cue)
         read = str(self.tokenizer.decode(self._pieces(cue)[:-1]))
-        return f"{_literal(before)}{template}{'' if before else NEWLINE}{_literal(read)}".removesuffix(NEWLINE)
+        return f"{literal(before)}{template}{'' if before else NEWLINE}{literal(read)}".removesuffix(NEWLINE)
 
     def lead_in(self, cue: str) -> tuple[int, ...]:
         """The cue's last piece, which a prompt of the `answer` site is first seen by; of a cue of one piece the line
@@ -142,8 +143,3 @@ def pieces_of(name: str, config: Any, tokenizer: PreTrainedTokenizerBase) -> Pie
     """The pieces of a model that is no backbone (yet)."""
     kind = CausalPieces if config.model_type in families.FAMILIES else T5Pieces
     return kind(name, config, tokenizer)
-
-
-def _literal(text: str) -> str:
-    """A text as a template writes it."""
-    return text.replace("{", "{{").replace("}", "}}")

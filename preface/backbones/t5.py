@@ -21,6 +21,7 @@ class T5Backbone(T5Pieces, Backbone):
     """T5 v1.0, v1.1, LM-adapted, Flan, mT5."""
 
     attention = t5_attention.NAME
+    answer_site = "decoder"
     position_bias = True
     cross_attention: ClassVar[type[t5_attention.CrossAttention]] = t5_attention.CrossAttention
 

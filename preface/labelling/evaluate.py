@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 from preface.backbones.base import Backbone
-from preface.backbones.load import default_backbone
 from preface.errors import UserError
 from preface.labelling.answers import PLAIN, predictions_on
 from preface.labelling.fit import backbone_of, loaded
@@ -63,7 +62,7 @@ def evaluate(
     how, data = validated(EvaluateOptions, how_fields), validated(DataOptions, data_fields)
     subjects = subjects_of(run, how.prompts)
     if subjects.origin is None:
-        model = loaded(default_backbone() if backbone is None else backbone, dtype, device)
+        model = loaded(backbone, dtype, device)
     else:
         model = backbone_of(subjects.origin, backbone, subjects.backbone, dtype, device)
         for subject in subjects.all:

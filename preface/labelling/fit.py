@@ -11,8 +11,11 @@ from preface.records.card import Origin
 from preface.terminal.progress import warn
 
 
-def loaded(backbone: Backbone | str | Path, dtype: str = "auto", device: str = "auto") -> Backbone:
-    """A backbone, loaded unless it is. Raises UserError if it is, but not as `dtype` and `device` say."""
+def loaded(backbone: Backbone | str | Path | None, dtype: str = "auto", device: str = "auto") -> Backbone:
+    """A backbone, loaded unless it is; None: the default one.
+
+    Raises UserError if it is loaded, but not as `dtype` and `device` say.
+    """
     if not isinstance(backbone, Backbone):
         return load_backbone(backbone, dtype, device)
     kind = device.split(":")[0]

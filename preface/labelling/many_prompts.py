@@ -12,7 +12,6 @@ import torch
 
 from preface.backbones.base import Backbone
 from preface.backbones.contexts import Inputs
-from preface.errors import UserError
 from preface.labelling.fit import loaded
 from preface.labelling.label_words import LabelWords
 from preface.labelling.labeller import Labeller
@@ -53,14 +52,14 @@ def many_prompts(
     data: DataOptions | None = None,
 ) -> ManyPrompts:
     """Time prefixes that only the answer sees on the first test rows of a task. Their numbers are random: time is all
-    that is asked. Raises UserError where the backbone has no such site.
+    that is asked.
     """
     model, options = loaded(backbone, device=device), data or DataOptions()
     the_task = options.task(task)
     examples = options.split(the_task, "test").examples[:texts]
     words = LabelWords.of(model, the_task.label_words, the_task.cue)
     ids, _ = render(model.tokenize, examples, 512, model.question("{text}", the_task.cue))
-    method = PrefixTuning(length=10, sites=(site_of_answers(model),))
+    method = PrefixTuning(length=10, sites=(model.answer_site,))
     with torch.no_grad():
         population = method.build(model, Initializer.parse("random"), range(prompts))()
     every = Labeller(model, population, words)
@@ -78,14 +77,6 @@ def many_prompts(
     times = [(_seconds(together), _seconds(apart)) for _ in range(ROUNDS)]
     first, second = zip(*times, strict=True)
     return ManyPrompts(prompts, len(ids), fmean(map(len, ids)), median(first), median(second))
-
-
-def site_of_answers(backbone: Backbone) -> str:
-    """The site that leaves reading alone. Raises UserError if there is none."""
-    for name in ("answer", "decoder"):
-        if name in backbone.sites:
-            return name
-    raise UserError(f"{backbone.name} has no site that leaves reading alone")
 
 
 def _seconds(work: Callable[[], None]) -> float:

@@ -10,6 +10,7 @@ from preface.backbones.base import Backbone
 from preface.labelling.answers import predictions_on
 from preface.prompts import Prompts
 from preface.tasks import Example, Task
+from preface.tasks.example import literal
 from preface.tasks.metric import metric
 from preface.tasks.task import Instruction
 from preface.terminal.progress import say
@@ -29,7 +30,7 @@ class Wording:
 
 def wordings(task: Task) -> list[Instruction]:
     """Those of the task, before them the text alone, and the text with the words to choose from."""
-    words = ", ".join(word.replace("{", "{{").replace("}", "}}") for word in task.label_words)
+    words = literal(", ".join(task.label_words))
     every = [Instruction(template="{text}"), Instruction(template=f"{{text}}\nOne of: {words}."), *task.instructions]
     return list(dict.fromkeys(every))
 

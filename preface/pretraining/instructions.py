@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 
 from preface.errors import UserError
 from preface.tasks import Example, Task
+from preface.tasks.example import literal
 from preface.tasks.lines import listed
 from preface.tasks.task import Instruction
 
@@ -39,7 +40,7 @@ def worded(
 
 def generic(task: Task) -> Instruction:
     """An instruction for any task: its text, then its label words as options."""
-    return Instruction(template=f"{task.template}\nOptions: {_literal(', '.join(task.label_words))}.\nAnswer:")
+    return Instruction(template=f"{task.template}\nOptions: {literal(', '.join(task.label_words))}.\nAnswer:")
 
 
 def answers_of(task: Task, instruction: Instruction) -> dict[str, str]:
@@ -84,7 +85,3 @@ def crop(text: str, words: int, rng: random.Random) -> str:
 
 def _cropped(fields: Mapping[str, str], words: int | None, rng: random.Random) -> Mapping[str, str]:
     return fields if words is None else {name: crop(value, words, rng) for name, value in fields.items()}
-
-
-def _literal(text: str) -> str:
-    return text.replace("{", "{{").replace("}", "}}")

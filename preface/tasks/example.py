@@ -81,6 +81,11 @@ def _over(outer: Template, inner: Template) -> Template:
     return Template(tuple(pieces))
 
 
+def literal(text: str) -> str:
+    """A text as a template writes it, its braces doubled."""
+    return text.replace("{", "{{").replace("}", "}}")
+
+
 ONE_TEXT = Template.parse("{text}")
 
 

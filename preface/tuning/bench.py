@@ -16,7 +16,7 @@ import torch
 from preface.backbones import batching
 from preface.backbones.base import Backbone
 from preface.backbones.contexts import Inputs
-from preface.backbones.load import bfloat16_is_fast, default_backbone, device_named, load_backbone
+from preface.backbones.load import bfloat16_is_fast, device_named, load_backbone
 from preface.errors import UserError
 from preface.labelling.label_words import LabelWords
 from preface.methods import Method, PrefixTuning, PromptTuning
@@ -28,8 +28,6 @@ from preface.terminal.progress import progress
 from preface.tuning.step import Step
 
 POPULATIONS = (1, 4, 8)
-ALONE = ("decoder", "answer")
-"""Sites that are worth a population of their own: what is read is kept."""
 
 
 @dataclass(frozen=True)
@@ -94,13 +92,13 @@ def bench(
     dtypes = ["float32", "bfloat16"] if bfloat16_is_fast(target) else ["float32"]
     most = torch.get_num_threads()
     threads = sorted({1, max(1, most // 2), most}) if target.type == "cpu" else [most]
-    subject = _Subject(backbone or default_backbone(), the_task, examples, device, batch_size, steps)
+    subject = _Subject(backbone, the_task, examples, device, batch_size, steps)
     model, *_ = subject.loaded(dtypes[0])
     sites = tuple(model.sites)
     everywhere = PrefixTuning(sites=None if model.default_sites == sites else sites)
     others: list[tuple[Method, int]] = [(PromptTuning(length=100), 1)]
     others += [(everywhere, members) for members in POPULATIONS[1:]]
-    others += [(PrefixTuning(sites=(site,)), members) for site in sites if site in ALONE for members in POPULATIONS]
+    others += [(PrefixTuning(sites=(model.answer_site,)), members) for members in POPULATIONS]
     with progress("timing", len(dtypes) * len(threads) + len(others), "settings") as advance:
         timings = []
         for dtype in dtypes:
@@ -135,7 +133,7 @@ class _Subject:
 
     def __init__(
         self,
-        backbone: str | Path,
+        backbone: str | Path | None,
         task: Task,
         examples: Sequence[Example],
         device: str,

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from preface.backbones.base import Backbone
-from preface.backbones.load import default_backbone, dtype_name
+from preface.backbones.load import dtype_name
 from preface.errors import UserError
 from preface.labelling.fit import loaded
 from preface.labelling.label_words import LabelWords
@@ -75,7 +75,7 @@ def train(
     the_recipe = recipe_from(recipe, the_method.rates)
     folder = Path(out) if out else Path("runs") / _run_name(the_task, the_method)
     _check_free(folder)
-    the_backbone = loaded(default_backbone() if backbone is None else backbone, dtype, device)
+    the_backbone = loaded(backbone, dtype, device)
     return _begin(folder, _Training(the_backbone, the_task, the_method, the_recipe, the_data, train_rows))
 
 
