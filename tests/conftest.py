@@ -50,6 +50,14 @@ def cache_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         yield folder
 
 
+@pytest.fixture(autouse=True)
+def keep_contexts() -> Iterator[None]:
+    """What a test says of the kept contexts ends with the test."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PREFACE_KEEP_CONTEXTS", "")
+        yield
+
+
 @pytest.fixture(scope="session")
 def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """A folder in the hub's format for each family."""

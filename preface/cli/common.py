@@ -28,9 +28,11 @@ Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, …")]
 
 
 def _keep(size: str | None) -> str | None:
-    """The backbone that is loaded next reads it."""
+    """The backbone that is loaded next reads it. Raises UserError."""
     if size is not None:
-        os.environ["PREFACE_KEEP_CONTEXTS"] = size
+        from preface.backbones.base import size_in_bytes
+
+        os.environ["PREFACE_KEEP_CONTEXTS"] = str(size_in_bytes(size))
     return size
 
 
