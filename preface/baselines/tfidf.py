@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, ClassVar
 
 from preface.baselines.column import Setting, Trained
 from preface.errors import UserError
+from preface.labelling.measures import measured
 from preface.records.results import Cell
 from preface.tasks import Split, Task
-from preface.tasks.metric import metric
 
 if TYPE_CHECKING:  # scikit-learn is slow to import, so only fitting does
     from sklearn.pipeline import Pipeline
@@ -78,18 +78,19 @@ class TfIdf(Trained):
             texts, gold = texts_and_labels(setting.split(task, "test"))
             began = time.perf_counter()
             predicted = [str(label) for label in model.predict(texts)]
+            value, measures = measured(task.metric, gold, predicted, task.label_words)
             cell = Cell(
                 backbone="",
                 method=self.label,
                 train_task=trained_on.name,
                 eval_task=task.name,
                 metric=task.metric,
-                value=metric(task.metric, gold, predicted),
+                value=value,
                 n=len(gold),
                 seed=None,
                 trained_parameters=trained_parameters(model),
                 seconds=time.perf_counter() - began,
-                details=details,
+                details=details | measures,
             )
             yield [cell]
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from preface.experiments.differences import Differences, differences
 from preface.experiments.lines import figure_of_lines, panels_of
 from preface.experiments.plot import INK, figure_of_dots, picture, plot
 from preface.experiments.table import MISSING, Table, join, pivot
@@ -47,6 +48,14 @@ def markdown(table: Table) -> str:
     return f"{drawn}\n\n{_escape(table.caption)}\n"
 
 
+def markdown_of_differences(found: Differences) -> str:
+    """The same for the differences of the columns to the first one that was trained."""
+    lines = [["accuracy, points", *found.columns], ["---", *["---:"] * len(found.columns)]]
+    lines += [[task, *(str(by_column.get(c, MISSING)) for c in found.columns)] for task, by_column in found.rows]
+    drawn = "\n".join(f"| {' | '.join(map(_escape, line))} |" for line in lines)
+    return f"{drawn}\n\n{_escape(found.caption)}\n"
+
+
 def html(
     cells: Sequence[Cell],
     title: str,
@@ -68,6 +77,7 @@ def html(
         title=title,
         summary=_summary(table),
         table=table,
+        differences=differences(cells),
         plot=Markup(_inline(lambda: figure_of_dots(table))),
         varied=panels and Markup(_inline(lambda: figure_of_lines(panels))),
         notes=notes,
@@ -92,7 +102,8 @@ def write_report(
     """
     table = pivot(cells)
     write_cells(folder / "results.json", cells)
-    write_atomically(folder / "table.md", markdown(table))
+    beside = differences(cells)
+    write_atomically(folder / "table.md", markdown(table) + (f"\n{markdown_of_differences(beside)}" if beside else ""))
     plot(table, folder / "plot.png")
     if panels := panels_of(cells):
         (folder / "vary.png").write_bytes(picture(lambda: figure_of_lines(panels), "png"))

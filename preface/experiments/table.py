@@ -102,7 +102,7 @@ def pivot(cells: Sequence[Cell]) -> Table:
     if not cells:
         raise UserError("there are no results to report yet: run an experiment first, then report its results")
     cells = latest(cells)
-    labels = _labels(cells)
+    labels = labels_of(cells)
     groups: dict[tuple[str, str, str], list[Cell]] = {}
     for cell in cells:
         groups.setdefault((cell.eval_task, cell.split, cell.metric), []).append(cell)
@@ -121,7 +121,8 @@ def _span(numbers: Iterable[int]) -> str:
     return "–".join(f"{number:,}" for number in sorted({min(numbers), max(numbers)}))
 
 
-def _key(cell: Cell) -> Key:
+def key_of(cell: Cell) -> Key:
+    """The column that a cell belongs to."""
     return cell.method, cell.backbone, cell.train_task or "", repr(sorted(_settings(cell).items()))
 
 
@@ -132,10 +133,10 @@ def _settings(cell: Cell) -> dict[str, Any]:
     return settings | (method if isinstance(method, dict) else {"method": method})
 
 
-def _labels(cells: Sequence[Cell]) -> dict[Key, str]:
+def labels_of(cells: Sequence[Cell]) -> dict[Key, str]:
     """What stands above each column: no two are the same."""
-    first = {_key(cell): cell for cell in reversed(cells)}
-    keys = list(dict.fromkeys(map(_key, cells)))
+    first = {key_of(cell): cell for cell in reversed(cells)}
+    keys = list(dict.fromkeys(map(key_of, cells)))
     backbones, tasks = ({key[place] for key in keys} - {""} for place in (1, 2))
     labels: dict[Key, str] = {}
     for key in keys:
@@ -159,7 +160,7 @@ def _row(group: Sequence[Cell], labels: dict[Key, str]) -> Row:
     """Gather the cells of one task, split and metric."""
     values: dict[str, list[float]] = {}
     for cell in group:
-        values.setdefault(labels[_key(cell)], []).append(cell.value)
+        values.setdefault(labels[key_of(cell)], []).append(cell.value)
     return Row(
         group[0].eval_task,
         group[0].split,
@@ -173,7 +174,7 @@ def _caption(cells: Sequence[Cell], rows: Sequence[Row], labels: dict[Key, str])
     """Say how many seeds a number stands for, what was trained, on what, and what stayed as it was."""
     seeds, sizes = {}, {}
     for key, label in labels.items():
-        column = [cell for cell in cells if _key(cell) == key]
+        column = [cell for cell in cells if key_of(cell) == key]
         if any(cell.seed is not None for cell in column):
             seeds[label] = _span(len(row.entries[label].values) for row in rows if label in row.entries)
         if any(cell.trained_parameters for cell in column):

@@ -7,6 +7,8 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+
 from preface.tasks.metric import metric
 
 OTHER = "(none of the labels)"
@@ -34,7 +36,19 @@ def measured(
 ) -> tuple[float, dict[str, Any]]:
     """The metric of that name, in [0, 1], and what a cell's details say beside it."""
     value = metric(name, gold, predicted)
-    details: dict[str, Any] = {"confusion": confusion(gold, predicted, words)}
+    details: dict[str, Any] = {"confusion": confusion(gold, predicted, words), "right": _right(gold, predicted)}
     if name == "accuracy":
         details["interval"] = list(wilson(value, len(gold)))
     return value, details
+
+
+def _right(gold: Sequence[str], predicted: Sequence[str]) -> str:
+    """Which rows were answered right, a bit a row, in hexadecimal digits: two columns can be compared row by row."""
+    right = [one == other for one, other in zip(gold, predicted, strict=True)]
+    return np.packbits(right).tobytes().hex()
+
+
+def right_answers(digits: str, n: int) -> list[bool]:
+    """What `measured` wrote of n rows."""
+    bits: list[bool] = np.unpackbits(np.frombuffer(bytes.fromhex(digits), np.uint8), count=n).astype(bool).tolist()
+    return bits

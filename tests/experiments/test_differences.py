@@ -1,0 +1,99 @@
+"""Differences are held against the closed form of a paired difference of shares."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from preface.experiments.differences import Differences, differences
+from preface.experiments.report import write_report
+from preface.labelling.measures import measured, right_answers
+from preface.records.results import Cell
+
+
+def cell(method: str, right: Any, task: str = "cr", seed: int | None = None) -> Cell:
+    given = ["yes" if one else "no" for one in right]
+    value, details = measured("accuracy", ["yes"] * len(given), given, ("yes", "no"))
+    trained_on = None if method == "zero-shot" else "sst2"
+    return Cell("small", method, trained_on, task, "accuracy", value, len(given), seed, 1, 0.0, details=details)
+
+
+def found(cells: list[Cell]) -> Differences:
+    result = differences(cells)
+    assert result is not None
+    return result
+
+
+def test_right_answers_come_back() -> None:
+    for n in (1, 7, 8, 9, 100):
+        right = (np.random.default_rng(n).random(n) < 0.6).tolist()
+        details = cell("tf-idf", right).details
+        assert right_answers(details["right"], n) == right
+
+
+def test_interval_of_one_seed_is_that_of_paired_shares() -> None:
+    random = np.random.default_rng(0)
+    first = random.random(1_000) < 0.8
+    second = np.where(random.random(1_000) < 0.1, ~first, first)
+    result = found([cell("prefix", first, seed=0), cell("prompt", second, seed=0)])
+    assert result.reference == "prefix"
+    assert result.columns == ("prompt",)
+    ((task, by_column),) = result.rows
+    apart = second.astype(float) - first
+    difference = by_column["prompt"]
+    assert task == "cr"
+    assert difference.value == pytest.approx(apart.mean())
+    reach = 1.96 * apart.std() / np.sqrt(1_000)
+    assert difference.low == pytest.approx(apart.mean() - reach, abs=0.15 * reach)
+    assert difference.high == pytest.approx(apart.mean() + reach, abs=0.15 * reach)
+
+
+def test_seeds_that_differ_widen_the_interval() -> None:
+    random = np.random.default_rng(0)
+
+    def reach(shares: list[float]) -> float:
+        first = [cell("prefix", random.random(4_000) < 0.8, seed=seed) for seed in range(3)]
+        second = [cell("prompt", random.random(4_000) < share, seed=seed) for seed, share in enumerate(shares)]
+        difference = found(first + second).rows[0][1]["prompt"]
+        return difference.high - difference.low
+
+    assert reach([0.6, 0.7, 0.8]) > 3 * reach([0.7, 0.7, 0.7])
+
+
+def test_the_same_answers_differ_by_nothing() -> None:
+    right = [True, False, True, True]
+    cells = [cell("prefix", right, seed=seed) for seed in range(3)] + [cell("tf-idf", right)]
+    assert str(found(cells).rows[0][1]["tf-idf"]) == "+0.0 (+0.0 to +0.0)"
+
+
+def test_the_mean_is_over_tasks_not_trained_on() -> None:
+    right = {"sst2": (1, 1), "cr": (1, 0), "imdb": (0, 1), "tweets": (1, 0)}
+    cells = [
+        cell(method, [bool(one)] * 5, task, seed=0)
+        for task, pair in right.items()
+        for method, one in zip(("prefix", "prompt"), pair, strict=True)
+    ]
+    rows = dict(found(cells).rows)
+    assert rows["mean of the 3 other tasks"]["prompt"].value == pytest.approx(-1 / 3)
+    partly = [one for one in cells if (one.method, one.eval_task) != ("prompt", "cr")]
+    assert dict(found(partly).rows)["mean of the 3 other tasks"] == {}
+    assert dict(found(partly).rows)["cr"] == {}
+
+
+def test_nothing_to_compare() -> None:
+    assert differences([cell("prefix", [True], seed=0)]) is None
+    assert differences([cell("zero-shot", [True]), cell("tf-idf", [True])]) is None
+
+
+def test_the_report_shows_them(tmp_path: Path) -> None:
+    cells = [cell("prefix", [True, False], seed=0), cell("prompt", [True, True], seed=0)]
+    write_report(cells, tmp_path, "Two")
+    assert "| cr | +50.0 (+0.0 to +100.0) |" in (tmp_path / "table.md").read_text()
+    page = (tmp_path / "report.html").read_text()
+    assert "<h2>Beside prefix</h2>" in page
+    assert "<td>+50.0 (+0.0 to +100.0)</td>" in page
+    write_report(cells[:1], tmp_path, "One")
+    assert "Beside" not in (tmp_path / "report.html").read_text()
