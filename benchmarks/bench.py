@@ -34,7 +34,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from preface.backbones.base import Backbone
 from preface.backbones.contexts import Inputs
-from preface.backbones.load import bfloat16_is_fast
+from preface.backbones.packed import bfloat16_is_fast
 from preface.labelling.label_words import LabelWords
 from preface.labelling.labeller import Labeller
 from preface.methods import PrefixTuning, PromptTuning

@@ -8,16 +8,15 @@ from __future__ import annotations
 from functools import cached_property
 from typing import Any
 
+import psutil
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 from transformers.activations import NewGELUActivation
 
-FEW = 256
-"""Rows up to which a product of a CPU runs faster with the weights on its left."""
-SMALL = 100_000_000
-"""Parameters of a model up to which its projections are held in two layouts on a CPU, one for each direction."""
+from preface.backbones.packed import pack, packing_pays, times
+
 PIECES = 256
 """Positions whose logits are held at a time: 33 MB at T5's vocabulary."""
 
@@ -25,12 +24,13 @@ PIECES = 256
 def make_frozen(model: nn.Module) -> None:
     """Let a model whose weights get no gradient compute with the layers of this module."""
     fuse_gelu(model)
-    small = sum(parameter.numel() for parameter in model.parameters()) <= SMALL
+    linears = [module for module in model.modules() if type(module) is nn.Linear]
+    copies = 2 * sum(linear.weight.nbytes for linear in linears)  # one for each direction
+    for linear in linears:
+        linear.__class__ = FrozenLinear
+        linear.packs = copies <= psutil.virtual_memory().total / 8  # type: ignore[assignment]
     for module in model.modules():
-        if type(module) is nn.Linear:
-            module.__class__ = FrozenLinear
-            module.small = small  # type: ignore[assignment]
-        elif hasattr(module, "variance_epsilon"):  # the layer norms of T5 and mT5
+        if hasattr(module, "variance_epsilon"):  # the layer norms of T5 and mT5
             module.__class__ = FrozenNorm
 
 
@@ -51,12 +51,13 @@ def refuse_gradient(weight: Tensor) -> None:
 
 
 class FrozenLinear(nn.Linear):
-    """A projection without bias. For few rows the weights stand on the left: `(W xᵀ)ᵀ`.
+    """A projection whose weights a CPU holds a second and a third time, laid out for the products of each direction.
 
-    The BLAS library cuts the larger operand into what its cores share; on the left it need not be packed anew.
+    Torch's own products lay the weights out anew at every call.
     """
 
-    small: bool
+    packs: bool
+    """Whether there is memory for that."""
     softcap: float | None = None
     """Of a projection onto the vocabulary: logits stay within ± this (Gemma 2)."""
 
@@ -75,36 +76,47 @@ class FrozenLinear(nn.Linear):
         return logits if self.softcap is None else torch.tanh(logits / self.softcap) * self.softcap
 
     @cached_property
-    def turned(self) -> Tensor:
-        """What the gradient is multiplied with, `[in, out]`: in a small model a copy, which is read faster."""
-        turned = self.weight.detach().t()
-        return turned.contiguous() if self.small and _on_the_left(self.weight, 1) else turned
+    def packed(self) -> Tensor:
+        """For products on the way forward."""
+        return pack(self.weight)
+
+    @cached_property
+    def packed_back(self) -> Tensor:
+        """For products with the gradient of the output."""
+        return pack(self.weight.t())
 
     def forward(self, input: Tensor) -> Tensor:
         """`[..., in]` to `[..., out]`."""
         refuse_gradient(self.weight)
-        if self.bias is not None or not _on_the_left(input, input.numel() // input.shape[-1]):
+        if not self.is_packed:
             return functional.linear(input, self.weight, self.bias)
-        output: Tensor = _FewRows.apply(input, self)
+        output: Tensor = _PackedLinear.apply(input, self)
         return output
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the packed weights, which nothing can copy or write."""
+        return {name: item for name, item in self.__dict__.items() if name not in {"packed", "packed_back"}}
 
-def _on_the_left(tensor: Tensor, rows: int) -> bool:
-    return rows <= FEW and tensor.device.type == "cpu" and tensor.dtype == torch.float32
+    @property
+    def is_packed(self) -> bool:
+        """Whether products go with packed weights here."""
+        return self.packs and packing_pays(self.weight.device, self.weight.dtype)
+
+    def back(self, gradient: Tensor) -> Tensor:
+        """The gradient of the input `[M, in]`, from that of the output `[M, out]`."""
+        return times(gradient, self.packed_back) if self.is_packed else torch.mm(gradient, self.weight)
 
 
-class _FewRows(torch.autograd.Function):
+class _PackedLinear(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, input: Tensor, layer: FrozenLinear) -> Tensor:
         ctx.layer = layer
-        rows = input.reshape(-1, input.shape[-1])
-        return torch.mm(layer.weight, rows.t()).t().view(*input.shape[:-1], -1)
+        return times(input, layer.packed, layer.bias)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
-        rows = gradient.reshape(-1, gradient.shape[-1])
-        return torch.mm(ctx.layer.turned, rows.t()).t().view(*gradient.shape[:-1], -1), None
+        return times(gradient, ctx.layer.packed_back), None
 
 
 class FrozenNorm(nn.Module):
@@ -141,15 +153,12 @@ class _Norm(torch.autograd.Function):
 @torch.no_grad()
 def log_total(hidden: Tensor, head: FrozenLinear) -> Tensor:
     """log Σ exp of all logits, which turns a logit into a log-probability: `[M, d]` to `[M]`, float32."""
-    return torch.cat([_logits(some, head).logsumexp(0) for some in hidden.split(PIECES)])
+    return torch.cat([_logits(some, head).logsumexp(1) for some in hidden.split(PIECES)])
 
 
 def _logits(hidden: Tensor, head: FrozenLinear) -> Tensor:
-    """All logits, `[vocabulary, m]`, float32."""
-    logits = torch.mm(head.weight, hidden.t()).float()
-    if head.bias is not None:
-        logits += head.bias.float()[:, None]
-    return head.capped(logits)
+    """All logits, `[m, vocabulary]`, float32."""
+    return head.capped(head(hidden).float())
 
 
 def cross_entropy(hidden: Tensor, head: FrozenLinear, labels: Tensor) -> Tensor:
@@ -178,17 +187,17 @@ class _CrossEntropy(torch.autograd.Function):
         for some, label in zip(hidden.split(PIECES), labels.split(PIECES), strict=True):
             own = head.weight[label]  # [m, d]
             logit = head.logits_of(some, label)  # [m]
-            logits = _logits(some, head)  # [vocabulary, m]
+            logits = _logits(some, head)  # [m, vocabulary]
             slope = None if head.softcap is None else 1 - (logits / head.softcap).square()
-            largest = logits.amax(0)
+            largest = logits.amax(1, keepdim=True)
             powers = logits.sub_(largest).exp_()
-            total = powers.sum(0)  # [m]
-            losses.append(total.log() + largest - logit)
+            total = powers.sum(1, keepdim=True)  # [m, 1]
+            losses.append((total.log() + largest)[:, 0] - logit)
             if ctx.needs_input_grad[0]:
                 if slope is not None:  # of a capped logit
                     powers *= slope
-                    own = own * slope.gather(0, label[None]).t().to(own.dtype)
-                expected = torch.mm(head.turned, powers.to(some.dtype)).t() / total[:, None]  # [m, d]
+                    own = own * slope.gather(1, label[:, None]).to(own.dtype)
+                expected = head.back(powers.to(some.dtype)) / total  # [m, d]
                 gradients.append((expected - own).to(some.dtype))
         if gradients:
             ctx.save_for_backward(torch.cat(gradients))

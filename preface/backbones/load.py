@@ -23,6 +23,7 @@ from transformers.utils import logging as transformers_logging
 from preface.backbones import families, gguf
 from preface.backbones.base import Backbone
 from preface.backbones.causal import CausalBackbone
+from preface.backbones.packed import bfloat16_is_fast
 from preface.backbones.t5 import T5Backbone
 from preface.errors import UserError, first_line
 from preface.hub import SECONDS, hub_error
@@ -190,13 +191,3 @@ def dtype_named(name: str, device: torch.device) -> torch.dtype:
 def dtype_name(dtype: torch.dtype) -> str:
     """As on the command line: `float32` or `bfloat16`."""
     return str(dtype).removeprefix("torch.")
-
-
-def bfloat16_is_fast(device: torch.device) -> bool:
-    """True where matrix products in bfloat16 run in hardware; elsewhere they are emulated, up to 90 x slower."""
-    if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    if device.type == "cpu":
-        able = torch.cpu.get_capabilities()
-        return bool(able.get("avx512_bf16") or able.get("amx_bf16") or able.get("bf16"))
-    return False

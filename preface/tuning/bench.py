@@ -16,7 +16,8 @@ import torch
 from preface.backbones import batching
 from preface.backbones.base import Backbone
 from preface.backbones.contexts import Inputs
-from preface.backbones.load import bfloat16_is_fast, device_named, load_backbone
+from preface.backbones.load import device_named, load_backbone
+from preface.backbones.packed import bfloat16_is_fast
 from preface.errors import UserError
 from preface.labelling.label_words import LabelWords
 from preface.methods import Method, PrefixTuning, PromptTuning

@@ -120,7 +120,6 @@ def elsewhere(step: Step) -> None:
     step.backbone = copy.copy(step.backbone)
     step.backbone.model = copy.deepcopy(step.backbone.model).to("meta")
     for module in step.backbone.model.modules():
-        module.__dict__.pop("turned", None)  # a copy that other steps have made
         if isinstance(getattr(module, "preceding_bias", None), torch.Tensor):
             module.preceding_bias = module.preceding_bias.to("meta")
     step.module.to("meta")
