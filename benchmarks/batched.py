@@ -27,6 +27,7 @@ from torch.nn.functional import pad
 
 from preface.backbones import batching, products
 from preface.backbones.frozen import FrozenLinear, cross_entropy
+from preface.backbones.products import Keys, Projected, SideBySide
 from preface.methods.prefix_tuning import ReparametrizedPrefixes
 from preface.prompts import of_rows
 from preface.records.results import installed_versions
@@ -38,7 +39,7 @@ Work = Callable[[], tuple[Results, Results]]
 Pair = tuple[str, Work, Work]
 """What is done, by us and by torch."""
 
-POPULATIONS, NONE = (1, 8), (None, None)
+POPULATIONS = (1, 8)
 PREFIX, PROMPT = 20, 100  # virtual tokens
 LAYERS, HEADS, WIDTH, D = (SMALL[name] for name in ("num_layers", "num_heads", "d_kv", "d_model"))
 LOWEST = torch.finfo(torch.bfloat16).min  # in either precision
@@ -131,6 +132,10 @@ def lengths_of(share: float) -> list[int]:
     return every[int(share * len(every))]
 
 
+def kinds(prefix: Results, own: Keys) -> list[Keys]:
+    return [SideBySide(*prefix), own] if prefix else [own]
+
+
 def attentions(prompts: int) -> Iterator[Pair]:
     """Decoder and encoder, with a prefix or behind a prompt."""
     size, few = BATCH * prompts, len(TARGET)
@@ -164,7 +169,7 @@ def fused(query: Tensor, key: Tensor, value: Tensor, prefix: Results, bias: Tens
 def self_attention(what: str, own: Results, prefix: Results, bias: Tensor) -> Pair:
     query, key, value = own
     parameters = [*own, *prefix]
-    ours = lambda: [products.self_attention(query * WIDTH**-0.5, key, value, *(prefix or NONE), bias)]  # noqa: E731
+    ours = lambda: [products.attention(query * WIDTH**-0.5, kinds(prefix, SideBySide(key, value)), bias)]  # noqa: E731
     torchs = there_and_back(lambda: fused(query, key, value, prefix, bias), parameters)
     return what, there_and_back(ours, parameters), torchs
 
@@ -177,7 +182,7 @@ def cross_attention(what: str, query: Tensor, states: Tensor, prefix: Results, b
         key, value = (functional.linear(states, item).unflatten(-1, (HEADS, WIDTH)).transpose(1, 2) for item in weights)
         return fused(query, key, value, prefix, bias)
 
-    ours = lambda: [products.cross_attention(query * WIDTH**-0.5, states, *weights, *(prefix or NONE), bias)]  # noqa: E731
+    ours = lambda: [products.attention(query * WIDTH**-0.5, kinds(prefix, Projected(states, *weights)), bias)]  # noqa: E731
     return what, there_and_back(ours, parameters), there_and_back(projected, parameters)
 
 

@@ -106,7 +106,7 @@ def operations(shape: dict[str, int], positions: int, tokens: float, passes: Lit
 
     Each parameter costs two operations for each position that goes through it, and two more where the gradient goes
     back; the weights' own gradients are not wanted. Softmax, norms, the products of queries with keys, padding, and the
-    encoder's states through the cross-attention's keys and values (`products.cross_attention`) are left out,
+    encoder's states through the cross-attention's keys and values (`products.Projected`) are left out,
     so this is a floor: of the arithmetic alone, not of reading the weights from memory, which small batches wait for.
 
     Args:

@@ -2,10 +2,6 @@
 
 One function for every model whose attention goes through Transformers' `AttentionInterface`: what differs between
 families (rotary positions, norms of queries and keys, scalings) is done before it is called, or is an argument.
-
-The keys that a query sees are of three kinds: a prompt's, the text's, and those of its own sequence. Scores are taken
-of each kind by itself, so that neither the text's keys are copied for the prompts that answer about it, nor a
-prompt's for its rows.
 """
 
 from __future__ import annotations
@@ -20,6 +16,8 @@ from torch.nn import functional
 from transformers import AttentionInterface
 from transformers.masking_utils import AttentionMaskInterface
 
+from preface.backbones import products
+from preface.backbones.products import InTurn, Keys, SideBySide
 from preface.prompts import Prefix, Prompts
 
 NAME = "preface-causal"
@@ -74,96 +72,65 @@ def attention(
     if call.prompts is not None:
         each = ((site, call.prompts.at(site, module.layer_idx, query, call.rows)) for site in call.sites)
         prefixes = [(site, prefix) for site, prefix in each if prefix is not None]
-    if not prefixes and call.text is None and softcap is None:
-        return _plain(query, key, value, call, scaling, dropout, sliding_window), None
-    heads = key.shape[1]
-    few = query.unflatten(1, (heads, -1)).flatten(2, 3) * scaling  # [B, H, G * q, e]
-    parts = [_own_part(few, key, value, call, sliding_window)]
+    fused = not prefixes or query.device.type != "cpu" or key.shape[2] > products.SHORT
+    if call.text is None and softcap is None and fused:
+        return _fused(query, key, value, prefixes, call, scaling, dropout, sliding_window), None
+    heads, queries = key.shape[1], query.shape[2]
+    kinds: list[Keys] = [SideBySide(prefix.keys, prefix.values) for _, prefix in prefixes]
     if call.text is not None:
-        parts.insert(0, _text_part(few, module.layer_idx, call, sliding_window))
-    for site, prefix in prefixes:
-        parts.insert(0, _prefix_part(few, site, prefix, call, sliding_window))
-    output = _combined(parts, query.shape[2], softcap, dropout)  # [B, H, G * q, e]
-    return output.unflatten(2, (-1, query.shape[2])).flatten(1, 2).transpose(1, 2).contiguous(), None
+        kinds.append(InTurn(call.text[0][module.layer_idx], call.text[1][module.layer_idx]))
+    kinds.append(SideBySide(key, value))
+    few = query.unflatten(1, (heads, -1)).flatten(2, 3) * scaling  # [B, H, G * q, e]
+    bias = _bias(call, prefixes, sliding_window, query.dtype, query.shape[1] // heads)
+    output = products.attention(few, kinds, bias, softcap, dropout)  # [B, H, G * q, e]
+    return output.unflatten(2, (-1, queries)).flatten(1, 2).transpose(1, 2).contiguous(), None
 
 
-@dataclass
-class _Part:
-    """Keys of one kind."""
-
-    scores: Tensor
-    """`[B, H, G * q, k]`."""
-    bias: Tensor | None
-    """`[B, 1, q or 1, k]`, broadcast; None: all are seen."""
-    values: Any
-    """From weights `[B, H, G * q, k]` to the sum of values, `[B, H, G * q, e]`."""
-
-
-def _own_part(query: Tensor, key: Tensor, value: Tensor, call: Call, window: int | None) -> _Part:
-    bias = _own_bias(call, window, query.dtype, written=True)
-    return _Part(query @ key.transpose(-1, -2), bias, lambda weights: weights @ value)
-
-
-def _text_part(query: Tensor, layer: int, call: Call, window: int | None) -> _Part:
-    assert call.text is not None
-    key, value = call.text[0][layer], call.text[1][layer]  # [N, H, T, e]
-    size = len(key)
-
-    def folded(item: Tensor) -> Tensor:  # [P * N, H, s, w] to [N, H, P * s, w]
-        if len(item) == size:
-            return item
-        return item.unflatten(0, (-1, size)).permute(1, 2, 0, 3, 4).flatten(2, 3)
-
-    def unfolded(item: Tensor) -> Tensor:
-        if len(query) == size:
-            return item
-        return item.unflatten(2, (len(query) // size, -1)).permute(2, 0, 1, 3, 4).flatten(0, 1)
-
-    scores = unfolded(folded(query) @ key.transpose(-1, -2))
-    return _Part(scores, _text_bias(call, window, query.dtype), lambda weights: unfolded(folded(weights) @ value))
-
-
-def _prefix_part(query: Tensor, site: str, prefix: Prefix, call: Call, window: int | None) -> _Part:
-    each, own = len(prefix.keys), query.shape[2]
-    shared = each < len(query)  # B / P rows of each prompt lie side by side: [B, H, s, w] to [P, H, B / P * s, w]
-
-    def folded(item: Tensor) -> Tensor:
-        return item.unflatten(0, (each, -1)).transpose(1, 2).flatten(2, 3) if shared else item
-
-    def unfolded(item: Tensor) -> Tensor:
-        return item.unflatten(2, (-1, own)).transpose(1, 2).flatten(0, 1) if shared else item
-
-    scores = unfolded(folded(query) @ prefix.keys.transpose(-1, -2))
-    bias = _prefix_bias(site, prefix, call, window, query.dtype)
-    return _Part(scores, bias, lambda weights: unfolded(folded(weights) @ prefix.values))
-
-
-def _combined(parts: Sequence[_Part], queries: int, softcap: float | None, dropout: float) -> Tensor:
-    """One softmax over the keys of all parts; `[B, H, G * q, e]`."""
-    scores = []
-    for part in parts:
-        own = part.scores if softcap is None else torch.tanh(part.scores / softcap) * softcap
-        if part.bias is not None:
-            own = (own.unflatten(2, (-1, queries)) + part.bias[:, :, None]).flatten(2, 3)
-        scores.append(own)
-    weights = torch.cat(scores, dim=-1).softmax(-1, dtype=torch.float32).to(scores[0].dtype)
-    if dropout:
-        weights = functional.dropout(weights, dropout)
-    sizes = [own.shape[-1] for own in scores]
-    sums = [part.values(share) for part, share in zip(parts, weights.split(sizes, dim=-1), strict=True)]
-    total: Tensor = sum(sums[1:], sums[0])
-    return total
-
-
-def _plain(
-    query: Tensor, key: Tensor, value: Tensor, call: Call, scaling: float, dropout: float, window: int | None
+def _fused(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    prefixes: Sequence[tuple[str, Prefix]],
+    call: Call,
+    scaling: float,
+    dropout: float,
+    window: int | None,
 ) -> Tensor:
-    """Attention to the own sequence alone, by torch's own kernel."""
-    bias = _own_bias(call, window, query.dtype)
+    """Attention to prefixes and the own sequence by torch's own kernel, `[B, q, G * H, e]`."""
+    each = [*(prefix.by_row() for _, prefix in prefixes), (key, value)]
+    keys, values = (torch.cat(part, dim=2) if prefixes else part[0] for part in zip(*each, strict=True))
+    bias = _bias(call, prefixes, window, query.dtype) if prefixes else _own_bias(call, window, query.dtype)
     output = functional.scaled_dot_product_attention(
-        query, key, value, attn_mask=bias, is_causal=bias is None, dropout_p=dropout, scale=scaling, enable_gqa=True
+        query, keys, values, attn_mask=bias, is_causal=bias is None, dropout_p=dropout, scale=scaling, enable_gqa=True
     )
     return output.transpose(1, 2)
+
+
+def _bias(
+    call: Call, prefixes: Sequence[tuple[str, Prefix]], window: int | None, dtype: torch.dtype, groups: int = 1
+) -> Tensor | None:
+    """What is added to the scores of all keys, `[B or 1, 1, G * q or 1, n + T + k]`; None where all are seen."""
+    if ("all", window) not in call.biases:
+        each = [(prefix.length, _prefix_bias(site, prefix, call, window, dtype)) for site, prefix in prefixes]
+        if call.text_mask is not None:
+            each.append((call.text_mask.shape[1], _text_bias(call, window, dtype)))
+        each.append((call.own_positions.shape[1], _own_bias(call, window, dtype, written=True)))
+        call.biases["all", window] = _side_by_side(each, groups, call.positions.device, dtype)
+    return call.biases["all", window]
+
+
+def _side_by_side(
+    each: Sequence[tuple[int, Tensor | None]], groups: int, device: torch.device, dtype: torch.dtype
+) -> Tensor | None:
+    """Biases `[B or 1, 1, q or 1, k]` of so many keys (None: zeros), the same for every group of queries."""
+    if all(bias is None for _, bias in each):
+        return None
+    written = [torch.zeros(1, 1, 1, k, dtype=dtype, device=device) if bias is None else bias for k, bias in each]
+    shape = torch.broadcast_shapes(*(bias.shape[:3] for bias in written))
+    whole = torch.cat([bias.expand(*shape, -1) for bias in written], dim=-1)
+    if shape[2] == 1:
+        return whole
+    return whole[:, :, None].expand(-1, -1, groups, -1, -1).flatten(2, 3)
 
 
 def _own_bias(call: Call, window: int | None, dtype: torch.dtype, written: bool = False) -> Tensor | None:
@@ -176,7 +143,7 @@ def _own_bias(call: Call, window: int | None, dtype: torch.dtype, written: bool 
             seen = torch.ones(queries, keys, dtype=torch.bool, device=call.positions.device).tril(keys - queries)[None]
         if seen is not None and window is not None:
             seen = seen & _within(call.positions, call.own_positions, window)
-        call.biases["own", window] = None if seen is None else _bias(seen, dtype)
+        call.biases["own", window] = None if seen is None else _hidden(seen, dtype)
     return call.biases["own", window]
 
 
@@ -189,7 +156,7 @@ def _text_bias(call: Call, window: int | None, dtype: torch.dtype) -> Tensor | N
         seen = call.text_mask[:, None].repeat(size // len(call.text_mask), 1, 1)  # [B, 1, T]
         if window is not None:
             seen = seen & _within(call.positions, call.text_positions, window)
-        call.biases["text", window] = _bias(seen, dtype)
+        call.biases["text", window] = _hidden(seen, dtype)
     return call.biases["text", window]
 
 
@@ -203,7 +170,7 @@ def _prefix_bias(site: str, prefix: Prefix, call: Call, window: int | None, dtyp
             places = torch.arange(-n, 0, device=call.positions.device).expand(len(call.positions), n)
             within = _within(call.positions, places, window)
             seen = within if seen is None else seen & within
-        call.biases[site, window] = None if seen is None else _bias(seen, dtype)
+        call.biases[site, window] = None if seen is None else _hidden(seen, dtype)
     return call.biases[site, window]
 
 
@@ -212,7 +179,7 @@ def _within(queries: Tensor, keys: Tensor, window: int) -> Tensor:
     return queries[:, :, None] - keys[:, None] < window
 
 
-def _bias(seen: Tensor, dtype: torch.dtype) -> Tensor:
+def _hidden(seen: Tensor, dtype: torch.dtype) -> Tensor:
     """`[B, q, k]` to `[B, 1, q, k]`: the lowest number where a key may not be seen."""
     zero = torch.zeros((), dtype=dtype, device=seen.device)
     return torch.where(seen[:, None], zero, torch.finfo(dtype).min)

@@ -17,13 +17,11 @@ from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
 from preface.backbones import products
 from preface.backbones.frozen import refuse_gradient
+from preface.backbones.products import Keys, Projected, SideBySide
 from preface.prompts import Prefix, Prompts
 
 NAME = "preface"
 """The name under which the function is registered: `attn_implementation="preface"`."""
-SHORT = 256
-"""Keys up to which plain products beat torch's fused kernel on a CPU (docs/performance.md)."""
-
 Biases = dict[str, Tensor | None]
 """What is added to the scores at each site: built by the layers that have a bias, T5's first, read by the others."""
 
@@ -61,10 +59,9 @@ def attention(
             query_positions = torch.arange(key.shape[2] - query.shape[2], key.shape[2], device=query.device)
         before = None if prefix is None else _prefix_bias(prefix, table, query_positions, query.dtype)
         biases[site] = _bias(before, prefix, _own_bias(attention_mask, position_bias, query.dtype), key)
-    keys, values = (prefix.keys, prefix.values) if prefix is not None else (None, None)
-    if query.device.type == "cpu" and key.shape[2] <= SHORT and dropout == 0:
+    if query.device.type == "cpu" and key.shape[2] <= products.SHORT and dropout == 0:
         query = query if scaling in (None, 1.0) else query * scaling
-        output = products.self_attention(query, key, value, keys, values, biases[site])  # [B, H, q, d_kv]
+        output = products.attention(query, _kinds(prefix, SideBySide(key, value)), biases[site])  # [B, H, q, d_kv]
     else:
         output = _fused(query, key, value, prefix, biases[site], dropout, scaling)
     return output.transpose(1, 2), None
@@ -86,7 +83,7 @@ class CrossAttention(nn.Module):
     """T5's cross-attention, in the place of Transformers' own module and with its weights.
 
     A decoder that says a word of two pieces after an input of a hundred tokens projects two vectors a layer here
-    instead of a hundred, and holds no keys and values of the input (`products.cross_attention`).
+    instead of a hundred, and holds no keys and values of the input (`products.Projected`).
     """
 
     def __init__(self, original: Any) -> None:
@@ -119,18 +116,20 @@ class CrossAttention(nn.Module):
         few, many = query.shape[2], states.shape[1]
         # operations: few · d · H (e + m) against m · d · H · e
         if few * (1 + many / self.d_kv) < many and dropout == 0:
-            keys, values = (prefix.keys, prefix.values) if prefix is not None else (None, None)
             refuse_gradient(self.k.weight)  # these two are no layers here
             refuse_gradient(self.v.weight)
-            output = products.cross_attention(
-                query, states, self.k.weight, self.v.weight, keys, values, biases["cross"]
-            )
+            own = Projected(states, self.k.weight, self.v.weight)
+            output = products.attention(query, _kinds(prefix, own), biases["cross"])
         else:
             key, value = (
                 project(states).unflatten(-1, (self.heads, self.d_kv)).transpose(1, 2) for project in (self.k, self.v)
             )  # [B, H, m, d_kv]
             output = _fused(query, key, value, prefix, biases["cross"], dropout, 1.0)
         return self.o(output.transpose(1, 2).flatten(2)), None, None
+
+
+def _kinds(prefix: Prefix | None, own: Keys) -> list[Keys]:
+    return [own] if prefix is None else [SideBySide(prefix.keys, prefix.values), own]
 
 
 def _own_bias(mask: Tensor | None, position_bias: Tensor | None, dtype: torch.dtype) -> Tensor | None:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
-from preface.backbones.products import cross_attention, self_attention
+from preface.backbones.products import InTurn, Keys, Projected, SideBySide, attention
 from preface.prompts import of_rows
 
 
@@ -87,6 +87,19 @@ def projected(states: Tensor, weight: Tensor, heads: int) -> Tensor:
     return (states @ weight.T).unflatten(-1, (heads, -1)).transpose(1, 2)
 
 
+def kinds(prefix: tuple[Tensor, ...], own: Keys) -> list[Keys]:
+    return [SideBySide(*prefix), own] if prefix else [own]
+
+
+def self_attention(query: Tensor, key: Tensor, value: Tensor, *prefix: Tensor, bias: Tensor | None = None) -> Tensor:
+    return attention(query, kinds(prefix, SideBySide(key, value)), bias)
+
+
+def cross_attention(query: Tensor, states: Tensor, *tensors: Tensor, bias: Tensor | None = None) -> Tensor:
+    key_weight, value_weight, *prefix = tensors
+    return attention(query, kinds(tuple(prefix), Projected(states, key_weight, value_weight)), bias)
+
+
 def assert_same(actual: Tensor, expected: Tensor, leaves: tuple[Tensor, ...]) -> None:
     """Outputs, and the gradients of all leaves."""
     torch.testing.assert_close(actual, expected, atol=1e-5, rtol=1e-4)
@@ -157,9 +170,9 @@ def test_a_gradient_is_the_same_where_it_alone_is_wanted(wanted: int) -> None:
     case = Case(seed=0)
     leaves = (case.by_head(4), case.by_head(5), case.by_head(5), *case.prefixes())
     bias = case.added()
-    whole = torch.autograd.grad(self_attention(*leaves, bias).square().sum(), leaves)[wanted]
+    whole = torch.autograd.grad(self_attention(*leaves, bias=bias).square().sum(), leaves)[wanted]
     alone = [leaf.detach().requires_grad_(place == wanted) for place, leaf in enumerate(leaves)]
-    (gradient,) = torch.autograd.grad(self_attention(*alone, bias).square().sum(), [alone[wanted]])
+    (gradient,) = torch.autograd.grad(self_attention(*alone, bias=bias).square().sum(), [alone[wanted]])
     torch.testing.assert_close(gradient, whole)
 
 
@@ -171,7 +184,50 @@ def test_a_gradient_of_cross_attention_is_the_same_where_it_alone_is_wanted(want
     weights = torch.randn(2, case.heads * case.width, 7).unbind()
     inputs = (case.by_head(4), states, *weights, *case.prefixes())
     bias = case.added()
-    (whole,) = torch.autograd.grad(cross_attention(*inputs, bias).square().sum(), [inputs[wanted]])
+    (whole,) = torch.autograd.grad(cross_attention(*inputs, bias=bias).square().sum(), [inputs[wanted]])
     alone = [leaf.detach().requires_grad_(place == wanted) for place, leaf in enumerate(inputs)]
-    (gradient,) = torch.autograd.grad(cross_attention(*alone, bias).square().sum(), [alone[wanted]])
+    (gradient,) = torch.autograd.grad(cross_attention(*alone, bias=bias).square().sum(), [alone[wanted]])
     torch.testing.assert_close(gradient, whole)
+
+
+@many
+@given(cases)
+def test_texts_are_seen_in_turn(case: Case) -> None:
+    """`prompts` answer about each of `rows_each` texts: row b sees text b % N, under prompt b // N."""
+    torch.manual_seed(case.seed)
+    query, prefix = case.by_head(case.queries), case.prefixes()
+    shape = (case.rows_each, case.heads, case.tokens, case.width)
+    key, value = (torch.randn(shape, requires_grad=True) for _ in range(2))
+    bias = case.added()
+    repeated = [item.repeat(case.prompts, 1, 1, 1) for item in (key, value)]
+    assert_same(
+        attention(query, kinds(prefix, InTurn(key, value)), bias),
+        reference(query, *repeated, prefix, bias),
+        (query, key, value, *prefix),
+    )
+
+
+def capped_attention(query: Tensor, key: Tensor, value: Tensor, softcap: float) -> Tensor:
+    return (torch.tanh(query @ key.transpose(-1, -2) / softcap) * softcap).softmax(-1) @ value
+
+
+def test_scores_stay_within_a_softcap() -> None:
+    torch.manual_seed(0)
+    case = Case(seed=0)
+    query, key, value = case.by_head(4), case.by_head(5), case.by_head(5)
+    assert_same(
+        attention(query, [SideBySide(key, value)], softcap=0.7),
+        capped_attention(query, key, value, 0.7),
+        (query, key, value),
+    )
+
+
+def test_dropout_leaves_weights_out_and_keeps_the_mean() -> None:
+    torch.manual_seed(0)
+    query, key = torch.zeros(1, 1, 2_000, 1), torch.zeros(1, 1, 4, 1)
+    value = torch.ones(1, 1, 4, 1, requires_grad=True)
+    output = attention(query, [SideBySide(key, value)], dropout=0.5)
+    assert set(output.flatten().tolist()) == {0.0, 0.5, 1.0, 1.5, 2.0}  # each weight is 1/4, or 1/2, or none
+    assert output.mean().item() == pytest.approx(1.0, abs=0.05)
+    (gradient,) = torch.autograd.grad(output.sum(), value)
+    assert gradient.sum().item() == pytest.approx(output.sum().item())  # of values of 1: the same weights again
