@@ -5,10 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
 
 from preface.backbones.base import Backbone
-from preface.backbones.tree import Tree
 from preface.errors import UserError
 from preface.tasks.task import CUE
 
@@ -65,8 +63,3 @@ class LabelWords:
         line = written.split("\n")[0]
         begun = [word for word in self.words if re.match(rf"{re.escape(word)}(?!\w)", line)]
         return max(begun, key=len, default=line)
-
-    @cached_property
-    def tree(self) -> Tree:
-        """The words as one tree."""
-        return Tree.of(self.pieces, self.lead_in)

@@ -49,7 +49,10 @@ class Labeller:
         self.prompts = prompts.to(backbone.device, backbone.dtype)
         each = [label_words] * prompts.size if isinstance(label_words, LabelWords) else list(label_words)
         distinct = list(dict.fromkeys(each))
-        self.trees = Trees.of([words.tree for words in distinct]).to(backbone.device)
+        parts = Trees.in_parts([(words.pieces, words.lead_in) for words in distinct])
+        self.trees = [trees.to(backbone.device) for trees in parts]
+        self.words = sum(trees.words for trees in self.trees)
+        """C."""
         self.lead_in = distinct[0].lead_in
         """What free generation begins after: the first prompt's."""
         self.which = torch.tensor([distinct.index(words) for words in each])
@@ -61,7 +64,7 @@ class Labeller:
 
         `rows` is the prompt of each text (default: the first); where it has fewer words than C, the others are −inf.
         """
-        output = torch.empty(len(inputs), self.trees.words)
+        output = torch.empty(len(inputs), self.words)
         for places, prompts, own in self._batches_by_row(inputs, rows):
             which = self.which[:1].expand(len(places)) if own is None else self.which[own]
             output[places] = self._scores(inputs, places, which, prompts, own)
@@ -76,7 +79,7 @@ class Labeller:
         """
         size, count = self.prompts.size, len(inputs)
         every = inputs.repeated(size)
-        output = torch.empty(size * count, self.trees.words)
+        output = torch.empty(size * count, self.words)
         for batch in self._batches(inputs, size):
             places = [prompt * count + place for prompt in range(size) for place in batch]
             which = self.which.repeat_interleave(len(batch))
@@ -92,7 +95,8 @@ class Labeller:
         texts = len(inputs.ids)
         once = rows is None and prompts.leaves_reading and len(inputs) > texts
         context = inputs.read(places[: len(places) // prompts.size] if once else places, prompts, rows)
-        return self.backbone.log_probabilities(context, self.trees, which, prompts, rows).cpu()
+        scores = [self.backbone.log_probabilities(context, trees, which, prompts, rows) for trees in self.trees]
+        return torch.cat(scores, dim=1).cpu()
 
     @torch.inference_mode()
     def generate(
@@ -134,7 +138,7 @@ class Labeller:
         """Texts of like length, as many as fit the budgets where each is there once for each of so many prompts."""
         lengths = [length + self.prompts.reading_length for length in inputs.lengths]
         budget = TOKEN_BUDGET if self.backbone.device.type == "cpu" else GPU_TOKEN_BUDGET
-        places = self.trees.inputs.shape[1] + self.prompts.answering_length
+        places = max(trees.inputs.shape[1] for trees in self.trees) + self.prompts.answering_length
         keys = places + max([*(self.prompts.length(site) for site in self.prompts.sites), 0])
         heads = max(site.heads for site in self.backbone.sites.values())
         a_row = 4 * places * (heads * (keys + max(lengths, default=0)) + 4 * self.backbone.width)

@@ -8,6 +8,7 @@ from transformers import AutoModelForSeq2SeqLM
 
 from preface.backbones.base import Backbone
 from preface.backbones.contexts import Inputs
+from preface.backbones.tree import Tree
 from preface.errors import UserError
 from preface.labelling.label_words import LabelWords
 from preface.labelling.labeller import Labeller
@@ -246,7 +247,7 @@ def test_many_labels_take_bounded_memory(tiny: Backbone, monkeypatch: pytest.Mon
     """As many rows answer together as their trees of labels allow."""
     words = LabelWords.of(tiny, [f"{first} {second}" for first in "abcdefgh" for second in "stuvwxyz"])
     texts = [[5, 6, 1]] * 40
-    places = len(words.tree.parents)
+    places = len(Tree.of(words.pieces, words.lead_in).parents)
     largest = []
     answer = tiny.answer
     monkeypatch.setattr(
@@ -258,3 +259,16 @@ def test_many_labels_take_bounded_memory(tiny: Backbone, monkeypatch: pytest.Mon
     torch.testing.assert_close(few, plain, atol=1e-3, rtol=1e-4)
     assert largest[0] == 40 * places
     assert max(largest[1:]) * (3 * (places + 3) + 4 * 24) * 4 <= 2**20
+
+
+@pytest.mark.precision
+def test_many_labels_are_ranked_in_parts(tiny: Backbone, inputs, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A task of many labels beside one of two, under prompts of their own."""
+    many = LabelWords.of(tiny, [f"{first} {second}" for first in "abcdefgh" for second in "stuvwxyz"])
+    words, prompts = [many, LabelWords.of(tiny, ("yes", "no"))], random_prompts(tiny, size=2)
+    whole = score(tiny, inputs, words, prompts, [0, 1, 0, 1])
+    monkeypatch.setattr("preface.backbones.tree.PLACES", 20)
+    labeller = Labeller(tiny, prompts, words)
+    assert len(labeller.trees) > 3
+    assert labeller.words == 64
+    close(tiny, labeller.label(Inputs(tiny, inputs), [0, 1, 0, 1]), whole)
