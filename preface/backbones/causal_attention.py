@@ -115,22 +115,11 @@ def _bias(
         if call.text_mask is not None:
             each.append((call.text_mask.shape[1], _text_bias(call, window, dtype)))
         each.append((call.own_positions.shape[1], _own_bias(call, window, dtype, written=True)))
-        call.biases["all", window] = _side_by_side(each, groups, call.positions.device, dtype)
+        whole = products.joined_bias(each, torch.zeros((), dtype=dtype, device=call.positions.device))
+        if whole is not None and whole.shape[2] > 1:  # the same for every group of queries
+            whole = whole[:, :, None].expand(-1, -1, groups, -1, -1).flatten(2, 3)
+        call.biases["all", window] = whole
     return call.biases["all", window]
-
-
-def _side_by_side(
-    each: Sequence[tuple[int, Tensor | None]], groups: int, device: torch.device, dtype: torch.dtype
-) -> Tensor | None:
-    """Biases `[B or 1, 1, q or 1, k]` of so many keys (None: zeros), the same for every group of queries."""
-    if all(bias is None for _, bias in each):
-        return None
-    written = [torch.zeros(1, 1, 1, k, dtype=dtype, device=device) if bias is None else bias for k, bias in each]
-    shape = torch.broadcast_shapes(*(bias.shape[:3] for bias in written))
-    whole = torch.cat([bias.expand(*shape, -1) for bias in written], dim=-1)
-    if shape[2] == 1:
-        return whole
-    return whole[:, :, None].expand(-1, -1, groups, -1, -1).flatten(2, 3)
 
 
 def _own_bias(call: Call, window: int | None, dtype: torch.dtype, written: bool = False) -> Tensor | None:

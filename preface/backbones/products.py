@@ -163,6 +163,23 @@ def attention(
     return output
 
 
+def joined_bias(each: Sequence[tuple[int, Tensor | None]], like: Tensor) -> Tensor | None:
+    """The biases of keys of several kinds in one tensor.
+
+    Args:
+        each: how many keys, and their bias, which broadcasts to `[B, H, q, k]`; None: zeros.
+        like: has the device and the type of the zeros.
+
+    Returns:
+        Broadcasts to `[B, H, q, K]`; None where there are no biases.
+    """
+    if all(bias is None for _, bias in each):
+        return None
+    written = [like.new_zeros(1, 1, 1, k) if bias is None else bias for k, bias in each]
+    shape = torch.broadcast_shapes(*(bias.shape[:3] for bias in written))
+    return torch.cat([bias.expand(*shape, -1) for bias in written], dim=-1)
+
+
 def _made(kinds: Sequence[type[Keys]], tensors: Sequence[Any]) -> list[Keys]:
     left = iter(tensors)
     return [kind(*(next(left) for _ in range(kind.count))) for kind in kinds]

@@ -144,13 +144,7 @@ def _own_bias(mask: Tensor | None, position_bias: Tensor | None, dtype: torch.dt
 
 def _bias(before: Tensor | None, prefix: Prefix | None, own: Tensor | None, key: Tensor) -> Tensor | None:
     """The biases of n prefix keys and of the k others, `key` `[B, ·, k, ·]`, in one tensor, where there are any."""
-    if prefix is None or (before is None and own is None):
-        return own
-    n, k = prefix.length, key.shape[2]
-    before = key.new_zeros(1, 1, 1, n) if before is None else before
-    own = key.new_zeros(1, 1, 1, k) if own is None else own
-    shape = torch.broadcast_shapes(before.shape[:3], own.shape[:3])
-    return torch.cat([before.expand(*shape, n), own.expand(*shape, k)], dim=-1)
+    return own if prefix is None else products.joined_bias([(prefix.length, before), (key.shape[2], own)], key)
 
 
 def _at_distance(table: Tensor, distance: Tensor) -> Tensor:

@@ -44,16 +44,19 @@ def markdown(table: Table) -> str:
     for row in table.rows:
         entries = [f"**{row.text(c)}**" if c in row.best else row.text(c) for c in table.columns]
         lines.append([row.label, row.n, *entries])
-    drawn = "\n".join(f"| {' | '.join(map(_escape, line))} |" for line in lines)
-    return f"{drawn}\n\n{_escape(table.caption)}\n"
+    return _drawn(lines, table.caption)
 
 
 def markdown_of_differences(found: Differences) -> str:
     """The same for the differences of the columns to the first one that was trained."""
     lines = [["accuracy, points", *found.columns], ["---", *["---:"] * len(found.columns)]]
     lines += [[task, *(str(by_column.get(c, MISSING)) for c in found.columns)] for task, by_column in found.rows]
+    return _drawn(lines, found.caption)
+
+
+def _drawn(lines: Sequence[Sequence[str]], caption: str) -> str:
     drawn = "\n".join(f"| {' | '.join(map(_escape, line))} |" for line in lines)
-    return f"{drawn}\n\n{_escape(found.caption)}\n"
+    return f"{drawn}\n\n{_escape(caption)}\n"
 
 
 def html(
@@ -62,8 +65,10 @@ def html(
     path: Path,
     notes: Sequence[str] = (),
     commands: Sequence[str] = (),
+    beside: Differences | None = None,
 ) -> None:
-    """Write one page that needs nothing else: summary, table, plot, notes, every cell, versions and commands.
+    """Write one page that needs nothing else: summary, table, plot, differences, notes, every cell, versions and
+    commands.
 
     Raises `UserError` for no cells.
     """
@@ -77,7 +82,7 @@ def html(
         title=title,
         summary=_summary(table),
         table=table,
-        differences=differences(cells),
+        differences=beside,
         plot=Markup(_inline(lambda: figure_of_dots(table))),
         varied=panels and Markup(_inline(lambda: figure_of_lines(panels))),
         notes=notes,
@@ -107,7 +112,7 @@ def write_report(
     plot(table, folder / "plot.png")
     if panels := panels_of(cells):
         (folder / "vary.png").write_bytes(picture(lambda: figure_of_lines(panels), "png"))
-    html(cells, title, folder / "report.html", notes, commands)
+    html(cells, title, folder / "report.html", notes, commands, beside)
 
 
 def _inline(draw: Callable[[], Figure]) -> str:
