@@ -128,6 +128,10 @@ class Backbone(Pieces):
         """
 
     @abstractmethod
+    def last_states(self, input_ids: Tensor, mask: Tensor) -> Tensor:
+        """What the bare model's last layer makes of texts `[B, T]`: `[B, T, d]`."""
+
+    @abstractmethod
     def answer(
         self,
         context: Context,

@@ -99,6 +99,10 @@ class CausalBackbone(CausalPieces, Backbone):
         states = torch.stack([torch.stack(pair, dim=1) for pair in made], dim=1)  # [B, L, 2, H, T, e]
         return Context(states.permute(0, 4, 1, 2, 3, 5).flatten(2), mask)
 
+    def last_states(self, input_ids: Tensor, mask: Tensor) -> Tensor:
+        positions = self._positions(mask, None, None)
+        return self._run(self.embed(input_ids), Call(positions, None, positions, ()))
+
     def answer(
         self,
         context: Context,

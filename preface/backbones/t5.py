@@ -89,6 +89,10 @@ class T5Backbone(T5Pieces, Backbone):
         states = self._states(encoder, embedded, mask, prompts=prompts, rows=rows, query_positions=positions)
         return Context(states, mask)
 
+    def last_states(self, input_ids: Tensor, mask: Tensor) -> Tensor:
+        """The encoder's."""
+        return self.read(input_ids, mask).states
+
     def _states(
         self, stack: Any, embedded: Tensor, mask: Tensor | None, context: Context | None = None, **prompted: Any
     ) -> Tensor:

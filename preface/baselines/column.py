@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from preface.backbones.base import Backbone
 from preface.backbones.load import load_backbone, resolved
 from preface.errors import UserError
+from preface.labelling.measures import measured
 from preface.records.results import Cell
 from preface.tasks import Split, Task
 from preface.tasks.options import DataOptions
@@ -115,6 +116,36 @@ class Trained(Column):
                     f"{task.name}: its labels ({', '.join(task.label_words)}) are not those of "
                     f"{trained.name} ({', '.join(trained.label_words)})"
                 )
+
+    def cell(
+        self,
+        task: Task,
+        gold: Sequence[str],
+        predicted: Sequence[str],
+        *,
+        words: Sequence[str],
+        trained_on: str,
+        seconds: float,
+        backbone: str = "",
+        seed: int | None = None,
+        trained_parameters: int = 0,
+        details: Mapping[str, Any] = {},
+    ) -> Cell:
+        """What predicted labels of a task's test rows amount to; `words`: all labels."""
+        value, measures = measured(task.metric, gold, predicted, words)
+        return Cell(
+            backbone=backbone,
+            method=self.label,
+            train_task=trained_on,
+            eval_task=task.name,
+            metric=task.metric,
+            value=value,
+            n=len(gold),
+            seed=seed,
+            trained_parameters=trained_parameters,
+            seconds=seconds,
+            details={**details, **measures},
+        )
 
 
 def axis_value(axis: str, value: Any) -> str:

@@ -7,16 +7,13 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, ClassVar
 
 from preface.baselines.column import Setting, Trained
+from preface.baselines.logistic_regression import check_labels, fit_classifier, trained_parameters
 from preface.errors import UserError
-from preface.labelling.measures import measured
 from preface.records.results import Cell
 from preface.tasks import Split, Task
 
 if TYPE_CHECKING:  # scikit-learn is slow to import, so only fitting does
     from sklearn.pipeline import Pipeline
-
-STRENGTHS = (0.3, 1.0, 3.0, 10.0)
-"""Inverse regularisation strengths `C` to choose from, strongest regularisation first."""
 
 RARE_WORDS_FROM = 2_000
 """Training rows from which an n-gram must occur in two of them; fewer rows can spare none."""
@@ -35,14 +32,9 @@ def fit_tfidf(
     Raises `UserError` where the rows allow no classifier: one label only, no words, or no development rows.
     """
     from sklearn.feature_extraction.text import TfidfVectorizer
-    from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import Pipeline
 
-    if len(found := sorted(set(train_labels))) < 2:
-        raise UserError(f"tf-idf needs training rows of two labels or more; found {', '.join(found) or 'none'}")
-    if not dev_texts:
-        raise UserError("tf-idf chooses its regularisation on development rows; give at least one")
-
+    check_labels("tf-idf", train_labels, dev_labels)
     words = TfidfVectorizer(
         ngram_range=(1, 2), sublinear_tf=True, min_df=2 if len(train_texts) >= RARE_WORDS_FROM else 1
     )
@@ -50,17 +42,8 @@ def fit_tfidf(
         train = words.fit_transform(train_texts)
     except ValueError as error:
         raise UserError(f"tf-idf finds no words in {len(train_texts):,} training rows: {error}") from error
-    dev = words.transform(dev_texts)
-
-    fitted = [LogisticRegression(C=strength, max_iter=1000).fit(train, train_labels) for strength in STRENGTHS]
-    best = max(fitted, key=lambda classifier: classifier.score(dev, dev_labels))  # the first of equals
-    return Pipeline([("words", words), ("classifier", best)])
-
-
-def trained_parameters(pipeline: Pipeline) -> int:
-    """Weights and biases of the fitted classifier; the vocabulary's document frequencies are not counted."""
-    classifier = pipeline["classifier"]
-    return int(classifier.coef_.size + classifier.intercept_.size)
+    classifier = fit_classifier(train, train_labels, words.transform(dev_texts), dev_labels)
+    return Pipeline([("words", words), ("classifier", classifier)])
 
 
 class TfIdf(Trained):
@@ -78,21 +61,18 @@ class TfIdf(Trained):
             texts, gold = texts_and_labels(setting.split(task, "test"))
             began = time.perf_counter()
             predicted = [str(label) for label in model.predict(texts)]
-            value, measures = measured(task.metric, gold, predicted, task.label_words)
-            cell = Cell(
-                backbone="",
-                method=self.label,
-                train_task=trained_on.name,
-                eval_task=task.name,
-                metric=task.metric,
-                value=value,
-                n=len(gold),
-                seed=None,
-                trained_parameters=trained_parameters(model),
-                seconds=time.perf_counter() - began,
-                details=details | measures,
-            )
-            yield [cell]
+            yield [
+                self.cell(
+                    task,
+                    gold,
+                    predicted,
+                    words=task.label_words,
+                    trained_on=trained_on.name,
+                    seconds=time.perf_counter() - began,
+                    trained_parameters=trained_parameters(model["classifier"]),
+                    details=details,
+                )
+            ]
 
 
 def texts_and_labels(split: Split) -> tuple[list[str], list[str]]:

@@ -10,6 +10,7 @@ from pydantic import Field
 
 from preface.backbones.base import Backbone
 from preface.baselines.column import Column, Setting
+from preface.labelling.calibration import Calibration
 from preface.labelling.evaluate import evaluate
 from preface.labelling.subjects import MAX_INPUT_TOKENS
 from preface.labelling.wording import ROWS, Wording, best_wording
@@ -26,6 +27,8 @@ class ZeroShot(Column):
     train_task: str
     """Whose development rows choose the wording, where none is given."""
     instruction: Instruction | None = None
+    calibration: Calibration = "none"
+    """What is taken out of the scores; `batch` looks at the test texts."""
     rows: int = Field(ROWS, ge=1)
     """Development rows, at most, that wordings are compared on."""
 
@@ -38,6 +41,7 @@ class ZeroShot(Column):
                 [task],
                 backbone=backbone,
                 instruction=wording.instruction,
+                calibration=self.calibration,
                 data=data.data,
                 skip_bad_rows=data.skip_bad_rows,
             )
@@ -46,4 +50,4 @@ class ZeroShot(Column):
     def _best(self, setting: Setting, backbone: Backbone) -> Wording:
         task = setting.task(self.train_task)
         rows = setting.split(task, "validation").examples
-        return best_wording(backbone, task, rows, MAX_INPUT_TOKENS, self.rows)
+        return best_wording(backbone, task, rows, MAX_INPUT_TOKENS, self.rows, self.calibration)

@@ -14,7 +14,7 @@ from preface.backbones.load import default_backbone
 from preface.baselines.column import Column
 from preface.errors import UserError
 from preface.experiments.prompt import Prompt, Search
-from preface.methods import METHODS
+from preface.methods import ALIASES, METHODS
 from preface.options import validated
 from preface.registry import subclasses
 from preface.tasks.options import DataOptions
@@ -149,7 +149,7 @@ def kind_of(fields: Mapping[str, Any]) -> type[Column]:
     known, name = kinds(), str(fields.get("kind", Prompt.kind))
     if name not in known:
         raise UserError(f"kind {name}: unknown; one of {', '.join(sorted(known))}")
-    if "kind" not in fields and str(method := fields.get("method")) not in METHODS:
+    if "kind" not in fields and str(method := fields.get("method")) not in {*METHODS, *ALIASES}:
         raise UserError(f"{method}: neither a method ({', '.join(METHODS)}) nor a kind ({', '.join(sorted(known))})")
     return known[name]
 

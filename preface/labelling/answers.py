@@ -7,6 +7,7 @@ from typing import Literal
 
 from preface.backbones.base import Backbone
 from preface.backbones.contexts import Inputs
+from preface.labelling.calibration import Calibration, calibrated, content_free
 from preface.labelling.label_words import LabelWords
 from preface.labelling.labeller import Labeller, Prediction, predictions_of
 from preface.prompts import Prompts, stack
@@ -27,6 +28,7 @@ def predictions_on(
     instruction: Instruction = PLAIN,
     cue: str = CUE,
     title: str = "",
+    calibration: Calibration = "none",
 ) -> tuple[list[list[Prediction]], int]:
     """What each prompt says of each example, all prompts in the same batches; and how many inputs were cut.
 
@@ -34,10 +36,12 @@ def predictions_on(
         words: the label words.
         instruction: what is read; where it has answers of its own, these stand for the label words.
         title: of the progress bar.
+        calibration: what is taken out of the scores, where label words are ranked.
     """
     answers = {instruction.answers.get(word, word): word for word in words}
     labels = LabelWords.of(backbone, tuple(answers), cue)
-    inputs, cut = render(backbone.tokenize, examples, max_input_tokens, backbone.question(instruction.template, cue))
+    question = backbone.question(instruction.template, cue)
+    inputs, cut = render(backbone.tokenize, examples, max_input_tokens, question)
     stacked = stack(prompts)
     # the texts as prompts are trained: another evaluation of such prompts will want them again
     tokenized = Inputs(backbone, inputs, keep=stacked.leaves_reading and instruction == PLAIN)
@@ -45,6 +49,11 @@ def predictions_on(
     with progress(title, len(inputs) * len(prompts), "rows") as advance:
         if scoring == "rank":
             scores = labeller.label_each(tokenized, advance)  # [P, N, C]
+            if calibration == "batch":
+                scores = calibrated(scores, scores)
+            elif calibration == "contextual":
+                free, _ = render(backbone.tokenize, content_free(examples[0]), max_input_tokens, question)
+                scores = calibrated(scores, labeller.label_each(Inputs(backbone, free)))
             return [predictions_of(of_prompt, labels.called(answers)) for of_prompt in scores], sum(cut)
         longest = max(map(len, labels.pieces)) + 1
         rows = [index for index in range(len(prompts)) for _ in inputs]

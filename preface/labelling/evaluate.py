@@ -129,11 +129,13 @@ class _Evaluation:
             wording.instruction,
             subjects.origin.task.cue if subjects.origin else task.cue,
             title=f"{examples.task} · {len(prompts)} prompt(s)",
+            calibration=how.calibration,
         )
         seconds = (time.perf_counter() - began) / len(prompts)
         self._warn(task, examples, cut, limit)
         circumstances = {
             "scoring": how.scoring,
+            **({} if how.calibration == "none" else {"calibration": how.calibration}),
             "instruction": None if subjects.origin else wording.instruction.template,
             "instruction_chosen_on": wording.chosen_on,
             "backbone_saw": list(self.backbone.seen_tasks),
@@ -192,7 +194,7 @@ class _Evaluation:
             return Wording(self.how.instruction)
         if "validation" in task.splits:
             development = self.data.split(task, "validation")
-            return best_wording(self.backbone, task, development.examples, limit)
+            return best_wording(self.backbone, task, development.examples, limit, calibration=self.how.calibration)
         wording = Wording(next(iter(task.instructions), PLAIN))
         say(f"{task.name}: no development rows to choose a wording by; it is {wording.instruction.shown}")
         return wording

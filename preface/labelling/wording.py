@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from preface.backbones.base import Backbone
 from preface.labelling.answers import predictions_on
+from preface.labelling.calibration import Calibration
 from preface.prompts import Prompts
 from preface.tasks import Example, Task
 from preface.tasks.example import literal
@@ -36,7 +37,12 @@ def wordings(task: Task) -> list[Instruction]:
 
 
 def best_wording(
-    backbone: Backbone, task: Task, development: Sequence[Example], max_input_tokens: int, most: int = ROWS
+    backbone: Backbone,
+    task: Task,
+    development: Sequence[Example],
+    max_input_tokens: int,
+    most: int = ROWS,
+    calibration: Calibration = "none",
 ) -> Wording:
     """The wording that the bare backbone is most often right with on development rows, `most` of them; of equals the
     first."""
@@ -49,6 +55,7 @@ def best_wording(
         (given,), _ = predictions_on(
             backbone, rows, task.label_words, [Prompts.bare()], max_input_tokens=max_input_tokens,
             instruction=instruction, cue=task.cue, title=f"{task.name} · wording {len(scores) + 1}",
+            calibration=calibration,
         )  # fmt: skip
         scores[instruction] = metric(task.metric, gold, [prediction.label for prediction in given])
     best = max(scores, key=lambda instruction: scores[instruction])

@@ -15,7 +15,10 @@ from preface.backbones.base import Backbone
 from preface.methods.init import NAMES, Initializer
 from preface.prompts import Prompts
 
+# what fields of the same name are described by, in whichever methods they are
 INIT = f"{', '.join(NAMES)}. Default: the method's own."
+RANK = "Rank of decomposed, dimensions of low-dimensional prompts. Default: the method's own."
+WIDTH = "Width of the network that p-tuning or residual prompts are made with. Default: the method's own."
 
 
 @dataclass(frozen=True)

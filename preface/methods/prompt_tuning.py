@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Sequence
 from typing import ClassVar, Literal
 
@@ -36,8 +37,14 @@ class PromptTuning(Method):
     def build(self, backbone: Backbone, initializer: Initializer, seeds: Sequence[int]) -> PromptModule:
         if CARRIERS[self.place] not in backbone.carriers:
             raise UserError(f"place after: {backbone.name} reads its text apart from the answer; give before")
-        start = [initializer.embeddings(backbone, self.length, seed) for seed in seeds]
-        return EmbeddingPrompts(torch.stack(start).to(backbone.device), CARRIERS[self.place])
+        start = torch.stack([initializer.embeddings(backbone, self.length, seed) for seed in seeds])  # [P, n, d]
+        module = self.module(start, backbone, seeds)
+        module.carrier = CARRIERS[self.place]
+        return module.to(backbone.device)
+
+    def module(self, start: Tensor, backbone: Backbone, seeds: Sequence[int]) -> EmbeddingPrompts:
+        """What makes P prompts, beginning at `start` `[P, n, d]`."""
+        return DirectPrompts(start)
 
     def counts(self, backbone: Backbone) -> Counts:
         size = self.length * backbone.width
@@ -45,12 +52,24 @@ class PromptTuning(Method):
 
 
 class EmbeddingPrompts(PromptModule):
-    """P prompts, `[P, n, d_model]`, under the name of their carrier."""
+    """P prompts of input embeddings, under the name of their carrier."""
 
-    def __init__(self, start: Tensor, carrier: str = "embeddings") -> None:
-        super().__init__()
-        self.carrier = carrier
-        self.embeddings = nn.Parameter(start)
+    carrier: str = "embeddings"
+
+    @abstractmethod
+    def embeddings(self) -> Tensor:
+        """`[P, n, d]`."""
 
     def forward(self) -> Prompts:
-        return Prompts({self.carrier: self.embeddings})
+        return Prompts({self.carrier: self.embeddings()})
+
+
+class DirectPrompts(EmbeddingPrompts):
+    """The embeddings themselves are trained."""
+
+    def __init__(self, start: Tensor) -> None:
+        super().__init__()
+        self.table = nn.Parameter(start)
+
+    def embeddings(self) -> Tensor:
+        return self.table

@@ -7,7 +7,8 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from preface.baselines.tfidf import STRENGTHS, fit_tfidf, trained_parameters
+from preface.baselines.logistic_regression import STRENGTHS, trained_parameters
+from preface.baselines.tfidf import fit_tfidf
 from preface.errors import UserError
 
 TEXTS = ["a fine warm film", "warm and fine", "dull cold film", "cold and dull plot"] * 5
@@ -60,7 +61,7 @@ def test_the_gradient_of_the_penalised_loss_is_zero_on_features_made_by_hand() -
     np.testing.assert_allclose(error.sum(), 0, atol=0.02)
     scores = by_hand(new, vocabulary, idf)[0] @ weights + classifier.intercept_
     np.testing.assert_allclose(pipeline.decision_function(new), scores)
-    assert trained_parameters(pipeline) == len(vocabulary) + 1
+    assert trained_parameters(pipeline["classifier"]) == len(vocabulary) + 1
 
 
 def test_the_development_rows_choose_the_strength() -> None:
@@ -99,7 +100,7 @@ def test_single_occurrences_count_only_where_rows_are_few(rows: int, kept: bool)
 def test_three_labels() -> None:
     pipeline = fit_tfidf(TEXTS + ["so so"] * 10, LABELS + ["neutral"] * 10, TEXTS, LABELS)
     assert pipeline.predict(["so so"])[0] == "neutral"
-    assert trained_parameters(pipeline) == 3 * (len(pipeline["words"].vocabulary_) + 1)
+    assert trained_parameters(pipeline["classifier"]) == 3 * (len(pipeline["words"].vocabulary_) + 1)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,99 @@
+"""In-context learning: labelled examples before the text, and nothing trained (Brown et al. 2020)."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Iterator, Sequence
+from itertools import chain, zip_longest
+from typing import ClassVar
+
+from pydantic import Field
+
+from preface.backbones.base import Backbone
+from preface.baselines.column import Setting, Trained
+from preface.labelling.answers import predictions_on
+from preface.labelling.calibration import Calibration
+from preface.labelling.subjects import MAX_INPUT_TOKENS
+from preface.methods.init import Initializer, key_values, text_ids
+from preface.prompts import Prompts
+from preface.records.results import Cell
+from preface.tasks import Example, Task
+from preface.tasks.task import CHAT, CUE
+
+
+class InContext(Trained):
+    """k demonstrations of each label before every text; each seed draws its own."""
+
+    kind: ClassVar[str] = "in-context"
+    backbone: str
+    seeds: int | tuple[int, ...] = 3
+    shots: int = Field(4, ge=1)
+    """k, demonstrations of each label."""
+    window: int = Field(1024, ge=16)
+    """Pieces of all demonstrations together, at most: what does not fit is left out from the end."""
+    calibration: Calibration = "none"
+
+    def cells(self, setting: Setting, tasks: Sequence[Task]) -> Iterator[list[Cell]]:
+        backbone, trained_on = setting.backbone(self.backbone), setting.task(self.train_task)
+        pool = setting.split(trained_on, "train", self.train_rows).examples
+        seeds = range(self.seeds) if isinstance(self.seeds, int) else self.seeds
+        drawn = [self.demonstrations(backbone, pool, trained_on, seed) for seed in seeds]
+        prompts = [before_each_text(backbone, "".join(texts)) for texts in drawn]
+        for task in tasks:
+            examples = setting.split(task, "test").examples
+            began = time.perf_counter()
+            predictions, cut = predictions_on(
+                backbone,
+                examples,
+                trained_on.label_words,
+                prompts,
+                max_input_tokens=MAX_INPUT_TOKENS,
+                cue=trained_on.cue,
+                title=f"{task.name} · {self.label}",
+                calibration=self.calibration,
+            )
+            seconds = (time.perf_counter() - began) / len(prompts)
+            gold = [str(example.label) for example in examples]
+            yield [
+                self.cell(
+                    task,
+                    gold,
+                    [prediction.label for prediction in given],
+                    words=trained_on.label_words,
+                    trained_on=trained_on.name,
+                    seconds=seconds,
+                    backbone=backbone.name,
+                    seed=seed,
+                    details={"demonstrations": len(texts), "cut_inputs": cut},
+                )
+                for seed, given, texts in zip(seeds, predictions, drawn, strict=True)
+            ]
+
+    def demonstrations(self, backbone: Backbone, pool: Sequence[Example], task: Task, seed: int) -> list[str]:
+        """Texts with their answers, labels in turn, as many as fit into the window."""
+        cue = CUE if task.cue == CHAT else task.cue
+        draw = random.Random(seed)
+        by_label = []
+        for word in task.label_words:
+            rows = [example for example in pool if example.label == word]
+            by_label.append(draw.sample(rows, min(self.shots, len(rows))))
+        texts: list[str] = []
+        left = self.window
+        for example in filter(None, chain.from_iterable(zip_longest(*by_label))):
+            text = f"{example.text}\n{cue} {example.label}\n\n"
+            left -= len(text_ids(backbone, text))
+            if left < 0:
+                break
+            texts.append(text)
+        return texts
+
+
+def before_each_text(backbone: Backbone, text: str) -> Prompts:
+    """A prompt that is this text before every other: its keys and values where texts are read from left to right, which
+    are had once; else its embeddings."""
+    length = len(text_ids(backbone, text))
+    written = Initializer("text", text)
+    if "input" in backbone.sites:
+        return Prompts.one(key_values(backbone, ["input"], written, length, seed=0))
+    return Prompts.one({"embeddings": written.embeddings(backbone, length, seed=0)})
