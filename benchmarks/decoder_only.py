@@ -141,31 +141,31 @@ class DecoderOnly(Alternation):
         return self.ours(work)
 
     def against_peft(
-        self, name: str, method: Method, kind: str, target: float, beyond: float, *, members: int = 1,
-        epochs: int = 1, length: int | None = None,
+        self, name: str, method: Method, kind: str, target: float, *, members: int = 1, epochs: int = 1,
+        length: int | None = None,
     ) -> list[Measure]:  # fmt: skip
         steps = self.steps if length is None else max(2, self.steps // 3)
         ours, step = self.training(method, members, epochs, steps, length), self.peft(kind, length)
         peer = Side(step.setting, lambda: [step.work() for _ in range(steps)])
         times = self.alternate(ours, peer, epochs * steps, steps / members)
-        return [ratio(name, times, (ours, peer), "s a step", target, beyond)]
+        return [ratio(name, times, (ours, peer), "s a step", target)]
 
     def answer_prefix(self) -> list[Measure]:
         name = "answer-side prefix, five epochs with reading, PEFT's prefix"
-        return self.against_peft(name, ANSWER, "prefix", 4, 7, epochs=EPOCHS)
+        return self.against_peft(name, ANSWER, "prefix", 4, epochs=EPOCHS)
 
     def long_texts(self) -> list[Measure]:
-        return self.against_peft("… texts of 128 pieces", ANSWER, "prefix", 12, 25, epochs=EPOCHS, length=128)
+        return self.against_peft("… texts of 128 pieces", ANSWER, "prefix", 12, epochs=EPOCHS, length=128)
 
     def population(self) -> list[Measure]:
         name = "eight answer-side prefixes as one population, eight PEFT runs"
-        return self.against_peft(name, ANSWER, "prefix", 20, 40, members=8, epochs=EPOCHS)
+        return self.against_peft(name, ANSWER, "prefix", 20, members=8, epochs=EPOCHS)
 
     def prefix_before(self) -> list[Measure]:
-        return self.against_peft("prefix before the text, PEFT's", BEFORE, "prefix", 1.2, 1.6)
+        return self.against_peft("prefix before the text, PEFT's", BEFORE, "prefix", 1.2)
 
     def prompt_before(self) -> list[Measure]:
-        return self.against_peft("prompt before the text, PEFT's", PromptTuning(length=LENGTH), "prompt", 1.2, 1.6)
+        return self.against_peft("prompt before the text, PEFT's", PromptTuning(length=LENGTH), "prompt", 1.2)
 
     def many_prompts(self, prompts: int = 64) -> list[Measure]:
         """One text of 128 pieces under many prompts: the probabilities of two label words under each."""
@@ -194,7 +194,7 @@ class DecoderOnly(Alternation):
             times["peer"].append(prompts / 8 * seconds(lambda: [peer.work() for _ in range(8)]))
         note = f"8 of PEFT's {prompts} passes measured, each with another prompt for the same text"
         name = f"{prompts} prompts answer about a text of 128 pieces, as many PEFT passes"
-        return [ratio(name, times, (ours, peer), "s", 20, 40, note)]
+        return [ratio(name, times, (ours, peer), "s", 20, note)]
 
     def scoring(self, count: int = 400, theirs_of_them: int = 100) -> list[Measure]:
         """Label words ranked for rows of SST-2's lengths; PEFT's `generate` of one piece for some of them."""
@@ -223,7 +223,7 @@ class DecoderOnly(Alternation):
         times = self.alternate(ours, peer, count, theirs_of_them)
         scaled = {side: [2_000 * time for time in values] for side, values in times.items()}
         note = f"{count} and {theirs_of_them} rows measured, given for 2,000"
-        return [ratio("label scores of 2,000 rows, PEFT's generate", scaled, (ours, peer), "s", 3, 6, note)]
+        return [ratio("label scores of 2,000 rows, PEFT's generate", scaled, (ours, peer), "s", 3, note)]
 
 
 ANSWER = PrefixTuning(length=LENGTH, sites=("answer",))

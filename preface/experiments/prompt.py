@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import model_validator
 
 from preface.backbones.base import Backbone
 from preface.baselines.column import Setting, Trained
@@ -19,20 +19,8 @@ from preface.records.run import RECORD, Run
 from preface.tasks import Task
 from preface.terminal.progress import say
 from preface.tuning.recipe import Recipe, recipe_from
+from preface.tuning.search import Search
 from preface.tuning.train import train
-
-
-class Search(BaseModel):
-    """A short training of every rate, to choose one by development score before the long training."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-    steps: int = Field(ge=1)
-    seeds: int = Field(1, ge=1)
-
-    def shortened(self, recipe: Recipe) -> Recipe:
-        """The recipe of the search: evaluating the development split after each third is enough to choose by."""
-        seeds, every = tuple(range(self.seeds)), -(-self.steps // 3)
-        return recipe.model_copy(update={"steps": self.steps, "seeds": seeds, "evaluate_every": every})
 
 
 class Prompt(Trained):

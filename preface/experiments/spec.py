@@ -13,12 +13,13 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 from preface.backbones.load import default_backbone
 from preface.baselines.column import Column
 from preface.errors import UserError
-from preface.experiments.prompt import Prompt, Search
+from preface.experiments.prompt import Prompt
 from preface.methods import ALIASES, METHODS
 from preface.options import validated
 from preface.registry import subclasses
 from preface.tasks.options import DataOptions
 from preface.tuning.recipe import Recipe
+from preface.tuning.search import Search
 
 SPECS = Path(__file__).parent / "specs"
 

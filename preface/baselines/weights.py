@@ -1,0 +1,195 @@
+"""Tuning weights instead of prompts: all of them, biases, adapters, LoRA, IA3."""
+
+from __future__ import annotations
+
+import shlex
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from statistics import fmean
+from typing import Any, ClassVar
+
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor
+
+from preface.backbones.load import load_checkpoint
+from preface.baselines.column import Setting, Trained
+from preface.errors import UserError
+from preface.labelling.label_words import LabelWords
+from preface.labelling.labeller import predictions_of
+from preface.records.atomic import DamagedError, read_folder, remove, write_folder
+from preface.records.lock import locked
+from preface.records.record import Record
+from preface.records.results import Cell, installed_versions
+from preface.tasks import Task, render
+from preface.terminal.progress import progress, say
+from preface.tuning.loop import CHECKPOINTS, Loop
+from preface.tuning.recipe import Recipe, recipe_from
+from preface.tuning.rows import Rows
+from preface.tuning.search import Search
+from preface.tuning.tunable import NAMES, RATES, Tuning, make_tunable
+from preface.tuning.tuned import Tuned, label_scores
+
+WEIGHTS = "weights"
+"""The folder of tuned weights, and the name of its files."""
+CHECKPOINT_SECONDS = 600.0
+"""A checkpoint of full tuning is four times the model."""
+
+
+class Outcome(Record):
+    """What one training gave; the tuned weights lie beside it."""
+
+    learning_rate: float
+    seed: int
+    score: float
+    """The best on the development rows."""
+    loss: float
+    step: int
+    """Of that evaluation."""
+    seconds: float
+    trained_parameters: int
+    recipe: dict[str, Any]
+    versions: dict[str, str]
+
+
+class Weights(Trained):
+    """A model of its own for each seed, in float32, trained by the recipe of the prompts."""
+
+    kind: ClassVar[str] = "weights"
+    backbone: str
+    tuning: Tuning
+    rank: int = Field(8, ge=1)
+    """Of LoRA."""
+    width: int = Field(64, ge=1)
+    """Of adapters."""
+    recipe: Recipe
+    search: Search | None = None
+    """None: every rate is trained in full with every seed."""
+
+    @property
+    def base(self) -> str:
+        return self.name or NAMES[self.tuning]
+
+    @classmethod
+    def accepts(cls, fields: Mapping[str, Any]) -> set[str]:
+        return super().accepts(fields) - {"recipe"} | {*Recipe.model_fields}
+
+    @model_validator(mode="before")
+    @classmethod
+    def _sorted(cls, fields: dict[str, Any]) -> dict[str, Any]:
+        """Fields of the recipe to the recipe."""
+        recipe = {name: fields[name] for name in Recipe.model_fields if name in fields}
+        own = {name: value for name, value in fields.items() if name not in recipe}
+        tuning = str(fields.get("tuning"))
+        rates = next((rates for name, rates in RATES.items() if name == tuning), (1e-4,))  # what is wrong shows later
+        return own | {"recipe": recipe_from(recipe, rates)}
+
+    def cells(self, setting: Setting, tasks: Sequence[Task]) -> Iterator[list[Cell]]:
+        outcomes = self.outcomes(setting)
+        for task in tasks:
+            yield [self._measured(setting, task, outcome) for outcome in outcomes]
+
+    def outcomes(self, setting: Setting) -> list[Outcome]:
+        """The long trainings, one a seed, after the search for their rate; what is there of either is used."""
+        recipe, rates = self.recipe, self.recipe.learning_rates
+        if self.search is not None and len(rates) > 1:
+            short = self.search.shortened(recipe)
+            tried = [self._train(setting, "search", short, rate, seed) for rate in rates for seed in short.seeds]
+            rates = (best_rate(tried),)
+            say(f"{self.label}: learning rate {rates[0]:g} did best on the development split")
+        found = [self._train(setting, "train", recipe, rate, seed) for rate in rates for seed in recipe.seeds]
+        rate = best_rate(found)
+        return [outcome for outcome in found if outcome.learning_rate == rate]
+
+    def _train(self, setting: Setting, part: str, recipe: Recipe, rate: float, seed: int) -> Outcome:
+        folder = self._folder(setting, part, rate, seed)
+        if (folder / WEIGHTS).exists():
+            return _outcome(folder)
+        task = setting.task(self.train_task)
+        training, development = setting.split(task, "train", self.train_rows), setting.split(task, "validation")
+        pieces = setting.backbone(self.backbone)
+        labels = LabelWords.of(pieces, task.label_words, task.cue)
+        rows = Rows.of(pieces, labels, training, development, recipe.max_input_tokens, task.cue)
+        model, parameters = self._tunable(setting, seed)
+        one = recipe.model_copy(update={"learning_rates": (rate,), "seeds": (seed,)})
+        tuned = Tuned(f"{self.label} · {rate:g} · seed {seed}", model, parameters, rows, one, task.metric)
+        with locked(folder):
+            again = f"preface compare … --out {shlex.quote(str(setting.folder))}"
+            at = Loop(folder, tuned, tuned.budget, again, checkpoint_seconds=CHECKPOINT_SECONDS).run()
+            best, count = tuned.best, sum(parameter.numel() for parameter in parameters.values())
+            outcome = Outcome(
+                learning_rate=rate,
+                seed=seed,
+                score=best.score,
+                loss=best.loss,
+                step=best.step,
+                seconds=at.seconds,
+                trained_parameters=count,
+                recipe=one.model_dump(mode="json"),
+                versions=installed_versions(),
+            )
+            write_folder(folder / WEIGHTS, WEIGHTS, tuned.kept, outcome.as_json())
+            remove(folder / CHECKPOINTS)
+        return outcome
+
+    def _folder(self, setting: Setting, part: str, rate: float, seed: int) -> Path:
+        return setting.folder / part / self.folder_name / f"lr{rate:g}-seed{seed}"
+
+    def _tunable(self, setting: Setting, seed: int) -> tuple[Any, dict[str, Any]]:
+        model, _ = load_checkpoint(self.backbone, torch.float32)
+        model.to(setting.backbone(self.backbone).device)  # type: ignore[arg-type]
+        return make_tunable(model, self.tuning, self.rank, self.width, seed)
+
+    @torch.no_grad()
+    def _measured(self, setting: Setting, task: Task, outcome: Outcome) -> Cell:
+        model, parameters = self._tunable(setting, outcome.seed)
+        folder = self._folder(setting, "train", outcome.learning_rate, outcome.seed)
+        for name, tensor in _read(folder)[0].items():
+            parameters[name].copy_(tensor)
+        trained_on, pieces = setting.task(self.train_task), setting.backbone(self.backbone)
+        labels = LabelWords.of(pieces, trained_on.label_words, trained_on.cue)
+        examples = setting.split(task, "test").examples
+        question = pieces.question("{text}", trained_on.cue)
+        texts, cut = render(pieces.tokenize, examples, self.recipe.max_input_tokens, question)
+        began = time.perf_counter()
+        with progress(f"{task.name} · {self.label}", len(texts), "rows") as advance:
+            scores = label_scores(model.eval(), texts, labels, advance)
+        return self.cell(
+            task,
+            [str(example.label) for example in examples],
+            [prediction.label for prediction in predictions_of(scores, labels)],
+            words=trained_on.label_words,
+            trained_on=trained_on.name,
+            seconds=time.perf_counter() - began,
+            backbone=pieces.name,
+            seed=outcome.seed,
+            trained_parameters=outcome.trained_parameters,
+            details={
+                "learning_rate": outcome.learning_rate,
+                "development_score": outcome.score,
+                "train_seconds": outcome.seconds,
+                "members": 1,
+                "cut_inputs": sum(cut),
+            },
+        )
+
+
+def best_rate(outcomes: Sequence[Outcome]) -> float:
+    """The learning rate with the best mean development score; ties go to the lower loss."""
+    by_rate: dict[float, list[Outcome]] = {}
+    for outcome in outcomes:
+        by_rate.setdefault(outcome.learning_rate, []).append(outcome)
+    return max(by_rate, key=lambda rate: (fmean(x.score for x in by_rate[rate]), -fmean(x.loss for x in by_rate[rate])))
+
+
+def _outcome(folder: Path) -> Outcome:
+    return Outcome.of(_read(folder)[1], folder / WEIGHTS / f"{WEIGHTS}.json")
+
+
+def _read(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Tuned weights by name, and what is said of them. Raises UserError if they are damaged."""
+    try:
+        return read_folder(folder / WEIGHTS, WEIGHTS)
+    except DamagedError as error:
+        raise UserError(f"{error}; remove {folder} to train again") from error

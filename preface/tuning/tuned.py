@@ -1,0 +1,215 @@
+"""A model whose weights are tuned on a task: what a loop trains where it trains no prompts.
+
+The model runs as Transformers runs it: nothing of Preface's frozen layers, kept contexts or populations is used.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from preface.backbones import batching
+from preface.backbones.base import set_dropout
+from preface.labelling.label_words import LabelWords
+from preface.labelling.labeller import TOKEN_BUDGET
+from preface.tasks.metric import metric
+from preface.terminal.progress import warn
+from preface.tuning.loop import Evaluation, Position
+from preface.tuning.optimizers import clip_gradients, optimizer
+from preface.tuning.recipe import Recipe
+from preface.tuning.rows import Rows
+from preface.tuning.schedules import Budget, done_since, rate_share
+
+
+@dataclass
+class Best:
+    """The best evaluation so far."""
+
+    score: float = -1.0
+    loss: float = math.inf
+    step: int = 0
+    stale: int = 0
+    """Evaluations since."""
+
+
+class Tuned:
+    """What a loop trains in `train`: one model, at one rate, with one seed."""
+
+    def __init__(
+        self,
+        title: str,
+        model: Any,
+        parameters: dict[str, Any],
+        rows: Rows,
+        recipe: Recipe,
+        metric_name: str,
+    ) -> None:
+        """`parameters`: those of the model that are tuned; `recipe`: with one rate and one seed."""
+        self.title, self.model, self.parameters, self.rows, self.metric = (
+            title,
+            model.eval(),
+            parameters,
+            rows,
+            metric_name,
+        )
+        self.recipe = recipe = recipe.resolve(rows.steps_an_epoch(recipe))
+        assert recipe.steps is not None
+        assert recipe.evaluate_every is not None
+        self.device: torch.device = model.device
+        # our optimizers are of populations: this is one of one
+        self.stacked = {name: parameter.detach()[None] for name, parameter in parameters.items()}
+        self.optimizer = optimizer(recipe.optimizer, self.stacked, recipe.weight_decay)
+        self.kept = {name: parameter.detach().clone() for name, parameter in parameters.items()}
+        self.best, self.loss, self.diverged = Best(), None, False
+        self.order: Iterator[list[int]] | None = None
+        self.budget = Budget(recipe.steps)
+        self.evaluations: Sequence[Evaluation] = [Evaluation("development", recipe.evaluate_every, self._evaluate)]
+
+    best: Best
+    loss: float | None
+
+    @property
+    def finished(self) -> bool:
+        patience = self.recipe.patience
+        return self.diverged or (patience is not None and self.best.stale >= patience)
+
+    @property
+    def note(self) -> str:
+        score = f"dev {self.best.score:.3f}"
+        return score if self.loss is None else f"loss {self.loss:.3f} · {score}"
+
+    def step(self, number: int, done: float) -> int:
+        recipe = self.recipe
+        assert recipe.steps is not None
+        if number == 0:
+            torch.manual_seed(recipe.seeds[0])  # for dropout alone
+        if self.order is None:
+            self.order = batching.endless(
+                self.rows.lengths, recipe.seeds[0], recipe.batch_size, recipe.token_budget, skip=number
+            )
+        chosen = next(self.order)
+        targets = self.rows.targets
+        set_dropout(self.model, recipe.dropout)
+        self.model.train()
+        try:
+            pieces, labels = piece_losses(
+                self.model,
+                [self.rows.training[index] for index in chosen],
+                [targets[index] for index in chosen],
+                self.rows.labels.lead_in,
+            )
+            loss = pieces.sum() / (labels != -100).sum()
+            gradients = torch.autograd.grad(loss, list(self.parameters.values()), allow_unused=True)
+        finally:
+            self.model.eval()
+        for stacked, gradient in zip(self.stacked.values(), gradients, strict=True):
+            stacked.grad = None if gradient is None else gradient[None]
+        clip_gradients(self.stacked, recipe.clip)
+        share = rate_share(recipe.schedule, number, done_since(recipe.warmup, number, recipe.steps), recipe.warmup)
+        self.optimizer.step(torch.tensor([recipe.learning_rates[0] * share], device=self.device))
+        for stacked in self.stacked.values():
+            stacked.grad = None
+        self.loss = float(loss.detach())
+        return 0
+
+    def log(self, at: Position) -> dict[str, Any] | None:
+        if self.loss is None:
+            return None
+        if not math.isfinite(self.loss):
+            self._diverge(f"the loss is not finite at step {at.steps}")
+        return {
+            "step": at.steps,
+            "loss": self.loss if math.isfinite(self.loss) else None,
+            "seconds": round(at.seconds, 2),
+        }
+
+    def _evaluate(self, at: Position) -> Iterator[dict[str, Any]]:
+        """Score the development rows; remember the best."""
+        words = self.rows.labels.words
+        scores = label_scores(self.model, self.rows.development, self.rows.labels)
+        gold = [words[label] for label in self.rows.gold.tolist()]
+        score = metric(self.metric, gold, [words[label] for label in scores.argmax(-1).tolist()])
+        loss = float(torch.nn.functional.cross_entropy(scores, self.rows.gold))
+        yield {"step": at.steps, "dev_score": score, "dev_loss": loss if math.isfinite(loss) else None}
+        if not math.isfinite(loss):
+            self._diverge(f"the development loss is not finite at step {at.steps}")
+        elif (score, -loss) > (self.best.score, -self.best.loss):
+            self.best = Best(score, loss, at.steps)
+            for name, parameter in self.parameters.items():
+                self.kept[name].copy_(parameter.detach())
+        else:
+            self.best.stale += 1
+
+    def _diverge(self, why: str) -> None:
+        warn(f"{self.title}: {why}; it stops there")
+        self.diverged = True
+
+    def tensors(self) -> dict[str, Tensor]:
+        tensors = {f"parameters.{name}": parameter.detach() for name, parameter in self.parameters.items()}
+        tensors |= {f"best.{name}": tensor for name, tensor in self.kept.items()}
+        return tensors | {f"optimizer.{name}": tensor for name, tensor in self.optimizer.state.items()}
+
+    def record(self) -> dict[str, Any]:
+        return {"best": asdict(self.best), "diverged": self.diverged}
+
+    @torch.no_grad()
+    def restore(self, tensors: dict[str, Tensor], record: dict[str, Any]) -> None:
+        self.best, self.diverged = Best(**record["best"]), record["diverged"]
+        for name, tensor in self.tensors().items():
+            tensor.copy_(tensors[name])
+
+
+def piece_losses(
+    model: Any, texts: Sequence[Sequence[int]], answers: Sequence[Sequence[int]], lead_in: Sequence[int]
+) -> tuple[Tensor, Tensor]:
+    """−log of the probability of each piece of the answers, and the pieces (−100: none), both `[B, S]`.
+
+    Args:
+        texts, answers: their pieces.
+        lead_in: the pieces that an answer begins after, which a decoder-only model reads after the text.
+    """
+    if model.config.is_encoder_decoder:
+        ids, mask = padded(texts, model.device, 0)
+        labels, _ = padded(answers, model.device, -100)
+        logits = model(input_ids=ids, attention_mask=mask, labels=labels).logits
+    else:
+        # each piece is said by the place before it
+        read = [[*text, *lead_in, *answer[:-1]] for text, answer in zip(texts, answers, strict=True)]
+        said = [
+            [*[-100] * (len(text) + len(lead_in) - 1), *answer] for text, answer in zip(texts, answers, strict=True)
+        ]
+        ids, mask = padded(read, model.device, 0)
+        labels, _ = padded(said, model.device, -100)
+        logits = model(input_ids=ids, attention_mask=mask).logits
+    losses = torch.nn.functional.cross_entropy(
+        logits.float().flatten(0, 1), labels.flatten(), ignore_index=-100, reduction="none"
+    )
+    return losses.view_as(labels), labels
+
+
+def padded(rows: Sequence[Sequence[int]], device: torch.device, padding: int) -> tuple[Tensor, Tensor]:
+    """Pieces and mask, `[B, T]`, padded on the right."""
+    longest = max(map(len, rows))
+    ids = torch.tensor([[*row, *[padding] * (longest - len(row))] for row in rows], device=device)
+    mask = torch.tensor([[1] * len(row) + [0] * (longest - len(row)) for row in rows], device=device)
+    return ids, mask
+
+
+@torch.inference_mode()
+def label_scores(
+    model: Any, texts: Sequence[Sequence[int]], labels: LabelWords, on_batch: Callable[[int], None] = lambda rows: None
+) -> Tensor:
+    """Log-probabilities of the label words after each text, `[N, C]`."""
+    scores = torch.empty(len(texts), len(labels.words))
+    for places in batching.by_length([len(text) for text in texts], TOKEN_BUDGET):
+        chosen = [texts[place] for place in places]
+        for column, pieces in enumerate(labels.pieces):
+            losses, _ = piece_losses(model, chosen, [pieces] * len(chosen), labels.lead_in)
+            scores[places, column] = -losses.sum(1).cpu()
+        on_batch(len(places))
+    return scores
