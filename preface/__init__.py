@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from preface.backbones.load import load_backbone as load_backbone
     from preface.errors import UserError as UserError
     from preface.experiments.cross_domain import compare_cross_domain as compare_cross_domain
+    from preface.labelling.ensemble import ensemble as ensemble
     from preface.labelling.evaluate import evaluate as evaluate
     from preface.labelling.predict import predict as predict
     from preface.methods import PrefixTuning as PrefixTuning
@@ -38,6 +39,7 @@ _HOMES = {
     "bench": "tuning.bench",
     "compare_cross_domain": "experiments.cross_domain",
     "default_backbone": "backbones.load",
+    "ensemble": "labelling.ensemble",
     "evaluate": "labelling.evaluate",
     "list_methods": "tuning.listing",
     "list_tasks": "tasks",

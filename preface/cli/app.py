@@ -81,9 +81,21 @@ def _version(wanted: bool) -> None:
 def preface(
     version: bool = typer.Option(False, "--version", callback=_version, is_eager=True, help="Print the version."),
 ) -> None:
-    """Train the preface, freeze the book: soft prompts for frozen T5 models."""
+    """Train the preface, freeze the book: soft prompts for frozen language models."""
 
 
 # each module adds its verbs; `--help` lists them in this order
-for module in ("train", "evaluate", "predict", "compare", "tasks", "methods", "bench", "tokenize", "pretrain", "adapt"):
+for module in (
+    "train",
+    "evaluate",
+    "predict",
+    "ensemble",
+    "compare",
+    "tasks",
+    "methods",
+    "bench",
+    "tokenize",
+    "pretrain",
+    "adapt",
+):
     import_module(f"preface.cli.{module}")

@@ -10,7 +10,9 @@ from preface.backbones.contexts import Inputs
 from preface.labelling.calibration import Calibration, calibrated, content_free
 from preface.labelling.label_words import LabelWords
 from preface.labelling.labeller import Labeller, Prediction, predictions_of
+from preface.labelling.voting import combined
 from preface.prompts import Prompts, stack
+from preface.records.card import Ensemble
 from preface.tasks import Example, render
 from preface.tasks.task import CUE, Instruction
 from preface.terminal.progress import progress
@@ -29,13 +31,15 @@ def predictions_on(
     cue: str = CUE,
     title: str = "",
     calibration: Calibration = "none",
+    ensembles: Sequence[Ensemble | None] | None = None,
 ) -> tuple[list[list[Prediction]], int]:
-    """What each prompt says of each example, all prompts in the same batches; and how many inputs were cut.
+    """What each prompt, or ensemble, says of each example, all in the same batches; and how many inputs were cut.
 
     Args:
         words: the label words.
         instruction: what is read; where it has answers of its own, these stand for the label words.
         title: of the progress bar.
+        ensembles: how each of `prompts` answers as one, if it is several.
         calibration: what is taken out of the scores, where label words are ranked.
     """
     answers = {instruction.answers.get(word, word): word for word in words}
@@ -46,7 +50,7 @@ def predictions_on(
     # the texts as prompts are trained: another evaluation of such prompts will want them again
     tokenized = Inputs(backbone, inputs, keep=stacked.leaves_reading and instruction == PLAIN)
     labeller = Labeller(backbone, stacked, labels)
-    with progress(title, len(inputs) * len(prompts), "rows") as advance:
+    with progress(title, len(inputs) * stacked.size, "rows") as advance:
         if scoring == "rank":
             scores = labeller.label_each(tokenized, advance)  # [P, N, C]
             if calibration == "batch":
@@ -54,7 +58,11 @@ def predictions_on(
             elif calibration == "contextual":
                 free, _ = render(backbone.tokenize, content_free(examples[0]), max_input_tokens, question)
                 scores = calibrated(scores, labeller.label_each(Inputs(backbone, free)))
-            return [predictions_of(of_prompt, labels.called(answers)) for of_prompt in scores], sum(cut)
+            parts = scores.split([some.size for some in prompts])
+            together = [
+                combined(part, ensemble) for part, ensemble in zip(parts, ensembles or [None] * len(parts), strict=True)
+            ]
+            return [predictions_of(said, labels.called(answers)) for said in together], sum(cut)
         longest = max(map(len, labels.pieces)) + 1
         rows = [index for index in range(len(prompts)) for _ in inputs]
         written = labeller.generate(tokenized.repeated(len(prompts)), rows, max_new_tokens=longest, on_batch=advance)

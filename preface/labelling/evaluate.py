@@ -68,6 +68,8 @@ def evaluate(
         for subject in subjects.all:
             if subject.saved is not None:
                 subject.saved.check_sizes(model)
+    if how.scoring == "generate" and any(subject.ensemble for subject in subjects.all):
+        raise UserError("scoring generate: an ensemble writes no text of its own; give scoring rank")
     tasks = _tasks(on, subjects, data)
     folder = Path(out) if out else subjects.folder and subjects.folder / "evaluations"
     if folder is not None:
@@ -128,8 +130,9 @@ class _Evaluation:
             limit,
             wording.instruction,
             subjects.origin.task.cue if subjects.origin else task.cue,
-            title=f"{examples.task} · {len(prompts)} prompt(s)",
+            title=f"{examples.task} · {sum(some.size for some in prompts)} prompt(s)",
             calibration=how.calibration,
+            ensembles=[subject.ensemble for subject in subjects.all],
         )
         seconds = (time.perf_counter() - began) / len(prompts)
         self._warn(task, examples, cut, limit)

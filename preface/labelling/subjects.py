@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from preface.backbones.base import Backbone
 from preface.prompts import Prompts
-from preface.records.card import Origin, SavedPrompt, load_prompt
+from preface.records.card import Ensemble, Origin, SavedPrompt, load_prompt
 from preface.records.run import RECORD, Run
 
 ZERO_SHOT = "zero-shot"
@@ -19,7 +19,7 @@ MAX_INPUT_TOKENS = 512
 
 @dataclass(frozen=True)
 class Subject:
-    """One prompt, or the bare backbone."""
+    """One prompt, an ensemble, or the bare backbone."""
 
     saved: SavedPrompt | None = None
     method: str = ZERO_SHOT
@@ -29,8 +29,12 @@ class Subject:
 
     @property
     def prompts(self) -> Prompts:
-        """A single one."""
+        """A single one, or those of an ensemble."""
         return self.saved.prompts if self.saved else Prompts.bare()
+
+    @property
+    def ensemble(self) -> Ensemble | None:
+        return self.saved.card.ensemble if self.saved else None
 
     @property
     def seed(self) -> int | None:
@@ -78,6 +82,9 @@ def subjects_of(run: Run | str | Path | None, prompts: Literal["best", "rate", "
 
 def _subject(saved: SavedPrompt, training: dict[str, Any] | None = None) -> Subject:
     card = saved.card
+    if card.ensemble is not None:
+        about = {"method": card.method.config, "members": len(card.ensemble.members)}
+        return Subject(saved, card.method.name, about, card.trained_parameters)
     details = {
         "seed": card.member.seed,
         "learning_rate": card.member.learning_rate,

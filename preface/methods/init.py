@@ -56,8 +56,11 @@ class Initializer:
         return cls(kind, argument, tuple(label_words), tuple(examples))  # type: ignore[arg-type]
 
     def saved(self) -> Prompts:
-        """The prompt that `prompt:FOLDER` names."""
-        return load_prompt(Path(self.argument)).prompts
+        """The prompt that `prompt:FOLDER` names. Raises UserError for an ensemble."""
+        saved = load_prompt(Path(self.argument))
+        if saved.card.ensemble is not None:
+            raise UserError(f"init prompt:{self.argument}: is an ensemble; give one of the prompts it is made of")
+        return saved.prompts
 
     def embeddings(self, backbone: Backbone, length: int, seed: int) -> Tensor:
         """n input embeddings `[n, d_model]`, float32."""

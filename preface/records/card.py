@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
-from pydantic import ConfigDict, Field
+from pydantic import ConfigDict, Field, model_validator
 from torch import Tensor
 
 from preface.backbones.base import Backbone
 from preface.errors import UserError
-from preface.prompts import Prompts
+from preface.prompts import Prompts, stack
 from preface.records.atomic import DamagedError, read_folder, write_folder
 from preface.records.record import Record
 from preface.tasks import Task
@@ -20,6 +20,8 @@ from preface.tasks import Task
 TENSORS = "prompt.safetensors"
 EMBEDDINGS = ("embeddings", "after")
 """Tensors of input embeddings."""
+MEMBER = "/"
+"""Stands between the number of an ensemble's member and the name of its tensor."""
 DIMENSIONS = {"": 2, "keys": 4, "values": 4, "relative": 0}
 """Of a prompt's tensors, by what follows the carrier in their names."""
 
@@ -63,12 +65,33 @@ class Origin(Record):
     label_words: tuple[str, ...] = Field(min_length=2)
 
 
+class Ensemble(Record):
+    """How the prompts of a card answer as one."""
+
+    combine: Literal["mean", "vote", "weighted"]
+    """By mean probability, by majority vote, or by probabilities weighted as suits the development rows."""
+    weights: tuple[float, ...] = Field(min_length=1)
+    """Of each prompt's probabilities; they sum to 1."""
+    members: tuple[Member, ...] = Field(min_length=1)
+    runs: tuple[str, ...]
+    """The folder that each came from."""
+
+    @model_validator(mode="after")
+    def _as_many(self) -> Ensemble:
+        if not len(self.weights) == len(self.members) == len(self.runs):
+            raise ValueError("weights, members and runs are not of one number")
+        return self
+
+
 class PromptCard(Origin):
     """What `prompt.json` says of the tensors beside it."""
 
     max_input_tokens: int = Field(ge=2)
     trained_parameters: int
     member: Member
+    """Of an ensemble, the best."""
+    ensemble: Ensemble | None = None
+    """None: the tensors are one prompt's."""
     versions: dict[str, str]
     tensors: dict[str, tuple[int, ...]] | None = None
     """The sizes of each; None in cards that were written before they were recorded."""
@@ -80,12 +103,13 @@ class SavedPrompt:
 
     folder: Path
     prompts: Prompts
-    """A single one."""
+    """A single one, or those of an ensemble."""
     card: PromptCard
 
     def check_sizes(self, backbone: Backbone) -> None:
         """Raise UserError if its tensors do not fit the backbone."""
-        for name, tensor in self.prompts.tensors_of(0).items():
+        every = (self.prompts.tensors_of(index) for index in range(self.prompts.size))
+        for name, tensor in (item for tensors in every for item in tensors.items()):
             carrier, _, part = name.partition(".")
             site = backbone.sites.get(carrier)
             if name in EMBEDDINGS:
@@ -106,6 +130,17 @@ def save_prompt(folder: Path, prompts: Prompts, card: PromptCard, index: int = 0
     write_folder(folder, "prompt", tensors, card.model_copy(update={"tensors": sizes}).as_json())
 
 
+def save_ensemble(folder: Path, several: Sequence[Prompts], card: PromptCard) -> None:
+    """Write single prompts as one that answers as `card.ensemble` says, each under its number."""
+    tensors = {
+        f"{number}{MEMBER}{name}": tensor
+        for number, prompts in enumerate(several)
+        for name, tensor in prompts.tensors_of(0).items()
+    }
+    sizes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    write_folder(folder, "prompt", tensors, card.model_copy(update={"tensors": sizes}).as_json())
+
+
 def load_prompt(folder: str | Path) -> SavedPrompt:
     """Read a prompt: its folder, or a run's (then the run's best). Raises UserError if absent or damaged."""
     folder = Path(folder)
@@ -122,13 +157,30 @@ def load_prompt(folder: str | Path) -> SavedPrompt:
     except OSError as error:
         raise UserError(f"{folder}: cannot be read ({error.strerror or error}); check its permissions") from error
     card = PromptCard.of(content, folder / "prompt.json")
-    if problem := _problem(tensors, card):
-        raise UserError(f"{folder / TENSORS}: {problem}; train it again, or copy it anew")
-    return SavedPrompt(folder, Prompts.one(tensors), card)
+    several = _by_member(tensors, card)
+    problems = [problem for own in several if (problem := _problem(own))]
+    sizes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    if not problems and card.tensors is not None and sizes != card.tensors:
+        problems = [f"its tensors, {', '.join(sorted(sizes))}, are not those of prompt.json"]
+    if problems:
+        raise UserError(f"{folder / TENSORS}: {problems[0]}; train it again, or copy it anew")
+    return SavedPrompt(folder, stack([Prompts.one(own) for own in several]), card)
 
 
-def _problem(tensors: Mapping[str, Tensor], card: PromptCard) -> str | None:
-    """Why these are not the tensors of the card's prompt, whatever the backbone; None: they are."""
+def _by_member(tensors: Mapping[str, Tensor], card: PromptCard) -> list[dict[str, Tensor]]:
+    """The tensors of each prompt that the card speaks of."""
+    if card.ensemble is None:
+        return [dict(tensors)]
+    several: list[dict[str, Tensor]] = [{} for _ in card.ensemble.members]
+    for name, tensor in tensors.items():
+        number, _, own = name.partition(MEMBER)
+        if number.isdecimal() and int(number) < len(several):
+            several[int(number)][own] = tensor
+    return several
+
+
+def _problem(tensors: Mapping[str, Tensor]) -> str | None:
+    """Why these are no prompt's tensors, whatever the backbone; None: they are."""
     if not tensors:
         return "has no tensors"
     for name, tensor in tensors.items():
@@ -142,7 +194,4 @@ def _problem(tensors: Mapping[str, Tensor], card: PromptCard) -> str | None:
         keys, values = tensors.get(f"{carrier}.keys"), tensors.get(f"{carrier}.values")
         if part and (keys is None or values is None or keys.shape != values.shape):
             return f"{carrier!r} has not as many keys as values"
-    sizes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
-    if card.tensors is not None and sizes != card.tensors:
-        return f"its tensors, {', '.join(sorted(sizes))}, are not those of prompt.json"
     return None

@@ -1,0 +1,102 @@
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+import preface
+from preface.backbones.base import Backbone
+from preface.errors import UserError
+from preface.methods import PrefixTuning, PromptTuning
+from preface.records.card import load_prompt
+from preface.records.run import Run
+
+TEXTS = ["a fine warm film", "dull, cold and long", "one more of these", "it is what it is"]
+
+
+@pytest.fixture(scope="module")
+def runs(nano: Backbone, tmp_path_factory: pytest.TempPathFactory) -> list[Run]:
+    """Three prefixes of 4 and a prompt of 3."""
+    folder = tmp_path_factory.mktemp("runs")
+    shared = {"steps": 4, "batch_size": 8}
+    return [
+        preface.train(
+            nano, "film", PrefixTuning(length=4), out=folder / "prefix", learning_rates=[3e-2], seeds=3, **shared
+        ),
+        preface.train(nano, "film", PromptTuning(length=3), out=folder / "prompt", learning_rates=[0.3], **shared),
+    ]
+
+
+def alone(runs: list[Run]) -> list[list[dict]]:
+    """What each prompt says by itself."""
+    folders = [run.folder / "prompts" / f"{member.index:02d}" for run in runs for member in run.members]
+    return [list(preface.predict(folder, TEXTS, backbone=runs[0].backbone)) for folder in folders]
+
+
+def test_predicts_the_mean_of_what_its_prompts_say_alone(runs: list[Run], tmp_path: Path) -> None:
+    preface.ensemble(runs, tmp_path / "all")
+    together = list(preface.predict(tmp_path / "all", TEXTS, backbone=runs[0].backbone))
+    for place, line in enumerate(together):
+        for word, probability in line["probabilities"].items():
+            said = [lines[place]["probabilities"][word] for lines in alone(runs)]
+            assert probability == pytest.approx(sum(said) / 4, abs=1e-4)
+
+
+def test_votes(runs: list[Run], tmp_path: Path) -> None:
+    preface.ensemble(runs[:1], tmp_path / "all", combine="vote")
+    for place, line in enumerate(preface.predict(tmp_path / "all", TEXTS, backbone=runs[0].backbone)):
+        votes = Counter(lines[place]["label"] for lines in alone(runs[:1]))
+        assert line["label"] == votes.most_common(1)[0][0]
+
+
+def test_each_way_is_measured_beside_its_prompts_and_evaluate_agrees(runs: list[Run], tmp_path: Path) -> None:
+    cells = preface.ensemble(runs, tmp_path / "all", on=["film", "posts"], combine="weighted")
+    ways = ["the best alone", "majority vote", "mean probability", "fitted weights"]
+    assert [cell.method for cell in cells] == ["a prompt alone"] * 4 + ways + ["a prompt alone"] * 4 + ways
+    singles = [cell.value for cell in cells if cell.eval_task == "posts" and cell.method == "a prompt alone"]
+    evaluated = [
+        preface.evaluate(run, on=["posts"], prompts="rate", out=tmp_path / str(number))
+        for number, run in enumerate(runs)
+    ]
+    assert singles == pytest.approx([cell.value for found in evaluated for cell in found], abs=0.01)
+    (again,) = preface.evaluate(tmp_path / "all", on=["posts"], backbone=runs[0].backbone)
+    (first,) = [cell for cell in cells if cell.eval_task == "posts" and cell.method == "fitted weights"]
+    assert again.value == pytest.approx(first.value, abs=0.01)
+    assert again.method == "ensemble"
+    assert again.details["members"] == 4
+    assert again.trained_parameters == sum(run.result.trained_parameters * len(run.members) for run in runs)
+
+
+def test_what_cannot_be_an_ensemble_is_said(runs: list[Run], nano: Backbone, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="needs two prompts, and there is 1"):
+        preface.ensemble(runs[1:], tmp_path / "one")
+    with pytest.raises(UserError, match="combine sum: one of"):
+        preface.ensemble(runs, tmp_path / "sum", combine="sum")  # type: ignore[arg-type]
+    with pytest.raises(UserError, match="a run is there"):
+        preface.ensemble(runs, runs[0].folder)
+    other = preface.train(
+        nano, "film", PrefixTuning(length=2), out=tmp_path / "other", learning_rates=[1e-2], steps=1,
+        label_words={"negative": "bad", "positive": "good"},
+    )  # fmt: skip
+    with pytest.raises(UserError, match="has another label words"):
+        preface.ensemble([runs[0], other], tmp_path / "mixed")
+    preface.ensemble(runs, tmp_path / "all")
+    with pytest.raises(UserError, match="is an ensemble itself"):
+        preface.ensemble([tmp_path / "all", runs[0]], tmp_path / "nested")
+    with pytest.raises(UserError, match="is an ensemble; give one of the prompts"):
+        preface.train(nano, "film", PrefixTuning(length=4, init=f"prompt:{tmp_path / 'all'}"), out=tmp_path / "begun")
+    with pytest.raises(UserError, match="an ensemble writes no text of its own"):
+        preface.evaluate(tmp_path / "all", on=["posts"], scoring="generate", backbone=nano)
+
+
+def test_a_damaged_one_is_named(runs: list[Run], tmp_path: Path) -> None:
+    preface.ensemble(runs, tmp_path / "all")
+    assert load_prompt(tmp_path / "all").prompts.size == 4
+    file = tmp_path / "all" / "prompt.json"
+    card = json.loads(file.read_text())
+    card["ensemble"]["weights"] = [1.0]
+    file.write_text(json.dumps(card))
+    with pytest.raises(UserError, match=r"prompt\.json was altered"):
+        load_prompt(tmp_path / "all")
