@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from preface.backbones.load import load_backbone as load_backbone
     from preface.errors import UserError as UserError
     from preface.experiments.cross_domain import compare_cross_domain as compare_cross_domain
+    from preface.insight.neighbors import neighbors as neighbors
     from preface.labelling.ensemble import ensemble as ensemble
     from preface.labelling.evaluate import evaluate as evaluate
     from preface.labelling.predict import predict as predict
@@ -44,6 +45,7 @@ _HOMES = {
     "list_methods": "tuning.listing",
     "list_tasks": "tasks",
     "load_backbone": "backbones.load",
+    "neighbors": "insight.neighbors",
     "predict": "labelling.predict",
     "pretrain": "pretraining.making",
     "tokenize": "pretraining.tokens",

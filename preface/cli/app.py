@@ -90,6 +90,7 @@ for module in (
     "evaluate",
     "predict",
     "ensemble",
+    "neighbors",
     "compare",
     "tasks",
     "methods",

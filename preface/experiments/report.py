@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from preface.experiments.differences import Differences, differences
 from preface.experiments.lines import figure_of_lines, panels_of
-from preface.experiments.plot import INK, figure_of_dots, picture, plot
+from preface.experiments.plot import figure_of_dots, picture, plot
 from preface.experiments.table import MISSING, Table, join, pivot
+from preface.pages import inline, write_page
 from preface.records.atomic import write_atomically
 from preface.records.results import Cell, latest, write_cells
 
 if TYPE_CHECKING:  # drawing libraries are imported where they draw: they would slow every other command down
-    from matplotlib.figure import Figure
     from rich.table import Table as RichTable
 
 
@@ -72,26 +72,23 @@ def html(
 
     Raises `UserError` for no cells.
     """
-    from jinja2 import Environment, StrictUndefined
-    from markupsafe import Markup
-
     table, cells = pivot(cells), latest(cells)
     panels = panels_of(cells)
-    template = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    page = template.from_string(Path(__file__).with_name("report.html").read_text(encoding="utf-8")).render(
+    write_page(
+        path,
+        "report.html",
         title=title,
         summary=_summary(table),
         table=table,
         differences=beside,
-        plot=Markup(_inline(lambda: figure_of_dots(table))),
-        varied=panels and Markup(_inline(lambda: figure_of_lines(panels))),
+        plot=inline(lambda: figure_of_dots(table)),
+        varied=panels and inline(lambda: figure_of_lines(panels)),
         notes=notes,
         cells=[(cell, _learning_rate(cell)) for cell in cells],
         versions=_versions(cells),
         commands=commands,
         missing=MISSING,
     )
-    write_atomically(path, page)
 
 
 def write_report(
@@ -113,12 +110,6 @@ def write_report(
     if panels := panels_of(cells):
         (folder / "vary.png").write_bytes(picture(lambda: figure_of_lines(panels), "png"))
     html(cells, title, folder / "report.html", notes, commands, beside)
-
-
-def _inline(draw: Callable[[], Figure]) -> str:
-    """A drawing as an element of a page. matplotlib has escaped the names in it."""
-    svg = picture(draw, "svg", transparent=True).decode().replace(INK, "currentColor")
-    return svg[svg.index("<svg") :]  # the XML declaration before it has no place in a page
 
 
 def _summary(table: Table) -> str:

@@ -1,0 +1,314 @@
+"""What a soft prompt is near to: pieces of the vocabulary, or keys of real text (Lester et al. 2021, section 7)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from preface.backbones.base import Backbone
+from preface.errors import UserError
+from preface.labelling.fit import backbone_of
+from preface.labelling.subjects import subjects_of
+from preface.methods import method_named
+from preface.methods.init import Initializer
+from preface.options import validated
+from preface.prompts import Prompts
+from preface.records.card import SavedPrompt
+from preface.records.run import Run, RunRecord
+from preface.tasks import Example, render
+from preface.tasks.options import DataOptions
+from preface.terminal.progress import say
+
+NEAREST = 5
+"""As in Lester et al. 2021, section 7."""
+TEXTS = 64
+"""Rows whose keys a prefix is compared with."""
+
+
+SAMPLE = 500
+"""Pieces, or keys, whose mean likeness is what chance gives."""
+
+
+@dataclass(frozen=True)
+class Neighbor:
+    """A word, whatever its case and the space before it, or a piece of real text in its place."""
+
+    word: str
+    cosine: float
+
+
+@dataclass(frozen=True)
+class Position:
+    """One virtual token."""
+
+    index: int
+    neighbors: tuple[Neighbor, ...]
+    """Nearest first."""
+    tightness: float
+    """The mean cosine between its neighbours themselves: near that of any words, it is no cluster."""
+    moved: float | None
+    """How far it went from its start, over the length of the start; None: the start is not known."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """A prompt's input embeddings, or its keys in one layer of a site."""
+
+    name: str
+    """`embeddings`, `answer, layer 3`."""
+    positions: tuple[Position, ...]
+    labels: dict[str, tuple[int, ...]]
+    """For each label word the positions that have a piece of it among their neighbours."""
+    chance: float
+    """The mean cosine between vectors of the kind that neighbours are chosen from."""
+    points: Tensor
+    """Of a map: positions, then their neighbours, `[n + m, 2]`."""
+    words: tuple[str, ...]
+    """What the points after the positions are."""
+
+
+@dataclass(frozen=True)
+class Neighborhood:
+    """What one prompt is near to."""
+
+    title: str
+    backbone: str
+    method: str
+    task: str
+    score: float
+    """On the development rows."""
+    parts: tuple[Part, ...]
+
+    def as_json(self) -> dict[str, Any]:
+        """All but the map."""
+        found = asdict(self)
+        for part in found["parts"]:
+            del part["points"], part["words"]
+        return found
+
+
+def neighbors(
+    run: Run | str | Path,
+    *,
+    layers: Sequence[int] | None = None,
+    backbone: Backbone | str | None = None,
+    dtype: str = "auto",
+    device: str = "auto",
+    **options: Any,
+) -> Neighborhood:
+    """What the best prompt of a run is near to.
+
+    Input embeddings are compared, by cosine, with the model's table of them; words that differ in case or in the space
+    before them count once. Keys of a prefix are compared, all heads together, with those that the training task's
+    development texts make at the same layer.
+
+    Args:
+        run: a run, its folder, or a prompt's folder.
+        layers: of a prefix, counted from 0 (default: first, middle, last).
+        backbone, dtype, device: as for `evaluate`.
+        options: fields of `preface.tasks.options.DataOptions`.
+
+    Raises:
+        UserError: what the user can put right.
+    """
+    data = validated(DataOptions, options)
+    subjects = subjects_of(run, "best")
+    (subject,) = subjects.all
+    saved = subject.saved
+    assert saved is not None
+    if saved.card.ensemble is not None:
+        raise UserError(f"{saved.folder}: is an ensemble; give one of the prompts it is made of")
+    model = backbone_of(saved.card, backbone, subjects.backbone, dtype, device)
+    saved.check_sizes(model)
+    record = subjects.origin if isinstance(subjects.origin, RunRecord) else None
+    if data.data is None and record is not None:
+        data = data.model_copy(update={"data": record.data})
+    looking = _Looking(model, saved, data)
+    parts = looking.embeddings() + looking.keys(layers)
+    card = saved.card
+    return Neighborhood(
+        f"{card.method.name} on {card.task.name}",
+        model.name,
+        card.method.name,
+        card.task.name,
+        card.member.score,
+        parts,
+    )
+
+
+@dataclass
+class _Looking:
+    """A prompt, its start, and what it is compared with."""
+
+    model: Backbone
+    saved: SavedPrompt
+    data: DataOptions
+
+    def __post_init__(self) -> None:
+        self.prompts = self.saved.prompts
+        self.start = self._started()
+
+    def embeddings(self) -> tuple[Part, ...]:
+        """The part of input embeddings, if there is one."""
+        name = next((name for name in ("embeddings", "after") if name in self.prompts.tensors), None)
+        if name is None:
+            return ()
+        table = self.model.embeddings.detach().float().cpu()
+        size = min(len(table), len(self.model.tokenizer))
+        words = [plain(piece) for piece in self._tokens(list(range(size)))]
+        special = set(self.model.tokenizer.all_special_ids)
+        real = [index for index, word in enumerate(words) if word and index not in special]
+        labels = {word: {plain(piece) for piece in self._spelled(word)} - {""} for word in self.saved.card.label_words}
+        return (
+            self._part(
+                name, self.prompts.tensors[name][0].float(), self._start_of(name), table[real],
+                [words[index] for index in real], labels,
+            ),
+        )  # fmt: skip
+
+    def keys(self, layers: Sequence[int] | None) -> tuple[Part, ...]:
+        """A part for each site and chosen layer."""
+        found: list[Part] = []
+        sites = [site for site in self.model.sites if site in self.prompts.sites]
+        if not sites:
+            return ()
+        made, words = self._real_keys(sites)
+        labels = {word: {word.casefold()} for word in self.saved.card.label_words}
+        for site in sites:
+            depth = self.model.sites[site].layers
+            chosen = sorted({0, depth // 2, depth - 1}) if layers is None else list(layers)
+            if wrong := [layer for layer in chosen if not 0 <= layer < depth]:
+                raise UserError(f"layer {wrong[0]}: the {site} site has layers 0 to {depth - 1}")
+            start = self._start_of(f"{site}.keys")
+            for layer in chosen:
+                own = flat(self.prompts.tensors[f"{site}.keys"][0, layer])
+                begun = None if start is None else flat(start[layer])
+                real = flat(made[f"{site}.keys"][layer])
+                found.append(self._part(f"{site}, layer {layer}", own, begun, real, words[site], labels))
+        return tuple(found)
+
+    def _part(
+        self,
+        name: str,
+        own: Tensor,
+        start: Tensor | None,
+        others: Tensor,
+        words: Sequence[str],
+        labels: dict[str, set[str]],
+    ) -> Part:
+        """`own` `[n, d]` among `others` `[M, d]`, which are called `words`."""
+        directions = normalize(others, dim=1)
+        cosines = normalize(own, dim=1) @ directions.T  # [n, M]
+        positions, near = [], []
+        for index, row in enumerate(cosines):
+            places = distinct(row, words, NEAREST)
+            near += places
+            moved = None if start is None else float((own[index] - start[index]).norm() / start[index].norm())
+            positions.append(
+                Position(
+                    index,
+                    tuple(Neighbor(words[place], float(row[place])) for place in places),
+                    mean_cosine(directions[places]),
+                    moved,
+                )
+            )
+        found = {
+            label: tuple(p.index for p in positions if pieces & {neighbor.word for neighbor in p.neighbors})
+            for label, pieces in labels.items()
+        }
+        some = torch.randperm(len(directions), generator=torch.Generator().manual_seed(0))[:SAMPLE]
+        near = list(dict.fromkeys(near))
+        points = flattened(torch.cat([normalize(own, dim=1), directions[near]]))
+        return Part(
+            name, tuple(positions), found, mean_cosine(directions[some]), points, tuple(words[place] for place in near)
+        )
+
+    def _spelled(self, word: str) -> list[str]:
+        pieces = self.model.answer_pieces([word], self.saved.card.task.cue)[0]
+        return self._tokens([piece for piece in pieces if piece != self.model.end])
+
+    def _tokens(self, ids: list[int]) -> list[str]:
+        return list(self.model.tokenizer.convert_ids_to_tokens(ids))
+
+    def _examples(self) -> Sequence[Example]:
+        return self.data.split(self.saved.card.task, "validation").examples[:TEXTS]
+
+    @torch.no_grad()
+    def _real_keys(self, sites: Sequence[str]) -> tuple[dict[str, Tensor], dict[str, list[str]]]:
+        """Keys of real text at some sites, `[L, H, M, e]`, and what the piece of each is."""
+        model, task, examples = self.model, self.saved.card.task, self._examples()
+        ids, _ = render(model.tokenize, examples, 64, model.question("{text}", task.cue))
+        answers = [
+            [*model.lead_in(task.cue), *pieces[:-1]]
+            for pieces in model.answer_pieces([str(example.label) for example in examples], task.cue)
+        ]
+        read = {"text": model.pad(ids), "answer": model.pad(answers)}
+        places, words = {}, {}
+        for site in sites:
+            pieces, mask = read[model.sites[site].of]
+            places[site] = mask.bool().cpu().nonzero()  # [M, 2]
+            rows, columns = places[site].unbind(1)
+            names = self._tokens(pieces.cpu()[rows, columns].tolist())
+            words[site] = [plain(name) or name for name in names]
+        text, mask = read["text"]
+        return model.key_values(places, model.embed(text), mask, model.embed(read["answer"][0])), words
+
+    @torch.no_grad()
+    def _started(self) -> Prompts | None:
+        """The prompt as it was before its training; None: it cannot be made anew."""
+        card = self.saved.card
+        try:
+            method = validated(method_named(card.method.name), card.method.config)
+            examples = [(example.text, str(example.label)) for example in self.data.split(card.task, "train").examples]
+            initializer = Initializer.parse(method.init, card.label_words, examples)
+            return method.build(self.model, initializer, [card.member.seed])()
+        except (UserError, OSError) as error:
+            say(f"the start of the prompt is not known ({error}), so not how far it went")
+            return None
+
+    def _start_of(self, name: str) -> Tensor | None:
+        if self.start is None or name not in self.start.tensors:
+            return None
+        start = self.start.tensors[name][0].detach().float().cpu()
+        return start if start.shape == self.prompts.tensors[name][0].shape else None
+
+
+def plain(piece: str) -> str:
+    """A piece without its space and case: `▁Technology`, `technology` and `Ġtechnology` are one word."""
+    return piece.lstrip("▁Ġ ").casefold()
+
+
+def distinct(scores: Tensor, words: Sequence[str], count: int) -> list[int]:
+    """The places of the highest scores, each word once."""
+    found: dict[str, int] = {}
+    for place in scores.argsort(descending=True)[: 40 * count].tolist():
+        found.setdefault(words[place], place)
+        if len(found) == count:
+            break
+    return list(found.values())
+
+
+def mean_cosine(directions: Tensor) -> float:
+    """The mean cosine between different ones of m directions `[m, d]`."""
+    count = len(directions)
+    if count < 2:
+        return 1.0
+    return float((directions @ directions.T).sum() - count) / (count * (count - 1))
+
+
+def flat(keys: Tensor) -> Tensor:
+    """All heads of a key as one vector: `[H, n, e]` to `[n, H e]`."""
+    return keys.float().transpose(0, 1).flatten(1)
+
+
+def flattened(points: Tensor) -> Tensor:
+    """Two dimensions that keep most of the differences between points (principal components): `[m, d]` to `[m, 2]`."""
+    centred = points - points.mean(0)
+    _, _, directions = torch.linalg.svd(centred, full_matrices=False)
+    return centred @ directions[:2].T

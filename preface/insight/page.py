@@ -1,0 +1,83 @@
+"""The neighbourhood of a prompt as a page and as a table."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from preface.experiments.plot import INK, style
+from preface.insight.neighbors import Neighborhood, Part
+from preface.pages import inline, write_page
+
+if TYPE_CHECKING:  # drawing libraries are imported where they draw: they would slow every other command down
+    from matplotlib.figure import Figure
+    from rich.table import Table
+
+VIRTUAL, REAL = "#d9480f", "#2f8fdb"
+
+
+def write_neighbors(found: Neighborhood, path: Path) -> None:
+    """Write one page that needs nothing else."""
+    write_page(
+        path,
+        "neighbors.html",
+        title=f"What the prompt is near to: {found.title}",
+        found=found,
+        parts=[(part, inline(lambda part=part: map_of(part)), findings(part)) for part in found.parts],  # type: ignore[misc]
+    )
+
+
+def findings(part: Part) -> list[str]:
+    """A sentence for each thing worth saying first."""
+    said = []
+    count = len(part.positions)
+    for label, positions in part.labels.items():
+        where = f"near {len(positions)} of {count} virtual tokens" if positions else "near none of them"
+        said.append(f"The label word “{label}” is {where}.")
+    tight = sum(position.tightness for position in part.positions) / count
+    said.append(
+        f"Neighbours of one token have a cosine of {tight:.2f} among themselves, where {part.chance:.2f} is what any "
+        "have: " + ("they form clusters." if tight > part.chance + 0.1 else "they are no cluster.")
+    )
+    moved = [position.moved for position in part.positions if position.moved is not None]
+    if moved:
+        said.append(f"From its start a token went {sum(moved) / len(moved):.2f} times the length it had there.")
+    return said
+
+
+def map_of(part: Part) -> Figure:
+    """Virtual tokens as numbers among their neighbours."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7.2, 5.2), layout="constrained")
+    axes = figure.subplots()
+    count = len(part.positions)
+    virtual, real = part.points[:count].tolist(), part.points[count:].tolist()
+    axes.plot(*zip(*real, strict=True), "o", markersize=3, color=REAL, markeredgewidth=0, alpha=0.7)
+    for (x, y), word in list(zip(real, part.words, strict=True))[:60]:
+        axes.annotate(word, (x, y), xytext=(3, 2), textcoords="offset points", fontsize=7, color=INK)
+    axes.plot(*zip(*virtual, strict=True), "s", markersize=11, color=VIRTUAL, markeredgewidth=0, alpha=0.85)
+    for (x, y), position in zip(virtual, part.positions, strict=True):
+        axes.annotate(str(position.index + 1), (x, y), ha="center", va="center", fontsize=7, color="white")
+    axes.set_xticks([])
+    axes.set_yticks([])
+    style(axes)
+    return figure
+
+
+def rich_table(part: Part) -> Table:
+    """A part for a terminal."""
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=box.SIMPLE_HEAD, title=Text(part.name), caption=Text("\n".join(findings(part))))
+    table.add_column("token", justify="right")
+    table.add_column("nearest, by cosine", overflow="fold")
+    table.add_column("among themselves", justify="right")
+    table.add_column("went", justify="right")
+    for position in part.positions:
+        near = "  ".join(f"{neighbor.word} {neighbor.cosine:.2f}" for neighbor in position.neighbors)
+        moved = "–" if position.moved is None else f"{position.moved:.2f}"
+        table.add_row(str(position.index + 1), Text(near), f"{position.tightness:.2f}", moved)
+    return table

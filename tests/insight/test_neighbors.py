@@ -1,0 +1,140 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from sklearn.decomposition import PCA
+from sklearn.metrics.pairwise import cosine_similarity
+
+import preface
+from preface.backbones.base import Backbone
+from preface.errors import UserError
+from preface.insight.neighbors import distinct, flattened, mean_cosine, plain
+from preface.insight.page import findings, map_of, rich_table, write_neighbors
+from preface.methods import PrefixTuning, PromptTuning
+from preface.methods.init import Initializer
+from preface.prompts import Prompts
+from preface.records.card import load_prompt, save_prompt
+from preface.records.run import Run
+
+
+@pytest.fixture(scope="module")
+def run(nano: Backbone, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """A prompt that has hardly been trained."""
+    return preface.train(
+        nano,
+        "film",
+        PromptTuning(length=4),
+        out=tmp_path_factory.mktemp("runs") / "prompt",
+        learning_rates=[1e-6],
+        steps=1,
+        batch_size=4,
+    )
+
+
+def changed(run: Run, folder: Path, tensors: dict[str, torch.Tensor]) -> Path:
+    """The run's prompt with other tensors."""
+    save_prompt(folder, Prompts.one(tensors), load_prompt(run.folder).card)
+    return folder
+
+
+def test_the_nearest_pieces_are_scikit_learns(run: Run, nano: Backbone) -> None:
+    (part,) = preface.neighbors(run).parts
+    table = nano.embeddings.detach().float().numpy()
+    own = run.prompt().prompts.tensors["embeddings"][0].numpy()
+    cosines = cosine_similarity(own, table)
+    for position, row in zip(part.positions, cosines, strict=True):
+        expected: dict[str, float] = {}
+        for place in np.argsort(-row):
+            word = plain(nano.tokenizer.convert_ids_to_tokens(int(place)))
+            if word and int(place) not in nano.tokenizer.all_special_ids:
+                expected.setdefault(word, float(row[place]))
+            if len(expected) == 5:
+                break
+        assert [neighbor.word for neighbor in position.neighbors] == list(expected)
+        assert [neighbor.cosine for neighbor in position.neighbors] == pytest.approx(list(expected.values()), abs=1e-4)
+
+
+def test_a_prompt_of_label_words_is_near_its_label_words(run: Run) -> None:
+    """`labels` is the initialisation: the first two positions begin as the two words."""
+    (part,) = preface.neighbors(run).parts
+    assert part.labels["negative"][:1] == (0,)
+    assert 1 in part.labels["positive"]
+    assert part.positions[0].moved == pytest.approx(0, abs=1e-4)
+    assert part.positions[0].neighbors[0].cosine == pytest.approx(1, abs=1e-4)
+
+
+def test_how_far_a_token_went(run: Run, tmp_path: Path) -> None:
+    start = run.prompt().prompts.tensors["embeddings"][0]
+    folder = changed(run, tmp_path / "far", {"embeddings": start * torch.tensor([[1.0], [3.0], [1.5], [0.0]])})
+    (part,) = preface.neighbors(folder, backbone=run.backbone).parts
+    assert [position.moved for position in part.positions] == pytest.approx([0, 2, 0.5, 1], abs=1e-3)
+
+
+def test_a_key_of_real_text_is_found_where_it_came_from(nano: Backbone, tmp_path: Path) -> None:
+    """Also at a site of the answer, whose pieces are the label words and what they begin after."""
+    method = PrefixTuning(length=3, sites=("encoder", "decoder"))
+    run = preface.train(
+        nano, "film", method, out=tmp_path / "run", learning_rates=[1e-6], steps=1, batch_size=4
+    )  # fmt: skip
+    assert [part.name for part in preface.neighbors(run, layers=[1]).parts] == ["encoder, layer 1", "decoder, layer 1"]
+    text = "a fine film"
+    written = method.build(nano, Initializer.parse(f"text:{text}"), [0])().tensors_of(0)
+    folder = tmp_path / "written"
+    save_prompt(folder, Prompts.one(written), load_prompt(run.folder).card)
+    encoder, _ = preface.neighbors(folder, layers=[0], backbone=nano).parts
+    words = [plain(piece) for piece in nano.tokenizer.tokenize(text)][:3]
+    # keys of the first layer depend on the piece alone: the same word of a development text has the same key
+    assert [position.neighbors[0].word for position in encoder.positions] == words
+    assert all(position.neighbors[0].cosine > 0.999 for position in encoder.positions)
+
+
+def test_slips_are_named(run: Run, nano: Backbone, tmp_path: Path) -> None:
+    prefix = preface.train(
+        nano,
+        "film",
+        PrefixTuning(length=2),
+        out=tmp_path / "run",
+        learning_rates=[1e-2],
+        steps=1,
+        batch_size=4,
+        seeds=2,
+    )
+    with pytest.raises(UserError, match="layer 9: the encoder site has layers 0 to 3"):
+        preface.neighbors(prefix, layers=[9])
+    preface.ensemble([prefix], tmp_path / "all")
+    with pytest.raises(UserError, match="is an ensemble; give one of the prompts"):
+        preface.neighbors(tmp_path / "all")
+
+
+def test_two_dimensions_are_scikit_learns() -> None:
+    points = torch.randn(12, 7)
+    expected = PCA(2).fit_transform(points.numpy())
+    np.testing.assert_allclose(np.abs(flattened(points).numpy()), np.abs(expected), atol=1e-4)
+
+
+def test_words_count_once_whatever_their_case_and_space() -> None:
+    assert {plain(piece) for piece in ("▁Technology", "technology", "ĠTECHNOLOGY")} == {"technology"}
+    scores = torch.tensor([0.1, 0.9, 0.8, 0.7])
+    assert distinct(scores, ["a", "b", "b", "c"], 2) == [1, 3]
+
+
+def test_mean_cosine_leaves_out_what_is_the_same() -> None:
+    assert mean_cosine(torch.eye(3)) == pytest.approx(0)
+    assert mean_cosine(torch.tensor([[1.0, 0.0], [1.0, 0.0]])) == pytest.approx(1)
+
+
+def test_a_page_a_picture_and_a_table(run: Run, tmp_path: Path) -> None:
+    found = preface.neighbors(run)
+    write_neighbors(found, tmp_path / "page.html")
+    page = (tmp_path / "page.html").read_text()
+    assert "<script" not in page
+    assert "What the prompt is near to: prompt-tuning on film" in page
+    (part,) = found.parts
+    assert part.positions[2].neighbors[0].word in page
+    assert len(map_of(part).axes) == 1
+    assert rich_table(part).row_count == 4
+    assert "The label word “negative” is near" in findings(part)[0]
+    assert "points" not in found.as_json()["parts"][0]
