@@ -13,7 +13,7 @@ from pydantic import Field
 from preface.backbones.base import Backbone
 from preface.baselines.column import Setting, Trained
 from preface.labelling.answers import predictions_on
-from preface.labelling.calibration import Calibration
+from preface.labelling.options import Calibration
 from preface.labelling.subjects import MAX_INPUT_TOKENS
 from preface.methods.init import Initializer, key_values, text_ids
 from preface.prompts import Prompts

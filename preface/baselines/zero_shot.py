@@ -10,8 +10,8 @@ from pydantic import Field
 
 from preface.backbones.base import Backbone
 from preface.baselines.column import Column, Setting
-from preface.labelling.calibration import Calibration
 from preface.labelling.evaluate import evaluate
+from preface.labelling.options import Calibration
 from preface.labelling.subjects import MAX_INPUT_TOKENS
 from preface.labelling.wording import ROWS, Wording, best_wording
 from preface.records.results import Cell

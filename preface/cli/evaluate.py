@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from preface.cli.app import verb
 from preface.cli.common import Backbone, Device, Dtype, Json, KeepContexts, On, Out, show, show_json
 from preface.cli.options import Fields, fields
+
+if TYPE_CHECKING:
+    from preface.records.results import Cell
 
 
 def _options() -> dict[str, Fields]:
@@ -47,6 +51,8 @@ def evaluate(
     """Evaluate a run's prompts, or the bare backbone, on any tasks."""
     import preface
     from preface.experiments.report import pivot, rich_table
+    from preface.insight.answers import read_answers
+    from preface.insight.answers import rich_table as label_table
 
     cells = preface.evaluate(
         run, on or (), backbone=backbone, out=out, dtype=dtype, device=device, **evaluate_options, **data_options
@@ -57,3 +63,21 @@ def evaluate(
     if evaluate_options.get("prompts") == "all":  # their mean over rates would be nobody's score
         cells = [replace(cell, method=f"{cell.method} {cell.details['learning_rate']:g}") for cell in cells]
     show(rich_table(pivot(cells)))
+    for cell, page in pages(cells):
+        show(label_table(read_answers(Path(cell.details["predictions"])), f"{cell.method} on {cell.eval_task}"))
+        typer.echo(f"page        {page}")
+
+
+def pages(cells: Sequence[Cell]) -> Iterator[tuple[Cell, Path]]:
+    """A page about the answers of each task's best prompt by development score; none where nothing is written."""
+    from preface.insight.answers import read_answers, write_answers
+
+    by_task: dict[str, list[Cell]] = {}
+    for cell in cells:
+        if "predictions" in cell.details:
+            by_task.setdefault(cell.eval_task, []).append(cell)
+    for task, own in by_task.items():
+        best = max(own, key=lambda cell: cell.details.get("development_score") or 0.0)
+        path = Path(best.details["predictions"]).with_suffix(".html")
+        write_answers(read_answers(Path(best.details["predictions"])), f"{best.method} on {task}", path)
+        yield best, path

@@ -7,9 +7,10 @@ from typing import Literal
 
 from preface.backbones.base import Backbone
 from preface.backbones.contexts import Inputs
-from preface.labelling.calibration import Calibration, calibrated, content_free
+from preface.labelling.calibration import calibrated, content_free
 from preface.labelling.label_words import LabelWords
 from preface.labelling.labeller import Labeller, Prediction, predictions_of
+from preface.labelling.options import Calibration
 from preface.labelling.voting import combined
 from preface.prompts import Prompts, stack
 from preface.records.card import Ensemble

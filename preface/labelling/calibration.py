@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 from torch import Tensor
 
 from preface.tasks import Example
 
-Calibration = Literal["none", "contextual", "batch"]
 CONTENT_FREE = ("N/A", "[MASK]", "")
 """What stands for a text without content (Zhao et al. 2021, section 5)."""
 

@@ -6,7 +6,7 @@ import json
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -151,8 +151,10 @@ class _Evaluation:
             for subject, given in zip(subjects.all, predictions, strict=True)
         ]
         if self.folder is not None:
-            for cell, given in zip(cells, predictions, strict=True):
+            cells = [
                 _write_predictions(self.folder, cell, examples, given)
+                for cell, given in zip(cells, predictions, strict=True)
+            ]
             add_cells(self.folder / "results.json", cells)
         return cells
 
@@ -226,10 +228,13 @@ def _check_labels(task: Task, examples: Split, words: Sequence[str]) -> None:
         )
 
 
-def _write_predictions(folder: Path, cell: Cell, examples: Split, given: Sequence[Prediction]) -> None:
+def _write_predictions(folder: Path, cell: Cell, examples: Split, given: Sequence[Prediction]) -> Cell:
+    """Write what was said of each row; the cell then says where."""
     name = f"{Path(cell.eval_task).name}-{cell.split}-{cell.method}".replace(":", "-")
     if cell.seed is not None:
         name += f"-lr{cell.details['learning_rate']:g}-seed{cell.seed}"
     rows = zip(examples.examples, given, strict=True)
     lines = [asdict(prediction) | {"gold": example.label, "text": example.text} for example, prediction in rows]
-    write_atomically(folder / f"{name}.jsonl", "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
+    path = folder / f"{name}.jsonl"
+    write_atomically(path, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
+    return replace(cell, details=cell.details | {"predictions": str(path)})

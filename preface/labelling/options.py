@@ -6,8 +6,9 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from preface.labelling.calibration import Calibration
 from preface.tasks.task import Instruction
+
+Calibration = Literal["none", "contextual", "batch"]
 
 
 class EvaluateOptions(BaseModel):

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from preface.backbones.base import Backbone
 from preface.labelling.answers import predictions_on
-from preface.labelling.calibration import Calibration
+from preface.labelling.options import Calibration
 from preface.prompts import Prompts
 from preface.tasks import Example, Task
 from preface.tasks.example import literal
