@@ -7,7 +7,7 @@ from statistics import mean, stdev
 from typing import TYPE_CHECKING, Any
 
 from preface.baselines.column import SEPARATOR, axis_value, shown
-from preface.experiments.plot import INK, style, styles_of
+from preface.pages.drawing import INK, style, styles_of
 from preface.records.results import Cell, latest
 
 if TYPE_CHECKING:

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 
 from preface.experiments.differences import Differences, differences
 from preface.experiments.lines import figure_of_lines, panels_of
-from preface.experiments.plot import figure_of_dots, picture, plot
+from preface.experiments.plot import figure_of_dots, plot
 from preface.experiments.table import MISSING, Table, join, pivot
 from preface.pages import inline, write_page
+from preface.pages.drawing import picture
 from preface.records.atomic import write_atomically
 from preface.records.results import Cell, latest, write_cells
 

@@ -144,7 +144,7 @@ def reliability(found: Answers) -> Figure:
     """How often answers are right by how sure they are; on the diagonal, as often as they say."""
     from matplotlib.figure import Figure
 
-    from preface.experiments.plot import INK, style
+    from preface.pages.drawing import INK, style
 
     figure = Figure(figsize=(7.2, 3.6), layout="constrained")
     axes = figure.subplots()

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from preface.experiments.plot import INK, style
 from preface.insight.neighbors import Neighborhood, Part
 from preface.pages import inline, write_page
+from preface.pages.drawing import INK, style
 
 if TYPE_CHECKING:  # drawing libraries are imported where they draw: they would slow every other command down
     from matplotlib.figure import Figure

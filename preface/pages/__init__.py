@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from preface.experiments.plot import INK, picture
+from preface.pages.drawing import INK, picture
 from preface.records.atomic import write_atomically
 
 if TYPE_CHECKING:

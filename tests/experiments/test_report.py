@@ -15,8 +15,8 @@ from rich.console import Console
 
 from preface.errors import UserError
 from preface.experiments.lines import figure_of_lines, panels_of
-from preface.experiments.plot import styles_of
 from preface.experiments.report import html, markdown, pivot, plot, rich_table, write_report
+from preface.pages.drawing import styles_of
 from preface.records.results import Cell, read_cells
 
 TASKS = {"sst2": 872, "imdb": 25_000, "financial_phrasebank": 1_967, "tweets": 6_347}
