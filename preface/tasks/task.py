@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+import math
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PositiveInt, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PositiveFloat,
+    PositiveInt,
+    model_validator,
+)
 
 from preface.errors import UserError
 from preface.tasks.example import Example, Template
 from preface.tasks.lines import listed, refuse_half_characters
-from preface.tasks.metric import METRIC_NAMES
+from preface.tasks.metric import METRIC_NAMES, OF_NUMBERS
 from preface.tasks.read import Format, Row, is_blank
 
 SplitName = Literal["train", "validation", "test"]
@@ -191,6 +201,8 @@ class Task(Model):
     """Strings to replace in each field of the text, in this order."""
     labels: dict[Text, Text | None]
     """The label word of each label value as text; rows whose value has no word (null) are left out."""
+    label_step: PositiveFloat | None = None
+    """For label values that are numbers: each is rounded to the nearest multiple, written as `labels` write it."""
     metric: Annotated[str, AfterValidator(_metric)] = "accuracy"
     splits: dict[SplitName, SplitRule] = Field(min_length=1)
     options: dict[str, Option] = {}
@@ -226,6 +238,8 @@ class Task(Model):
                 raise ValueError(f"instructions.{number}: {{{other}}} is no field of the template, which has {have}")
         if len(self.label_words) < 2 or "" in self.label_words:
             raise ValueError(f"labels needs two or more different words, not {list(self.label_words)}")
+        if self.metric in OF_NUMBERS and (word := next((w for w in self.label_words if not _is_number(w)), None)):
+            raise ValueError(f"metric {self.metric} needs label words that are numbers, not {word!r}")
         for name, rule in self.splits.items():
             if rule.part not in self.source.parts:
                 known = ", ".join(sorted(self.source.parts)) or "none"
@@ -240,6 +254,25 @@ def label_value(value: Any) -> str:
     return str(value).strip()
 
 
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def label_key(task: Task, value: Any) -> str:
+    """A label value as the task's `labels` write it."""
+    text = label_value(value)
+    if task.label_step is None or not _is_number(text):
+        return text
+    nearest = round(float(text) / task.label_step) * task.label_step
+    return next(
+        (key for key in task.labels if _is_number(key) and math.isclose(float(key), nearest, abs_tol=1e-9)), text
+    )
+
+
 def label_of(task: Task, row: Row) -> str | None:
     """The label word of a row, None if the task leaves rows with this label out.
 
@@ -252,7 +285,7 @@ def label_of(task: Task, row: Row) -> str | None:
     if isinstance(value, list | dict):
         raise UserError(f"{row.place}: the field '{field}' is a {type(value).__name__}; a label is one value")
     try:
-        return task.labels[label_value(value)]
+        return task.labels[label_key(task, value)]
     except KeyError as error:
         raise UserError(
             f"{row.place}: the field '{field}' is {listed([label_value(value)])}; "
@@ -265,7 +298,7 @@ def known_label(task: Task, row: Row) -> str | None:
     value = row.fields.get(task.fields.label)
     if is_blank(value):
         return None
-    text = label_value(value)
+    text = label_key(task, value)
     return task.labels.get(text, text if text in task.label_words else None)
 
 

@@ -118,6 +118,14 @@ def test_files_as_their_authors_distribute_them(tmp_path: Path) -> None:
     assert pairs(load_split("mrpc", "test", data=tmp_path).examples) == [
         ('He said " so . Does that mean that So he said .', "yes")
     ]
+    (tmp_path / "glue" / "STS-B").mkdir()
+    (tmp_path / "glue" / "STS-B" / "dev.tsv").write_text(
+        "index\tgenre\tfilename\tyear\told_index\tsource1\tsource2\tsentence1\tsentence2\tscore\n"
+        '0\tnews\tMSRvid\t2012\t1\tnone\tnone\tA "plane" lands.\tIt lands.\t3.857\n'
+    )
+    assert pairs(load_split("stsb", "test", data=tmp_path).examples) == [
+        ('A "plane" lands. How alike is this, from 0 to 5? It lands.', "3.8")
+    ]
     jsonl(tmp_path / "semeval_twitter" / "train.jsonl", [
         {"text": '"I\\u2019m \\""""so\\"""" happy\\u002c \\""yes\\"""', "label": "positive"}
     ])  # fmt: skip

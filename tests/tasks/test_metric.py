@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from sklearn.metrics import accuracy_score, f1_score
+from scipy.stats import pearsonr, spearmanr
+from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
 
 from preface.errors import UserError
 from preface.tasks import load_task
@@ -21,15 +22,33 @@ def test_metrics_are_scikit_learn_s(rows: list[tuple[str, str]]) -> None:
     assert metric("accuracy", gold, said) == pytest.approx(accuracy_score(gold, said))
     wanted = f1_score(gold, said, average="macro", labels=sorted(set(gold)), zero_division=0)
     assert metric("macro_f1", gold, said) == pytest.approx(wanted)
+    assert metric("matthews", gold, said) == pytest.approx(matthews_corrcoef(gold, said))
+
+
+NUMBER = st.sampled_from([f"{place / 5:.1f}" for place in range(26)])
+
+
+@given(st.lists(st.tuples(NUMBER, NUMBER), min_size=2, max_size=30))
+def test_correlations_are_scipy_s(rows: list[tuple[str, str]]) -> None:
+    gold, said = (list(column) for column in zip(*rows, strict=True))
+    numbers = [float(label) for label in gold], [float(label) for label in said]
+    varied = all(len(set(column)) > 1 for column in numbers)
+    for name, expected in (("pearson", pearsonr), ("spearman", spearmanr)):
+        assert metric(name, gold, said) == pytest.approx(expected(*numbers)[0] if varied else 0.0, abs=1e-9)
+
+
+def test_correlations_are_of_numbers() -> None:
+    with pytest.raises(UserError, match="pearson needs label words that are numbers, not 'negative'"):
+        task_of(load_task("film").model_dump() | {"metric": "pearson"}, "mine.yaml")
 
 
 def test_an_unknown_metric() -> None:
-    with pytest.raises(UserError, match="accuracy, macro_f1"):
+    with pytest.raises(UserError, match="accuracy, macro_f1, matthews"):
         metric("bleu", ["a"], ["a"])
 
 
 @pytest.mark.parametrize("name", METRIC_NAMES)
 def test_every_name_is_a_metric_that_a_task_may_have(name: str) -> None:
-    definition = load_task("film").model_dump() | {"metric": name}
+    definition = load_task("film").model_dump() | {"metric": name, "labels": {"negative": "0.0", "positive": "1.0"}}
     assert task_of(definition, "mine.yaml").metric == name
-    assert metric(name, ["a", "b", "a"], ["a", "b", "a"]) == 1
+    assert metric(name, ["0.0", "1.0", "0.0"], ["0.0", "1.0", "0.0"]) == pytest.approx(1)

@@ -18,7 +18,7 @@ SENTIMENT = {
     "company_news", "cr", "film", "financial_phrasebank", "imdb", "mpqa",
     "posts", "reviews", "semeval_twitter", "sst2", "tweets",
 }  # fmt: skip
-SHIPPED = SENTIMENT | {"boolq", "cb", "cola", "copa", "mrpc", "rte", "subj", "trec", "wic", "wnli"}
+SHIPPED = SENTIMENT | {"boolq", "cb", "cola", "copa", "mrpc", "qnli", "rte", "stsb", "subj", "trec", "wic", "wnli"}
 
 
 def definition(**changes: Any) -> dict[str, Any]:
@@ -48,7 +48,7 @@ def test_shipped_tasks() -> None:
         assert task.name == name
         assert task.description
         assert (task.label_words == ("negative", "positive")) == (name in SENTIMENT)
-        assert (task.metric == "accuracy") == (name not in {"cb", "cola"})
+        assert (task.metric == "accuracy") == (name not in {"cb", "cola", "stsb"})
         assert "test" in task.splits
 
 
@@ -81,7 +81,7 @@ def test_a_task_survives_json() -> None:
 @pytest.mark.parametrize(
     ("reference", "said"),
     [
-        ("sts2", "did you mean sst2?"),
+        ("ssst2", "did you mean sst2?"),
         ("nothing at all", "Give one of boolq"),
         ("", "no task is called ''"),
         ("a\0b", "no task"),
@@ -266,3 +266,16 @@ def test_fields_that_are_no_label(fields: dict[str, Any], said: str) -> None:
     assert str(caught.value).startswith(said)
     assert "\n" not in str(caught.value)
     assert len(str(caught.value)) < 400
+
+
+@pytest.mark.parametrize(
+    ("value", "word"), [("5.000", "5.0"), (3.8, "3.8"), ("2.533", "2.6"), ("2.49", "2.4"), (0, "0.0"), ("score", None)]
+)
+def test_numbers_are_rounded_to_a_step(value: Any, word: str | None) -> None:
+    """As T5 has STS-B (Raffel et al. 2020, section 2.4)."""
+    assert label_of(load_task("stsb"), row(label=value)) == word
+
+
+def test_a_number_beyond_the_labels_is_named() -> None:
+    with pytest.raises(UserError, match=r"a\.csv line 7: the field 'label' is '7\.3'"):
+        label_of(load_task("stsb"), row(label="7.3"))
