@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from preface.backbones.load import load_backbone as load_backbone
     from preface.errors import UserError as UserError
     from preface.experiments.cross_domain import compare_cross_domain as compare_cross_domain
+    from preface.experiments.gather import report as report
     from preface.insight.neighbors import neighbors as neighbors
     from preface.labelling.ensemble import ensemble as ensemble
     from preface.labelling.evaluate import evaluate as evaluate
@@ -48,6 +49,7 @@ _HOMES = {
     "neighbors": "insight.neighbors",
     "predict": "labelling.predict",
     "pretrain": "pretraining.making",
+    "report": "experiments.gather",
     "tokenize": "pretraining.tokens",
     "train": "tuning.train",
 }

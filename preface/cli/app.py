@@ -7,7 +7,7 @@ from importlib import import_module
 from typing import Any, TypeVar
 
 import typer
-from typer.core import TyperCommand
+from typer.core import TyperCommand, TyperGroup
 from typer.main import get_command
 
 from preface.cli.options import Fields, expand, with_options
@@ -20,7 +20,22 @@ app = typer.Typer(
     rich_markup_mode="markdown",
     pretty_exceptions_enable=False,
 )
-compare_app = typer.Typer(no_args_is_help=True, help="Run a matrix of experiments and report it.")
+
+
+class Compare(TyperGroup):
+    """`compare NAME` is short for `compare cross-domain --recipe NAME`."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        if args and args[0] not in self.commands:
+            args = ["cross-domain", "--recipe", *args]
+        return super().resolve_command(ctx, args)
+
+
+compare_app = typer.Typer(
+    cls=Compare,
+    no_args_is_help=True,
+    help="Run a matrix of experiments and report it. `preface compare NAME --out FOLDER` takes a shipped recipe or a YAML.",
+)
 app.add_typer(compare_app, name="compare")
 
 
@@ -92,6 +107,7 @@ for module in (
     "ensemble",
     "neighbors",
     "compare",
+    "report",
     "tasks",
     "methods",
     "bench",

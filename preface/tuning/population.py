@@ -89,6 +89,7 @@ class Population:
             recipe.gradient_checkpointing,
             recipe.cuda_graphs,
             lead_in=self.rows.labels.lead_in,
+            weights=self.rows.weights(recipe),
         )
 
     @property

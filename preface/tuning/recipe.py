@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
@@ -32,6 +32,9 @@ class Recipe(BaseModel):
     batch_size: int | None = Field(32, ge=1, description="Rows a step and prompt.")
     token_budget: int | None = Field(
         None, ge=1, description="Tokens a step and prompt, padding included; may stand in for a batch size."
+    )
+    class_weights: Literal["none", "balanced"] = Field(
+        "none", description="balanced: rows of rare labels count more, so that all labels weigh the same."
     )
     epochs: float | None = Field(None, gt=0, allow_inf_nan=False, description="Default: 15, within 300 to 2,000 steps.")
     steps: int | None = Field(None, ge=1, description="Wins over --epochs.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 
 import torch
@@ -72,6 +73,16 @@ class Rows:
     def targets(self) -> list[list[int]]:
         """What a prompt is trained to say for each training row."""
         return self.labels.targets(label for _, label in self.examples)
+
+    def weights(self, recipe: Recipe) -> list[float] | None:
+        """Of each training row in its batch's loss; None: all alike.
+
+        Balanced: rows / (labels × rows of its label), as scikit-learn has it.
+        """
+        if recipe.class_weights == "none":
+            return None
+        counts = Counter(label for _, label in self.examples)
+        return [len(self.examples) / (len(counts) * counts[label]) for _, label in self.examples]
 
     def steps_an_epoch(self, recipe: Recipe) -> int:
         return len(batching.epoch(self.lengths, recipe.seeds[0], 0, recipe.batch_size, recipe.token_budget))

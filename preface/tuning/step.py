@@ -39,17 +39,20 @@ class Step:
         gradient_checkpointing: bool = False,
         capture: bool = False,
         lead_in: Sequence[int] | None = None,
+        weights: Sequence[float] | None = None,
     ) -> None:
         """
         Args:
             targets: the pieces of each input's answer.
             lead_in: the pieces that each answer begins after; None: those after the usual cue.
+            weights: of each input in its batch's loss; None: all alike.
         """
         self.lead_in = backbone.lead_in(CUE) if lead_in is None else tuple(lead_in)
         self.backbone, self.module, self.inputs, self.targets = backbone, module, inputs, targets
         self.parameters: dict[str, Tensor] = dict(module.named_parameters())
         self.optimizer = optimizer(optimizer_name, self.parameters, weight_decay)
         self.leaves_reading = module.leaves_reading
+        self.weights = weights
         self.clip, self.dropout, self.gradient_checkpointing = clip, dropout, gradient_checkpointing
         self.size = len(next(iter(self.parameters.values())))
         """P."""
@@ -106,7 +109,8 @@ class Step:
         chosen = [index for batch in batches for index in batch]
         rows = torch.tensor([place for place, batch in enumerate(batches) for _ in batch])  # [B]
         answers, labels = answers_of([self.targets[index] for index in chosen], self.lead_in)  # [B, S]
-        shares = shares_of(labels, rows, len(batches))
+        weights = None if self.weights is None else torch.tensor([self.weights[index] for index in chosen])
+        shares = shares_of(labels, rows, len(batches), weights)
         with torch.no_grad():
             if self.leaves_reading and self.dropout == 0:
                 context = self.inputs.read(chosen)
@@ -181,10 +185,17 @@ def answers_of(targets: Sequence[Sequence[int]], lead_in: Sequence[int]) -> tupl
     return pad_sequence(inputs, batch_first=True), pad_sequence(labels, batch_first=True, padding_value=-100)
 
 
-def shares_of(labels: Tensor, owners: Tensor, size: int) -> Tensor:
-    """One over the label pieces of all rows of a row's owner, `[B]`; `labels` `[B, S]`, `owners` `[B]` of `size`."""
-    counts = torch.zeros(size).index_add(0, owners, (labels != -100).sum(1).float()).clamp(min=1)
-    return counts[owners].reciprocal()
+def shares_of(labels: Tensor, owners: Tensor, size: int, weights: Tensor | None = None) -> Tensor:
+    """What a label piece of each row counts in its owner's mean, `[B]`.
+
+    Args:
+        labels: `[B, S]`, −100 where there is none.
+        owners: whose row each is, `[B]`, of `size`.
+        weights: of each row, `[B]`; None: 1.
+    """
+    weights = torch.ones(len(labels)) if weights is None else weights
+    totals = torch.zeros(size).index_add(0, owners, (labels != -100).sum(1) * weights)
+    return weights / totals.clamp(min=1e-9)[owners]
 
 
 def member_losses(pieces: Tensor, owners: Tensor, shares: Tensor, size: int) -> Tensor:

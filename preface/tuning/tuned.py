@@ -24,6 +24,7 @@ from preface.tuning.optimizers import clip_gradients, optimizer
 from preface.tuning.recipe import Recipe
 from preface.tuning.rows import Rows
 from preface.tuning.schedules import Budget, done_since, rate_share
+from preface.tuning.step import shares_of
 
 
 @dataclass
@@ -67,6 +68,7 @@ class Tuned:
         self.kept = {name: parameter.detach().clone() for name, parameter in parameters.items()}
         self.best, self.loss, self.diverged = Best(), None, False
         self.order: Iterator[list[int]] | None = None
+        self.weights = rows.weights(recipe)
         self.budget = Budget(recipe.steps)
         self.evaluations: Sequence[Evaluation] = [Evaluation("development", recipe.evaluate_every, self._evaluate)]
 
@@ -103,7 +105,10 @@ class Tuned:
                 [targets[index] for index in chosen],
                 self.rows.labels.lead_in,
             )
-            loss = pieces.sum() / (labels != -100).sum()
+            owner = torch.zeros(len(chosen), dtype=torch.long)
+            weights = None if self.weights is None else torch.tensor([self.weights[index] for index in chosen])
+            shares = shares_of(labels.cpu(), owner, 1, weights).to(self.device)
+            loss = (pieces.sum(1) * shares).sum()
             gradients = torch.autograd.grad(loss, list(self.parameters.values()), allow_unused=True)
         finally:
             self.model.eval()

@@ -9,14 +9,19 @@ from typing import Any
 
 import pytest
 import torch
+from sklearn.utils.class_weight import compute_sample_weight
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from preface.backbones.base import Backbone
 from preface.backbones.contexts import Inputs
+from preface.labelling.label_words import LabelWords
 from preface.methods import Method, PrefixTuning, PromptTuning
 from preface.methods.init import Initializer
-from preface.tuning.step import Step
+from preface.tasks import Example, Split
+from preface.tuning.recipe import Recipe
+from preface.tuning.rows import Rows
+from preface.tuning.step import Step, member_losses, shares_of
 from tests.backbones.test_captured import Repeating
 
 METHODS = [
@@ -155,3 +160,26 @@ def test_that_test_can_fail(tiny: Backbone) -> None:
     sent = [None if item is None else item.to("meta") for item in arguments]
     with pytest.raises((RuntimeError, NotImplementedError)):
         step._work(*sent)  # type: ignore[arg-type]
+
+
+def test_weighted_shares_are_torchs_weighted_mean() -> None:
+    """Of one piece a row: `cross_entropy` with a weight for each class, member by member."""
+    torch.manual_seed(0)
+    logits, gold = torch.randn(7, 3), torch.tensor([0, 1, 1, 2, 0, 1, 1])
+    owners, classes = torch.tensor([0, 0, 0, 1, 1, 1, 1]), torch.tensor([3.0, 0.5, 1.5])
+    pieces = torch.nn.functional.cross_entropy(logits, gold, reduction="none")[:, None]
+    shares = shares_of(gold[:, None], owners, 2, classes[gold])
+    for member, loss in enumerate(member_losses(pieces, owners, shares, 2)):
+        own = owners == member
+        expected = torch.nn.functional.cross_entropy(logits[own], gold[own], weight=classes)
+        torch.testing.assert_close(loss, expected)
+
+
+def test_balanced_rows_weigh_as_scikit_learn_has_it(tiny: Backbone) -> None:
+    examples = [Example.of(f"text {i}", label) for i, label in enumerate(["no"] * 5 + ["yes"])]
+    split = Split("mine", "train", examples, (), ())
+    labels = LabelWords.of(tiny, ("no", "yes"))
+    rows = Rows.of(tiny, labels, split, split, 32)
+    expected = compute_sample_weight("balanced", [example.label for example in examples])
+    assert rows.weights(Recipe(learning_rates=(0.1,), class_weights="balanced")) == pytest.approx(expected.tolist())
+    assert rows.weights(Recipe(learning_rates=(0.1,))) is None
