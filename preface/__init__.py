@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from preface.experiments.cross_domain import compare_cross_domain as compare_cross_domain
     from preface.experiments.gather import report as report
     from preface.insight.neighbors import neighbors as neighbors
+    from preface.insight.similarity import similarity as similarity
     from preface.labelling.ensemble import ensemble as ensemble
     from preface.labelling.evaluate import evaluate as evaluate
     from preface.labelling.predict import predict as predict
@@ -50,6 +51,7 @@ _HOMES = {
     "predict": "labelling.predict",
     "pretrain": "pretraining.making",
     "report": "experiments.gather",
+    "similarity": "insight.similarity",
     "tokenize": "pretraining.tokens",
     "train": "tuning.train",
 }
