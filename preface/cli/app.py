@@ -34,7 +34,7 @@ class Compare(TyperGroup):
 compare_app = typer.Typer(
     cls=Compare,
     no_args_is_help=True,
-    help="Run a matrix of experiments and report it. `preface compare NAME --out FOLDER` takes a shipped recipe's name.",
+    help="Run experiments and report them. `preface compare NAME --out FOLDER` takes a shipped recipe's name.",
 )
 app.add_typer(compare_app, name="compare")
 
