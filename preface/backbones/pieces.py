@@ -28,6 +28,11 @@ class Pieces(ABC):
         self.name, self.config, self.tokenizer = name, config, tokenizer
 
     @property
+    def begin(self) -> tuple[int, ...]:
+        """The piece that every text begins with, if there is one."""
+        return ()
+
+    @property
     def end(self) -> int:
         """The piece that ends an answer."""
         ends = self.config.eos_token_id

@@ -8,14 +8,16 @@ from collections.abc import Iterator, Sequence
 from itertools import chain, zip_longest
 from typing import ClassVar
 
+import torch
 from pydantic import Field
 
 from preface.backbones.base import Backbone
 from preface.baselines.column import Setting, Trained
+from preface.errors import UserError
 from preface.labelling.answers import predictions_on
 from preface.labelling.options import Calibration
 from preface.labelling.subjects import MAX_INPUT_TOKENS
-from preface.methods.init import Initializer, key_values, text_ids
+from preface.methods.init import key_values_of, text_ids
 from preface.prompts import Prompts
 from preface.records.results import Cell
 from preface.tasks import Example, Task
@@ -31,7 +33,7 @@ class InContext(Trained):
     shots: int = Field(4, ge=1)
     """k, demonstrations of each label."""
     window: int = Field(1024, ge=16)
-    """Pieces of all demonstrations together, at most: what does not fit is left out from the end."""
+    """Pieces of all demonstrations together, at most: each has an equal share, and its text is cut to that."""
     calibration: Calibration = "none"
 
     def cells(self, setting: Setting, tasks: Sequence[Task]) -> Iterator[list[Cell]]:
@@ -52,6 +54,7 @@ class InContext(Trained):
                 cue=trained_on.cue,
                 title=f"{task.name} · {self.label}",
                 calibration=self.calibration,
+                goes_on=True,
             )
             seconds = (time.perf_counter() - began) / len(prompts)
             gold = [str(example.label) for example in examples]
@@ -78,22 +81,31 @@ class InContext(Trained):
         for word in task.label_words:
             rows = [example for example in pool if example.label == word]
             by_label.append(draw.sample(rows, min(self.shots, len(rows))))
-        texts: list[str] = []
-        left = self.window
-        for example in filter(None, chain.from_iterable(zip_longest(*by_label))):
-            text = f"{example.text}\n{cue} {example.label}\n\n"
-            left -= len(text_ids(backbone, text))
-            if left < 0:
-                break
-            texts.append(text)
+        chosen = list(filter(None, chain.from_iterable(zip_longest(*by_label))))
+        share = self._room(backbone) // max(1, len(chosen))
+        texts = []
+        for example in chosen:
+            answered = f"\n{cue} {example.label}\n\n"
+            left = share - len(text_ids(backbone, answered))
+            if left < 1:
+                raise UserError(f"in-context: {len(chosen)} demonstrations have {share} pieces each; give fewer shots")
+            pieces = text_ids(backbone, example.text)
+            text = example.text if len(pieces) <= left else str(backbone.tokenizer.decode(pieces[:left]))
+            texts.append(text + answered)
         return texts
 
+    def _room(self, backbone: Backbone) -> int:
+        """The window, or what a model's positions leave of it beside a text."""
+        limit = getattr(backbone, "position_limit", None)
+        return self.window if limit is None else min(self.window, limit - MAX_INPUT_TOKENS)
 
+
+@torch.no_grad()
 def before_each_text(backbone: Backbone, text: str) -> Prompts:
     """A prompt that is this text before every other: its keys and values where texts are read from left to right, which
     are had once; else its embeddings."""
-    length = len(text_ids(backbone, text))
-    written = Initializer("text", text)
+    ids = torch.tensor([*backbone.begin, *text_ids(backbone, text)], device=backbone.device)
+    embeddings = backbone.embeddings[ids].float()
     if "input" in backbone.sites:
-        return Prompts.one(key_values(backbone, ["input"], written, length, seed=0))
-    return Prompts.one({"embeddings": written.embeddings(backbone, length, seed=0)})
+        return Prompts.one(key_values_of(backbone, ["input"], embeddings))
+    return Prompts.one({"embeddings": embeddings.cpu()})

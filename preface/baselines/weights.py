@@ -28,9 +28,11 @@ from preface.tuning.loop import CHECKPOINTS, Loop
 from preface.tuning.recipe import Recipe, recipe_from
 from preface.tuning.rows import Rows
 from preface.tuning.search import Search
-from preface.tuning.tunable import NAMES, RATES, Tuning, make_tunable
+from preface.tuning.tunable import NAMES, OF_PEFT, RATES, Tuning, check_peft, make_tunable
 from preface.tuning.tuned import Tuned, label_scores
 
+FROZEN_ONLY = ("gradient_checkpointing", "cuda_graphs")
+"""Fields of a recipe that only a frozen backbone knows."""
 WEIGHTS = "weights"
 """The folder of tuned weights, and the name of its files."""
 CHECKPOINT_SECONDS = 600.0
@@ -73,17 +75,27 @@ class Weights(Trained):
 
     @classmethod
     def accepts(cls, fields: Mapping[str, Any]) -> set[str]:
-        return super().accepts(fields) - {"recipe"} | {*Recipe.model_fields}
+        return super().accepts(fields) - {"recipe"} | {*Recipe.model_fields} - {*FROZEN_ONLY}
 
     @model_validator(mode="before")
     @classmethod
     def _sorted(cls, fields: dict[str, Any]) -> dict[str, Any]:
         """Fields of the recipe to the recipe."""
+        tuning = fields.get("tuning")
+        for name, of in (("rank", "lora"), ("width", "adapters")):
+            if name in fields and tuning != of:
+                raise ValueError(f"{name}: is of {of}, not of {tuning}")
         recipe = {name: fields[name] for name in Recipe.model_fields if name in fields}
+        if wrong := next((name for name in FROZEN_ONLY if recipe.get(name)), None):
+            raise ValueError(f"{wrong}: is for prompts alone")
         own = {name: value for name, value in fields.items() if name not in recipe}
-        tuning = str(fields.get("tuning"))
         rates = next((rates for name, rates in RATES.items() if name == tuning), (1e-4,))  # what is wrong shows later
         return own | {"recipe": recipe_from(recipe, rates)}
+
+    def check(self, setting: Setting, tasks: Sequence[Task]) -> None:
+        super().check(setting, tasks)
+        if self.tuning in OF_PEFT:
+            check_peft(self.tuning)
 
     def cells(self, setting: Setting, tasks: Sequence[Task]) -> Iterator[list[Cell]]:
         outcomes = self.outcomes(setting)

@@ -61,7 +61,12 @@ def evaluate(
         show_json([asdict(cell) for cell in cells])
         return
     if evaluate_options.get("prompts") == "all":  # their mean over rates would be nobody's score
-        cells = [replace(cell, method=f"{cell.method} {cell.details['learning_rate']:g}") for cell in cells]
+        cells = [
+            replace(cell, method=f"{cell.method} {cell.details['learning_rate']:g}")
+            if "learning_rate" in cell.details
+            else cell
+            for cell in cells
+        ]
     show(rich_table(pivot(cells)))
     for cell, page in pages(cells):
         show(label_table(read_answers(Path(cell.details["predictions"])), f"{cell.method} on {cell.eval_task}"))

@@ -54,10 +54,13 @@ def differences(cells: Sequence[Cell]) -> Differences | None:
     An interval is the percentile bootstrap over seeds and rows (Davison and Hinkley 1997, section 3.8): both sides are
     given the same draws of rows, and of seeds where they have as many. Few seeds make it too narrow.
     """
-    cells = [cell for cell in latest(cells) if cell.metric == "accuracy" and "right" in cell.details]
+    cells = [c for c in latest(cells) if c.metric == "accuracy" and c.split == "test" and "right" in c.details]
     labels = labels_of(cells)
     right: dict[str, dict[str, list[list[bool]]]] = {}  # by task, by column: [S, n]
+    rows_of = {cell.eval_task: cell.n for cell in reversed(cells)}  # the first cell's: parts of a split are others
     for cell in cells:
+        if cell.n != rows_of[cell.eval_task]:
+            continue
         column = right.setdefault(cell.eval_task, {}).setdefault(labels[key_of(cell)], [])
         column.append(right_answers(cell.details["right"], cell.n))
     seeded = [labels[key_of(cell)] for cell in cells if cell.seed is not None]

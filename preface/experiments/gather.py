@@ -44,7 +44,10 @@ def report(folders: Sequence[str | Path] = ("runs",), out: str | Path = "report.
         UserError: there are none, or some are damaged.
     """
     files = [file for folder in folders for file in sorted(Path(folder).rglob(RESULTS))]
-    sections = [section for file in dict.fromkeys(files) if (section := _section(file.parent)) is not None]
+    experiments = {file.parent for file in files if (file.parent / SPEC).exists()}
+    # an experiment's table has what its columns measured
+    files = [file for file in dict.fromkeys(files) if not experiments & {*file.parent.parents}]
+    sections = [section for file in files if (section := _section(file.parent)) is not None]
     if not sections:
         raise UserError(f"no {RESULTS} below {', '.join(map(str, folders))}: run an experiment or evaluate a run first")
     drawn = []

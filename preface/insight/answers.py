@@ -124,7 +124,7 @@ def bins_of(sure: Sequence[float], right: Sequence[bool]) -> tuple[Bin, ...]:
 def read_answers(path: Path) -> Answers:
     """From a file of predictions that `evaluate` wrote. Raises UserError if it is none."""
     try:
-        rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        rows = [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
         words = list(rows[0]["probabilities"] or dict.fromkeys(row["gold"] for row in rows))
         return answers_of(rows, words)
     except (OSError, ValueError, KeyError, IndexError, TypeError) as error:

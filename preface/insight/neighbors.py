@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,8 @@ from preface.options import validated
 from preface.prompts import Prompts
 from preface.records.card import SavedPrompt
 from preface.records.run import Run, RunRecord
-from preface.tasks import Example, render
+from preface.tasks import Example, Split, render
+from preface.tasks.find import refuse_outside
 from preface.tasks.options import DataOptions
 from preface.terminal.progress import say
 
@@ -127,9 +128,14 @@ def neighbors(
     model = backbone_of(saved.card, backbone, subjects.backbone, dtype, device)
     saved.check_sizes(model)
     record = subjects.origin if isinstance(subjects.origin, RunRecord) else None
-    if data.data is None and record is not None:
-        data = data.model_copy(update={"data": record.data})
-    looking = _Looking(model, saved, data)
+    if subjects.foreign:
+        refuse_outside(saved.card.task)
+    if record is not None:
+        folder = record.data if data.data is None else data.data
+        data = data.model_copy(update={"data": folder, "skip_bad_rows": record.skip_bad_rows})
+    if layers is not None and not saved.prompts.sites:
+        raise UserError(f"layer {layers[0]}: only a prefix has layers, and {saved.folder} is made of input embeddings")
+    looking = _Looking(model, saved, data, record)
     parts = looking.embeddings() + looking.keys(layers)
     card = saved.card
     return Neighborhood(
@@ -149,6 +155,8 @@ class _Looking:
     model: Backbone
     saved: SavedPrompt
     data: DataOptions
+    record: RunRecord | None
+    """Of its run; None: the prompt may come from anywhere."""
 
     def __post_init__(self) -> None:
         self.prompts = self.saved.prompts
@@ -161,14 +169,13 @@ class _Looking:
             return ()
         table = self.model.embeddings.detach().float().cpu()
         size = min(len(table), len(self.model.tokenizer))
-        words = [plain(piece) for piece in self._tokens(list(range(size)))]
+        words = self._words(range(size))
         special = set(self.model.tokenizer.all_special_ids)
         real = [index for index, word in enumerate(words) if word and index not in special]
-        labels = {word: {plain(piece) for piece in self._spelled(word)} - {""} for word in self.saved.card.label_words}
         return (
             self._part(
                 name, self.prompts.tensors[name][0].float(), self._start_of(name), table[real],
-                [words[index] for index in real], labels,
+                [words[index] for index in real], self._label_words(),
             ),
         )  # fmt: skip
 
@@ -179,7 +186,7 @@ class _Looking:
         if not sites:
             return ()
         made, words = self._real_keys(sites)
-        labels = {word: {word.casefold()} for word in self.saved.card.label_words}
+        labels = self._label_words()
         for site in sites:
             depth = self.model.sites[site].layers
             chosen = sorted({0, depth // 2, depth - 1}) if layers is None else list(layers)
@@ -229,12 +236,18 @@ class _Looking:
             name, tuple(positions), found, mean_cosine(directions[some]), points, tuple(words[place] for place in near)
         )
 
-    def _spelled(self, word: str) -> list[str]:
-        pieces = self.model.answer_pieces([word], self.saved.card.task.cue)[0]
-        return self._tokens([piece for piece in pieces if piece != self.model.end])
+    def _label_words(self) -> dict[str, set[str]]:
+        """The pieces of each label word, as neighbours are called."""
+        words = self.saved.card.label_words
+        spelled = self.model.answer_pieces(words, self.saved.card.task.cue)
+        return {
+            word: set(self._words([piece for piece in pieces if piece != self.model.end])) - {""}
+            for word, pieces in zip(words, spelled, strict=True)
+        }
 
-    def _tokens(self, ids: list[int]) -> list[str]:
-        return list(self.model.tokenizer.convert_ids_to_tokens(ids))
+    def _words(self, ids: Iterable[int]) -> list[str]:
+        """What each piece is called."""
+        return [plain(word) for word in self.model.tokenizer.batch_decode([[piece] for piece in ids])]
 
     def _examples(self) -> Sequence[Example]:
         return self.data.split(self.saved.card.task, "validation").examples[:TEXTS]
@@ -243,7 +256,7 @@ class _Looking:
     def _real_keys(self, sites: Sequence[str]) -> tuple[dict[str, Tensor], dict[str, list[str]]]:
         """Keys of real text at some sites, `[L, H, M, e]`, and what the piece of each is."""
         model, task, examples = self.model, self.saved.card.task, self._examples()
-        ids, _ = render(model.tokenize, examples, 64, model.question("{text}", task.cue))
+        ids, _ = render(model.tokenize, examples, self.saved.card.max_input_tokens, model.question("{text}", task.cue))
         answers = [
             [*model.lead_in(task.cue), *pieces[:-1]]
             for pieces in model.answer_pieces([str(example.label) for example in examples], task.cue)
@@ -254,18 +267,24 @@ class _Looking:
             pieces, mask = read[model.sites[site].of]
             places[site] = mask.bool().cpu().nonzero()  # [M, 2]
             rows, columns = places[site].unbind(1)
-            names = self._tokens(pieces.cpu()[rows, columns].tolist())
-            words[site] = [plain(name) or name for name in names]
+            words[site] = [word or "␣" for word in self._words(pieces.cpu()[rows, columns].tolist())]
         text, mask = read["text"]
         return model.key_values(places, model.embed(text), mask, model.embed(read["answer"][0])), words
+
+    def _training(self) -> Split:
+        """The rows that the prompt was trained on."""
+        assert self.record is not None
+        return self.data.split(self.saved.card.task, "train", self.record.train_rows)
 
     @torch.no_grad()
     def _started(self) -> Prompts | None:
         """The prompt as it was before its training; None: it cannot be made anew."""
         card = self.saved.card
+        if self.record is None:
+            return None  # it may begin from anything
         try:
             method = validated(method_named(card.method.name), card.method.config)
-            examples = [(example.text, str(example.label)) for example in self.data.split(card.task, "train").examples]
+            examples = [(example.text, str(example.label)) for example in self._training().examples]
             initializer = Initializer.parse(method.init, card.label_words, examples)
             return method.build(self.model, initializer, [card.member.seed])()
         except (UserError, OSError) as error:
@@ -280,8 +299,8 @@ class _Looking:
 
 
 def plain(piece: str) -> str:
-    """A piece without its space and case: `▁Technology`, `technology` and `Ġtechnology` are one word."""
-    return piece.lstrip("▁Ġ ").casefold()
+    """A decoded piece without its space and case: `Technology`, ` technology` and `TECHNOLOGY` are one word."""
+    return piece.strip().casefold()
 
 
 def distinct(scores: Tensor, words: Sequence[str], count: int) -> list[int]:

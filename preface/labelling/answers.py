@@ -33,6 +33,7 @@ def predictions_on(
     title: str = "",
     calibration: Calibration = "none",
     ensembles: Sequence[Ensemble | None] | None = None,
+    goes_on: bool = False,
 ) -> tuple[list[list[Prediction]], int]:
     """What each prompt, or ensemble, says of each example, all in the same batches; and how many inputs were cut.
 
@@ -41,12 +42,15 @@ def predictions_on(
         instruction: what is read; where it has answers of its own, these stand for the label words.
         title: of the progress bar.
         ensembles: how each of `prompts` answers as one, if it is several.
+        goes_on: the texts go on from what prompts began, so they have no beginning of their own.
         calibration: what is taken out of the scores, where label words are ranked.
     """
     answers = {instruction.answers.get(word, word): word for word in words}
     labels = LabelWords.of(backbone, tuple(answers), cue)
     question = backbone.question(instruction.template, cue)
     inputs, cut = render(backbone.tokenize, examples, max_input_tokens, question)
+    if goes_on:
+        inputs = [item[len(backbone.begin) :] for item in inputs]
     stacked = stack(prompts)
     # the texts as prompts are trained: another evaluation of such prompts will want them again
     tokenized = Inputs(backbone, inputs, keep=stacked.leaves_reading and instruction == PLAIN)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -14,18 +15,20 @@ from torch import Tensor
 from preface.backbones.base import Backbone
 from preface.backbones.contexts import Inputs
 from preface.errors import UserError
+from preface.labelling.evaluate import check_labels, tasks_of
 from preface.labelling.fit import backbone_of
 from preface.labelling.label_words import LabelWords
 from preface.labelling.labeller import Labeller
 from preface.labelling.measures import measured
-from preface.labelling.subjects import subjects_of
+from preface.labelling.subjects import Subjects, subjects_of
 from preface.labelling.voting import combined, fitted_weights
 from preface.options import validated
 from preface.prompts import stack
-from preface.records.card import Ensemble, MethodRecord, PromptCard, SavedPrompt, load_prompt, save_ensemble
+from preface.records.card import TENSORS, Ensemble, MethodRecord, PromptCard, SavedPrompt, load_prompt, save_ensemble
 from preface.records.results import Cell, add_cells, installed_versions
-from preface.records.run import Run
+from preface.records.run import RECORD, Run
 from preface.tasks import Example, Split, Task, render
+from preface.tasks.find import refuse_outside
 from preface.tasks.options import DataOptions
 from preface.terminal.progress import progress, say
 
@@ -70,32 +73,50 @@ def ensemble(
         if value not in known:
             raise UserError(f"{name} {value}: one of {', '.join(known)}")
     data = validated(DataOptions, options)
-    saved, loaded = _saved(runs, prompts)
+    folder = Path(out)
+    _check_free(folder)
+    saved, loaded, foreign = _saved(runs, prompts)
     card = saved[0].card
     _check_alike(saved)
     model = backbone_of(card, backbone, loaded, dtype, device)
     for one in saved:
         one.check_sizes(model)
     voters = _Voters(model, saved)
-    development = _split(data, card.task, "validation", runs[0])
+    data = _where_the_run_found_it(data, runs[0])
+    tasks = tasks_of(on, Subjects([], card, foreign=foreign), data)
+    if foreign:
+        refuse_outside(card.task)
+    development = data.split(card.task, "validation")
     scores = voters.scores(development)
     gold = torch.tensor([card.label_words.index(str(example.label)) for example in development.examples])
     ways = _ways(saved, fitted_weights(scores, gold))
-    folder = Path(out)
     _save(folder, saved, ways[combine])
-    chosen = max(range(len(saved)), key=lambda place: (saved[place].card.member.score, -saved[place].card.member.loss))
+    best = max(range(len(saved)), key=lambda place: (saved[place].card.member.score, -saved[place].card.member.loss))
     cells: list[Cell] = []
-    for task in [data.eval_task(item, dict(card.task.labels)) for item in on] or [card.task]:
-        split = _split(data, task, "test", runs[0])
-        cells += voters.measured(task, split, ways, chosen)
+    for task in tasks:
+        split = data.split(task, "test")
+        check_labels(task, split, card.label_words)
+        cells += voters.measured(task, split, ways, best)
     add_cells(folder / "results.json", cells)
     return cells
 
 
+def _check_free(folder: Path) -> None:
+    """Raise UserError where something else lies than an ensemble."""
+    if folder.is_file():
+        raise UserError(f"{folder}: is a file; --out names the folder that the ensemble will be in")
+    if (folder / RECORD).exists():
+        raise UserError(f"{folder}: a run is there; give another --out")
+    if (folder / "prompt.json").exists() or (
+        (folder / "prompt" / "prompt.json").exists() and load_prompt(folder).card.ensemble is None
+    ):
+        raise UserError(f"{folder}: a prompt is there; give another --out")
+
+
 def _saved(
     runs: Sequence[Run | str | Path], prompts: Literal["best", "rate", "all"]
-) -> tuple[list[SavedPrompt], Backbone | None]:
-    """The prompts of all runs, and the backbone of one that has it loaded."""
+) -> tuple[list[SavedPrompt], Backbone | None, bool]:
+    """The prompts of all runs; the backbone of one that has it loaded; whether one may come from anywhere."""
     every = [subjects_of(run, prompts) for run in runs]
     saved = [subject.saved for subjects in every for subject in subjects.all if subject.saved is not None]
     if nested := [one for one in saved if one.card.ensemble is not None]:
@@ -105,7 +126,8 @@ def _saved(
             f"an ensemble needs two prompts, and there is {len(saved)}: train with --seeds 3, give more runs, or "
             "--prompts all"
         )
-    return saved, next((subjects.backbone for subjects in every if subjects.backbone is not None), None)
+    loaded = next((subjects.backbone for subjects in every if subjects.backbone is not None), None)
+    return saved, loaded, any(subjects.foreign for subjects in every)
 
 
 def _check_alike(saved: Sequence[SavedPrompt]) -> None:
@@ -115,19 +137,19 @@ def _check_alike(saved: Sequence[SavedPrompt]) -> None:
         for what, one, another in (
             ("backbone", first.card.fingerprint, other.card.fingerprint),
             ("label words", first.card.label_words, other.card.label_words),
+            ("task", first.card.task.name, other.card.task.name),
             ("cue", first.card.task.cue, other.card.task.cue),
         ):
             if one != another:
                 raise UserError(f"{other.folder}: has another {what} than {first.folder}; an ensemble needs the same")
 
 
-def _split(data: DataOptions, task: Task, name: str, run: Run | str | Path) -> Split:
-    """A split of a task; of the one trained on, where the run found it, unless told elsewhere."""
-    if data.data is None and not isinstance(run, Run) and (Path(run) / "run.json").exists():
-        run = Run.open(run)
-    if data.data is None and isinstance(run, Run) and run.record.data is not None:
-        data = data.model_copy(update={"data": run.record.data})
-    return data.split(task, name)
+def _where_the_run_found_it(data: DataOptions, run: Run | str | Path) -> DataOptions:
+    """The data folder of a run, unless another is named."""
+    if data.data is not None or not (isinstance(run, Run) or (Path(run) / RECORD).exists()):
+        return data
+    record = (run if isinstance(run, Run) else Run.open(run)).record
+    return data.model_copy(update={"data": record.data, "skip_bad_rows": data.skip_bad_rows or record.skip_bad_rows})
 
 
 def _ways(saved: Sequence[SavedPrompt], weights: Sequence[float]) -> dict[Combine, Ensemble]:
@@ -145,22 +167,31 @@ def _ways(saved: Sequence[SavedPrompt], weights: Sequence[float]) -> dict[Combin
 
 
 def _save(folder: Path, saved: Sequence[SavedPrompt], chosen: Ensemble) -> None:
-    if (folder / "run.json").exists():
-        raise UserError(f"{folder}: a run is there; give another --out")
     cards = [one.card for one in saved]
     best = max(cards, key=lambda card: (card.member.score, -card.member.loss))
     origin = {name: getattr(cards[0], name) for name in ("backbone", "revision", "fingerprint", "shape", "task")}
     card = PromptCard(
         **origin,
         label_words=cards[0].label_words,
-        method=MethodRecord(name="ensemble", config={"combine": chosen.combine, "prompts": len(saved)}),
+        method=MethodRecord(
+            name="ensemble", config={"combine": chosen.combine, "prompts": len(saved), "of": _digest(saved)}
+        ),
         max_input_tokens=max(card.max_input_tokens for card in cards),
         trained_parameters=sum(card.trained_parameters for card in cards),
         member=best.member,
         ensemble=chosen,
         versions=installed_versions(),
     )
-    save_ensemble(folder, [one.prompts for one in saved], card)
+    save_ensemble(folder / "prompt", [one.prompts for one in saved], card)
+
+
+def _digest(saved: Sequence[SavedPrompt]) -> str:
+    """Which prompts these are, in a few letters."""
+    digest = hashlib.sha256()
+    for one in saved:
+        for name, tensor in sorted(one.prompts.tensors_of(0).items()):
+            digest.update(name.encode() + tensor.float().numpy().tobytes())
+    return digest.hexdigest()[:8]
 
 
 @dataclass
@@ -188,33 +219,43 @@ class _Voters:
         began = time.perf_counter()
         scores = self.scores(split)
         seconds = time.perf_counter() - began
-        found = [self._cell(task, split, MEMBER, one, seconds, seed) for seed, one in enumerate(scores)]
-        found.append(self._cell(task, split, BEST, scores[best], seconds))
+        cards, found = [one.card for one in self.saved], []
+        for place, (card, said) in enumerate(zip(cards, scores, strict=True)):
+            about = {"learning_rate": card.member.learning_rate, "run": str(self.saved[place].folder)}
+            found.append(self._cell(task, split, MEMBER, said, seconds / len(cards), [card], place, about))
+        found.append(self._cell(task, split, BEST, scores[best], seconds / len(cards), [cards[best]]))
         for way, name in COLUMNS.items():
-            found.append(self._cell(task, split, name, combined(scores, ways[way]), seconds))
+            found.append(self._cell(task, split, name, combined(scores, ways[way]), seconds, cards))
         return found
 
     def _cell(
-        self, task: Task, split: Split, name: str, scores: Tensor, seconds: float, seed: int | None = None
+        self,
+        task: Task,
+        split: Split,
+        name: str,
+        scores: Tensor,
+        seconds: float,
+        cards: Sequence[PromptCard],
+        place: int | None = None,
+        about: Mapping[str, Any] = {},
     ) -> Cell:
+        """`place`: of a prompt among all, which stands for its seed: runs may have the same."""
         words = self.labels.words
         gold = [str(example.label) for example in split.examples]
-        predicted = [words[place] for place in scores.argmax(-1).tolist()]
+        predicted = [words[column] for column in scores.argmax(-1).tolist()]
         value, details = measured(task.metric, gold, predicted, words)
-        cards = [one.card for one in self.saved]
-        alone = seed is not None or name == BEST
         return Cell(
             backbone=self.model.name,
             method=name,
-            train_task=cards[0].task.name,
+            train_task=self.saved[0].card.task.name,
             eval_task=task.name,
             metric=task.metric,
             value=value,
             n=len(gold),
-            seed=seed,
-            trained_parameters=cards[0].trained_parameters if alone else sum(card.trained_parameters for card in cards),
+            seed=place,
+            trained_parameters=sum(card.trained_parameters for card in cards),
             seconds=seconds,
-            details=details | {"prompts": len(self.saved)},
+            details=details | {"prompts": len(self.saved)} | dict(about),
         )
 
     def _pieces(self, examples: Sequence[Example]) -> list[list[int]]:
@@ -226,4 +267,4 @@ class _Voters:
 
 def stored_bytes(folder: str | Path) -> int:
     """What an ensemble, or a prompt, takes on disk."""
-    return (load_prompt(folder).folder / "prompt.safetensors").stat().st_size
+    return (load_prompt(folder).folder / TENSORS).stat().st_size

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import time
 from collections import Counter
@@ -25,6 +26,7 @@ from preface.records.results import Cell, add_cells, read_cells
 from preface.records.run import Run
 from preface.tasks import Split, Task
 from preface.tasks.find import refuse_outside
+from preface.tasks.metric import OF_NUMBERS
 from preface.tasks.options import DataOptions
 from preface.terminal.progress import say, warn, warn_skipped
 
@@ -70,7 +72,11 @@ def evaluate(
                 subject.saved.check_sizes(model)
     if how.scoring == "generate" and any(subject.ensemble for subject in subjects.all):
         raise UserError("scoring generate: an ensemble writes no text of its own; give scoring rank")
-    tasks = _tasks(on, subjects, data)
+    tasks = tasks_of(on, subjects, data)
+    if how.scoring == "generate" and (wrong := next((task for task in tasks if task.metric in OF_NUMBERS), None)):
+        raise UserError(
+            f"scoring generate: {wrong.name} is judged by numbers, and text need be none; give scoring rank"
+        )
     folder = Path(out) if out else subjects.folder and subjects.folder / "evaluations"
     if folder is not None:
         folder.mkdir(parents=True, exist_ok=True)
@@ -85,7 +91,7 @@ def evaluate(
     return cells
 
 
-def _tasks(on: Sequence[str | Path | Task], subjects: Subjects, data: DataOptions) -> list[Task]:
+def tasks_of(on: Sequence[str | Path | Task], subjects: Subjects, data: DataOptions) -> list[Task]:
     """The tasks to evaluate on. Raises UserError if there are none, or two of one name."""
     origin = subjects.origin
     if not on:
@@ -116,7 +122,7 @@ class _Evaluation:
         """A cell for each prompt on one task; written, with its predictions."""
         subjects, how = self.subjects, self.how
         words = self._words(task)
-        _check_labels(task, examples, words)
+        check_labels(task, examples, words)
         limit = how.max_input_tokens or subjects.max_input_tokens
         prompts = [subject.prompts for subject in subjects.all]
         wording = self._wording(task, limit)
@@ -218,7 +224,8 @@ class _Evaluation:
             warn(f"{task.name}: these rows are those that the prompt was trained on; its score on them says little")
 
 
-def _check_labels(task: Task, examples: Split, words: Sequence[str]) -> None:
+def check_labels(task: Task, examples: Split, words: Sequence[str]) -> None:
+    """Raise UserError for rows whose label is none of the words."""
     foreign = sorted({str(example.label) for example in examples.examples} - set(words))
     if foreign:
         advice = " ".join(f"{label}={words[-1]}" for label in foreign)
@@ -228,9 +235,20 @@ def _check_labels(task: Task, examples: Split, words: Sequence[str]) -> None:
         )
 
 
+def _unusual(cell: Cell) -> list[str]:
+    """What tells a cell's files from those of the same prompt evaluated otherwise."""
+    details = cell.details
+    said = [details["scoring"]] if details["scoring"] != "rank" else []
+    said += [details["calibration"]] if "calibration" in details else []
+    if details["instruction"] is not None:
+        said.append(hashlib.sha256(details["instruction"].encode()).hexdigest()[:6])
+    return said
+
+
 def _write_predictions(folder: Path, cell: Cell, examples: Split, given: Sequence[Prediction]) -> Cell:
     """Write what was said of each row; the cell then says where."""
     name = f"{Path(cell.eval_task).name}-{cell.split}-{cell.method}".replace(":", "-")
+    name += "".join(f"-{said}" for said in _unusual(cell))
     if cell.seed is not None:
         name += f"-lr{cell.details['learning_rate']:g}-seed{cell.seed}"
     rows = zip(examples.examples, given, strict=True)

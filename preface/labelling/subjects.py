@@ -63,7 +63,7 @@ def subjects_of(run: Run | str | Path | None, prompts: Literal["best", "rate", "
     """The prompts of a run, of its folder, or of a prompt's folder; None: the bare backbone."""
     if run is None:
         return Subjects([Subject()])
-    if not isinstance(run, Run) and (Path(run) / "prompt.json").exists() and not (Path(run) / RECORD).exists():
+    if not isinstance(run, Run) and _is_prompt(Path(run)):
         saved = load_prompt(run)
         return Subjects([_subject(saved)], saved.card, saved.card.max_input_tokens, Path(run), foreign=True)
     run = run if isinstance(run, Run) else Run.open(run)
@@ -78,6 +78,12 @@ def subjects_of(run: Run | str | Path | None, prompts: Literal["best", "rate", "
         run.backbone,
         frozenset(source.sha256 for source in record.splits.train.sources if source.sha256),
     )
+
+
+def _is_prompt(folder: Path) -> bool:
+    """Whether a prompt, or an ensemble, lies there, and no run."""
+    there = (folder / "prompt.json").exists() or (folder / "prompt" / "prompt.json").exists()
+    return there and not (folder / RECORD).exists()
 
 
 def _subject(saved: SavedPrompt, training: dict[str, Any] | None = None) -> Subject:

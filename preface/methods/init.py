@@ -140,10 +140,17 @@ def key_values(
         case "activations":
             return _example_activations(backbone, sites, init.examples, length, seed)
         case _:
-            embeddings = init.embeddings(backbone, length, seed).to(backbone.device, backbone.dtype)[None]  # [1, n, d]
-            mask = torch.ones(embeddings.shape[:2], dtype=torch.long, device=backbone.device)
-            everywhere = torch.stack([torch.zeros(length, dtype=torch.long), torch.arange(length)], dim=1)  # [n, 2]
-            return backbone.key_values(dict.fromkeys(sites, everywhere), embeddings, mask, embeddings)
+            return key_values_of(backbone, sites, init.embeddings(backbone, length, seed))
+
+
+def key_values_of(backbone: Backbone, sites: Sequence[str], embeddings: Tensor) -> dict[str, Tensor]:
+    """What the frozen model makes of input embeddings `[n, d]`: for each site `SITE.keys` and `SITE.values`,
+    `[L, H, n, d_head]`, float32."""
+    length = len(embeddings)
+    read = embeddings.to(backbone.device, backbone.dtype)[None]
+    mask = torch.ones(read.shape[:2], dtype=torch.long, device=backbone.device)
+    everywhere = torch.stack([torch.zeros(length, dtype=torch.long), torch.arange(length)], dim=1)  # [n, 2]
+    return backbone.key_values(dict.fromkeys(sites, everywhere), read, mask, read)
 
 
 def _shape(backbone: Backbone, site: str, length: int) -> tuple[int, int, int, int]:

@@ -36,7 +36,7 @@ class Member:
     learning_rate: float
     seed: int
     score: float
-    """Best score, in [0, 1]."""
+    """Best score, in [0, 1]; of correlations in [-1, 1]."""
     loss: float
     """Loss at that evaluation: the mean of −log of the probability given to the right label among the labels."""
     step: int

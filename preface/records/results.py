@@ -56,7 +56,7 @@ class Cell:
     eval_task: str
     metric: str
     value: float
-    """In [0, 1]."""
+    """In [0, 1]; of correlations in [-1, 1]."""
     n: int
     """Rows evaluated."""
     seed: int | None

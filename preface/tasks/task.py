@@ -256,10 +256,9 @@ def label_value(value: Any) -> str:
 
 def _is_number(text: str) -> bool:
     try:
-        float(text)
+        return math.isfinite(float(text))
     except ValueError:
         return False
-    return True
 
 
 def label_key(task: Task, value: Any) -> str:

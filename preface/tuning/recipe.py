@@ -34,7 +34,7 @@ class Recipe(BaseModel):
         None, ge=1, description="Tokens a step and prompt, padding included; may stand in for a batch size."
     )
     class_weights: Literal["none", "balanced"] = Field(
-        "none", description="balanced: rows of rare labels count more, so that all labels weigh the same."
+        "none", description="balanced: the rarer its label, the more a row counts in its batch."
     )
     epochs: float | None = Field(None, gt=0, allow_inf_nan=False, description="Default: 15, within 300 to 2,000 steps.")
     steps: int | None = Field(None, ge=1, description="Wins over --epochs.")

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import warnings
+from importlib.util import find_spec
 from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
 
 from preface.errors import UserError, first_line
 
@@ -26,6 +28,7 @@ RATES: dict[Tuning, tuple[float, ...]] = {
     "adapters": (3e-4, 1e-3, 3e-3),
 }
 """AdamW learning rates worth searching."""
+OF_PEFT: tuple[Tuning, ...] = ("lora", "ia3")
 LAST = ("o", "wo", "o_proj", "down_proj", "out_proj", "fc2", "dense", "dense_4h_to_h", "c_proj")
 """What the last projection of an attention or of a feed-forward block is called in Transformers."""
 
@@ -54,21 +57,21 @@ def make_tunable(
             model = _with_peft(model, tuning, rank)
     parameters = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
     if not parameters:
-        raise UserError(
-            f"{NAMES[tuning]}: a {model.config.model_type} model has nothing to tune so; one of {_others()}"
-        )
+        others = ", ".join(name for name in get_args(Tuning) if name != tuning)
+        raise UserError(f"{NAMES[tuning]}: a {model.config.model_type} model has nothing to tune so; one of {others}")
     return model, parameters
 
 
-def _others() -> str:
-    return ", ".join(get_args(Tuning))
+def check_peft(tuning: Tuning) -> None:
+    """Raise UserError where PEFT is missing."""
+    if find_spec("peft") is None:
+        raise UserError(f"{NAMES[tuning]}: needs PEFT; `pip install 'preface[peft]'` brings it")
 
 
 def _with_peft(model: Any, tuning: Tuning, rank: int) -> Any:
-    try:
-        import peft
-    except ImportError as error:
-        raise UserError(f"{NAMES[tuning]}: needs PEFT; `pip install 'preface[peft]'` brings it") from error
+    check_peft(tuning)
+    import peft
+
     task = "SEQ_2_SEQ_LM" if model.config.is_encoder_decoder else "CAUSAL_LM"
     config = peft.LoraConfig(task_type=task, r=rank) if tuning == "lora" else peft.IA3Config(task_type=task)
     try:
@@ -85,18 +88,19 @@ def add_adapters(model: nn.Module, width: int) -> None:
     """Put an adapter behind the last projection of every block."""
     for module in list(model.modules()):
         for name, child in list(module.named_children()):
-            if name in LAST and isinstance(child, nn.Linear):
+            if name in LAST and isinstance(child, nn.Linear | Conv1D):
                 setattr(module, name, Adapted(child, width))
 
 
 class Adapted(nn.Module):
     """A projection and a bottleneck after it, which begins as nothing."""
 
-    def __init__(self, base: nn.Linear, width: int) -> None:
+    def __init__(self, base: nn.Linear | Conv1D, width: int) -> None:
         super().__init__()
         self.base = base
+        size = base.nf if isinstance(base, Conv1D) else base.out_features
         like: dict[str, Any] = {"device": base.weight.device, "dtype": base.weight.dtype}
-        self.down, self.up = nn.Linear(base.out_features, width, **like), nn.Linear(width, base.out_features, **like)
+        self.down, self.up = nn.Linear(size, width, **like), nn.Linear(width, size, **like)
         nn.init.zeros_(self.up.weight)
         nn.init.zeros_(self.up.bias)
 

@@ -10,7 +10,9 @@ from preface.backbones.base import Backbone
 from preface.backbones.load import load_backbone
 from preface.baselines.column import Setting
 from preface.baselines.in_context import InContext, before_each_text
+from preface.errors import UserError
 from preface.labelling.answers import predictions_on
+from preface.methods.init import text_ids
 from preface.options import validated
 from preface.tasks import Example
 from preface.tasks.options import DataOptions
@@ -25,14 +27,14 @@ def test_a_decoder_only_model_says_what_it_says_of_the_whole_text(causal_folder:
     backbone = load_backbone(causal_folder, dtype="float32", device="cpu")
     model = AutoModelForCausalLM.from_pretrained(causal_folder, dtype=torch.float32).eval()
     prompts = before_each_text(backbone, DEMONSTRATIONS)
-    (given,), _ = predictions_on(backbone, [Example.of(text) for text in TEXTS], WORDS, [prompts])
-    before = backbone.tokenizer(DEMONSTRATIONS, add_special_tokens=False)["input_ids"]
+    (given,), _ = predictions_on(backbone, [Example.of(text) for text in TEXTS], WORDS, [prompts], goes_on=True)
+    before = [*backbone.begin, *backbone.tokenizer(DEMONSTRATIONS, add_special_tokens=False)["input_ids"]]
     lead_in = backbone.lead_in("Answer:")
     for text, prediction in zip(TEXTS, given, strict=True):
         (read,), _ = backbone.tokenize([backbone.question("{text}", "Answer:").format(text=text)], 64)
         scores = []
         for pieces in backbone.answer_pieces(WORDS, "Answer:"):
-            whole = torch.tensor([[*before, *read, *lead_in, *pieces]])
+            whole = torch.tensor([[*before, *read[len(backbone.begin) :], *lead_in, *pieces]])
             likely = model(whole).logits[0].log_softmax(-1)
             places = range(whole.shape[1] - len(pieces) - 1, whole.shape[1] - 1)
             scores.append(sum(likely[place, piece] for place, piece in zip(places, pieces, strict=True)))
@@ -70,9 +72,11 @@ def test_demonstrations_are_balanced_drawn_by_seed_and_fit_the_window(nano: Back
     assert sorted(endings) == ["negative"] * 3 + ["positive"] * 3
     assert all(set(endings[place : place + 2]) == {"negative", "positive"} for place in (0, 2, 4))
     assert drawn(0, shots=3) == texts != drawn(1, shots=3)
-    few = drawn(0, shots=3, window=60)
-    assert few == texts[: len(few)]
-    assert 0 < len(few) < 6
+    few = drawn(0, shots=3, window=90)
+    assert [text.strip().split()[-1] for text in few] == endings
+    assert all(len(text_ids(nano, text)) <= 17 for text in few)  # a share of 15, and what cutting splits anew
+    with pytest.raises(UserError, match="6 demonstrations have 3 pieces each; give fewer shots"):
+        drawn(0, shots=3, window=20)
 
 
 def test_a_cell_for_each_draw(nano: Backbone, tmp_path: Path) -> None:

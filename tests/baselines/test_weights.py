@@ -67,3 +67,22 @@ def test_damaged_weights_are_named(setting: Setting) -> None:
     file.write_bytes(file.read_bytes()[:-5])
     with pytest.raises(UserError, match=r"weights\.safetensors was cut off or altered"):
         list(tuned.cells(setting, [setting.task("film")]))
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"rank": 4}, "rank: is of lora, not of bitfit"),
+        ({"width": 4}, "width: is of adapters, not of bitfit"),
+        ({"gradient_checkpointing": True}, "gradient_checkpointing: is for prompts alone"),
+    ],
+)
+def test_what_would_do_nothing_is_refused(setting: Setting, fields: dict, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        column(setting, **fields)
+
+
+def test_peft_is_looked_for_before_anything_is_trained(setting: Setting, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("preface.tuning.tunable.find_spec", lambda name: None)
+    with pytest.raises(UserError, match="LoRA: needs PEFT"):
+        column(setting, tuning="lora").check(setting, [setting.task("film")])

@@ -49,3 +49,9 @@ def test_damaged_results_are_named(folder: Path) -> None:
     (folder / "one" / "results.json").write_text("{")
     with pytest.raises(UserError, match="not a list of Preface's cells"):
         preface.report([folder], folder / "page.html")
+
+
+def test_what_an_experiment_was_made_of_is_not_listed_again(folder: Path) -> None:
+    (folder / "one" / "train" / "prefix" / "evaluations").mkdir(parents=True)
+    write_cells(folder / "one" / "train" / "prefix" / "evaluations" / "results.json", [cell("prefix", "film", 0.9)])
+    assert preface.report([folder], folder / "page.html") == [folder / "one", folder / "two" / "evaluations"]

@@ -106,3 +106,12 @@ def test_another_file_is_refused(tmp_path: Path) -> None:
     file.write_text('{"a": 1}\n')
     with pytest.raises(UserError, match=r"other\.jsonl: not a file of predictions"):
         read_answers(file)
+
+
+def test_unusual_line_ends_are_part_of_a_text(tmp_path: Path) -> None:
+    rows = [
+        {"text": "one\u2028two\u0085three", "gold": "yes", "label": "yes", "probabilities": {"yes": 1.0, "no": 0.0}}
+    ]
+    file = tmp_path / "predictions.jsonl"
+    file.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+    assert read_answers(file).n == 1

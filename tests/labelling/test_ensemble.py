@@ -69,6 +69,22 @@ def test_each_way_is_measured_beside_its_prompts_and_evaluate_agrees(runs: list[
     assert again.trained_parameters == sum(run.result.trained_parameters * len(run.members) for run in runs)
 
 
+def trec(folder: Path) -> Path:
+    (folder / "trec").mkdir()
+    for name in ("train", "test"):
+        lines = [{"text": f"{name} {i}", "label": i % 6} for i in range(12)]
+        (folder / "trec" / f"{name}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return folder
+
+
+def test_nothing_beside_it_is_lost(runs: list[Run], tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("mine")
+    preface.ensemble(runs, tmp_path)
+    preface.ensemble(runs, tmp_path, combine="vote")  # another in its place
+    assert (tmp_path / "notes.txt").read_text() == "mine"
+    assert load_prompt(tmp_path).card.ensemble.combine == "vote"  # type: ignore[union-attr]
+
+
 def test_what_cannot_be_an_ensemble_is_said(runs: list[Run], nano: Backbone, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="needs two prompts, and there is 1"):
         preface.ensemble(runs[1:], tmp_path / "one")
@@ -76,6 +92,12 @@ def test_what_cannot_be_an_ensemble_is_said(runs: list[Run], nano: Backbone, tmp
         preface.ensemble(runs, tmp_path / "sum", combine="sum")  # type: ignore[arg-type]
     with pytest.raises(UserError, match="a run is there"):
         preface.ensemble(runs, runs[0].folder)
+    with pytest.raises(UserError, match="a prompt is there"):
+        preface.ensemble(runs, runs[0].folder / "prompt")
+    with pytest.raises(UserError, match="not among the words that the prompt was trained for"):
+        preface.ensemble(runs, tmp_path / "labels", on=["trec"], data=trec(tmp_path))
+    with pytest.raises(UserError, match="film is named twice"):
+        preface.ensemble(runs, tmp_path / "twice", on=["film", "film"])
     other = preface.train(
         nano, "film", PrefixTuning(length=2), out=tmp_path / "other", learning_rates=[1e-2], steps=1,
         label_words={"negative": "bad", "positive": "good"},
@@ -94,7 +116,7 @@ def test_what_cannot_be_an_ensemble_is_said(runs: list[Run], nano: Backbone, tmp
 def test_a_damaged_one_is_named(runs: list[Run], tmp_path: Path) -> None:
     preface.ensemble(runs, tmp_path / "all")
     assert load_prompt(tmp_path / "all").prompts.size == 4
-    file = tmp_path / "all" / "prompt.json"
+    file = tmp_path / "all" / "prompt" / "prompt.json"
     card = json.loads(file.read_text())
     card["ensemble"]["weights"] = [1.0]
     file.write_text(json.dumps(card))

@@ -277,5 +277,6 @@ def test_numbers_are_rounded_to_a_step(value: Any, word: str | None) -> None:
 
 
 def test_a_number_beyond_the_labels_is_named() -> None:
-    with pytest.raises(UserError, match=r"a\.csv line 7: the field 'label' is '7\.3'"):
-        label_of(load_task("stsb"), row(label="7.3"))
+    for value in ("7.3", "nan", "inf"):
+        with pytest.raises(UserError, match=rf"a\.csv line 7: the field 'label' is '{value}'"):
+            label_of(load_task("stsb"), row(label=value))
