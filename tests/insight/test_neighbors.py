@@ -35,6 +35,21 @@ def run(nano: Backbone, tmp_path_factory: pytest.TempPathFactory) -> Run:
     )
 
 
+@pytest.fixture(scope="module")
+def prefix(nano: Backbone, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """Two prefixes that have hardly been trained."""
+    return preface.train(
+        nano,
+        "film",
+        PrefixTuning(length=3, sites=("encoder", "decoder")),
+        out=tmp_path_factory.mktemp("runs") / "prefix",
+        learning_rates=[1e-6],
+        steps=1,
+        batch_size=4,
+        seeds=2,
+    )
+
+
 def changed(run: Run, folder: Path, tensors: dict[str, torch.Tensor]) -> Path:
     """The run's prompt with other tensors."""
     save_prompt(folder, Prompts.one(tensors), load_prompt(run.folder).card)
@@ -79,17 +94,17 @@ def test_how_far_a_token_went(run: Run, tmp_path: Path) -> None:
     assert {position.moved for position in part.positions} == {None}  # a prompt without its run
 
 
-def test_a_key_of_real_text_is_found_where_it_came_from(nano: Backbone, tmp_path: Path) -> None:
+def test_a_key_of_real_text_is_found_where_it_came_from(prefix: Run, nano: Backbone, tmp_path: Path) -> None:
     """Also at a site of the answer, whose pieces are the label words and what they begin after."""
-    method = PrefixTuning(length=3, sites=("encoder", "decoder"))
-    run = preface.train(
-        nano, "film", method, out=tmp_path / "run", learning_rates=[1e-6], steps=1, batch_size=4
-    )  # fmt: skip
-    assert [part.name for part in preface.neighbors(run, layers=[1]).parts] == ["encoder, layer 1", "decoder, layer 1"]
+    assert [part.name for part in preface.neighbors(prefix, layers=[1]).parts] == [
+        "encoder, layer 1",
+        "decoder, layer 1",
+    ]
     text = "a fine film"
+    method = PrefixTuning(length=3, sites=("encoder", "decoder"))
     written = method.build(nano, Initializer.parse(f"text:{text}"), [0])().tensors_of(0)
     folder = tmp_path / "written"
-    save_prompt(folder, Prompts.one(written), load_prompt(run.folder).card)
+    save_prompt(folder, Prompts.one(written), load_prompt(prefix.folder).card)
     encoder, _ = preface.neighbors(folder, layers=[0], backbone=nano).parts
     words = text.split()
     # keys of the first layer depend on the piece alone: the same word of a development text has the same key
@@ -97,17 +112,7 @@ def test_a_key_of_real_text_is_found_where_it_came_from(nano: Backbone, tmp_path
     assert all(position.neighbors[0].cosine > 0.999 for position in encoder.positions)
 
 
-def test_slips_are_named(run: Run, nano: Backbone, tmp_path: Path) -> None:
-    prefix = preface.train(
-        nano,
-        "film",
-        PrefixTuning(length=2),
-        out=tmp_path / "run",
-        learning_rates=[1e-2],
-        steps=1,
-        batch_size=4,
-        seeds=2,
-    )
+def test_slips_are_named(run: Run, prefix: Run, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="layer 9: the encoder site has layers 0 to 3"):
         preface.neighbors(prefix, layers=[9])
     with pytest.raises(UserError, match="layer 0: only a prefix has layers"):

@@ -24,7 +24,7 @@ from tests.records.making import card_of
 
 EXAMPLES = [(f"text number {i} is here", ("yes", "no")[i % 2]) for i in range(9)]
 VARIANTS = [
-    *(method(length=4) for method in METHODS.values()),
+    *(method(length=4, **({"width": 50} if "width" in method.model_fields else {})) for method in METHODS.values()),
     PrefixTuning(length=4, sites=("encoder",)),
     PrefixTuning(length=4, sites=("decoder", "cross"), positions="none"),
     PrefixTuning(length=4, reparametrize=6),
