@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from preface.backbones.batching import padded
 from preface.backbones.frozen import FrozenLinear, cross_entropy, log_total, make_frozen
 from preface.backbones.pieces import Pieces
 from preface.backbones.tree import Trees
@@ -316,10 +317,7 @@ class Backbone(Pieces):
 
     def pad(self, sequences: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
         """Ids and mask `[B, T]`, padded on the right, on the model's device."""
-        length = max(map(len, sequences))
-        padding = self.model.config.pad_token_id or 0  # masked, whatever it is
-        ids = torch.tensor([[*item, *[padding] * (length - len(item))] for item in sequences])
-        mask = torch.tensor([[1] * len(item) + [0] * (length - len(item)) for item in sequences])
+        ids, mask = padded(sequences, self.model.config.pad_token_id or 0)  # masked, whatever it is
         return self.send(ids), self.send(mask)
 
     def send(self, tensor: Tensor) -> Tensor:

@@ -5,6 +5,9 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator, Sequence
 
+import torch
+from torch import Tensor
+
 POOL = 64
 """Batches sorted by length together; more saves padding, fewer mixes better."""
 PADDING = 0.1
@@ -39,6 +42,14 @@ def cut(
         batches[-1].append(index)
         longest, real = max(longest, lengths[index]), real + lengths[index]
     return batches
+
+
+def padded(sequences: Sequence[Sequence[int]], padding: int) -> tuple[Tensor, Tensor]:
+    """Ids and mask `[B, T]`, padded on the right, on the CPU."""
+    length = max(map(len, sequences))
+    ids = torch.tensor([[*item, *[padding] * (length - len(item))] for item in sequences])
+    mask = torch.tensor([[1] * len(item) + [0] * (length - len(item)) for item in sequences])
+    return ids, mask
 
 
 def epoch(

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -11,62 +10,46 @@ from torch import Tensor
 
 from preface.backbones.base import Backbone
 from preface.backbones.batching import by_length
-from preface.baselines.column import Setting, Trained
-from preface.baselines.logistic_regression import check_labels, fit_classifier, trained_parameters
-from preface.baselines.tfidf import texts_and_labels
+from preface.baselines.column import Setting
+from preface.baselines.logistic_regression import (
+    Classifier,
+    check_labels,
+    fit_classifier,
+    labels_of,
+    trained_parameters,
+)
 from preface.labelling.labeller import TOKEN_BUDGET
 from preface.labelling.subjects import MAX_INPUT_TOKENS
-from preface.records.results import Cell
-from preface.tasks import Example, Split, Task, render
+from preface.tasks import Example, Split, render
 from preface.terminal.progress import progress
 
 STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 """States have hundreds of features of unit variance, and need stronger regularisation than words."""
 
 
-class HiddenState(Trained):
+class HiddenState(Classifier):
     """A classifier on the bare backbone, on the rows that the prompts see."""
 
     kind: ClassVar[str] = "hidden-state"
     backbone: str
 
-    def cells(self, setting: Setting, tasks: Sequence[Task]) -> Iterator[list[Cell]]:
+    def backbone_name(self, setting: Setting) -> str:
+        return setting.backbone(self.backbone).name
+
+    def fit(self, setting: Setting, training: Split, development: Split) -> tuple[Callable[[Split], Any], int]:
         from sklearn.preprocessing import StandardScaler
 
-        backbone, trained_on = setting.backbone(self.backbone), setting.task(self.train_task)
-        began = time.perf_counter()
-        training = setting.split(trained_on, "train", self.train_rows)
-        development = setting.split(trained_on, "validation")
-        (_, labels), (_, dev_labels) = texts_and_labels(training), texts_and_labels(development)
+        def features(split: Split) -> Any:
+            title = f"{split.task} · {split.split} · states"
+            return mean_states(backbone, split.examples, title=title).numpy()  # [rows, d]
+
+        backbone, scaler = setting.backbone(self.backbone), StandardScaler()
+        labels, dev_labels = labels_of(training), labels_of(development)
         check_labels(self.kind, labels, dev_labels)
-        scaler = StandardScaler()
-        train = scaler.fit_transform(features(backbone, training, trained_on))
-        dev = scaler.transform(features(backbone, development, trained_on))
+        train = scaler.fit_transform(features(training))
+        dev = scaler.transform(features(development))
         model = fit_classifier(train, labels, dev, dev_labels, STRENGTHS)
-        details = {"train_seconds": time.perf_counter() - began}
-        for task in tasks:
-            split = setting.split(task, "test")
-            began = time.perf_counter()
-            predicted = [str(label) for label in model.predict(scaler.transform(features(backbone, split, task)))]
-            _, gold = texts_and_labels(split)
-            yield [
-                self.cell(
-                    task,
-                    gold,
-                    predicted,
-                    words=task.label_words,
-                    trained_on=trained_on.name,
-                    seconds=time.perf_counter() - began,
-                    backbone=backbone.name,
-                    trained_parameters=trained_parameters(model),
-                    details=details,
-                )
-            ]
-
-
-def features(backbone: Backbone, split: Split, task: Task) -> Any:
-    """An array `[rows, d]`."""
-    return mean_states(backbone, split.examples, title=f"{task.name} · {split.split} · states").numpy()
+        return lambda split: model.predict(scaler.transform(features(split))), trained_parameters(model)
 
 
 @torch.inference_mode()

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, ClassVar
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from preface.baselines.column import Setting, Trained
-from preface.baselines.logistic_regression import check_labels, fit_classifier, trained_parameters
+from preface.baselines.column import Setting
+from preface.baselines.logistic_regression import (
+    Classifier,
+    check_labels,
+    fit_classifier,
+    labels_of,
+    trained_parameters,
+)
 from preface.errors import UserError
-from preface.records.results import Cell
-from preface.tasks import Split, Task
+from preface.tasks import Split
 
 if TYPE_CHECKING:  # scikit-learn is slow to import, so only fitting does
     from sklearn.pipeline import Pipeline
@@ -46,35 +50,16 @@ def fit_tfidf(
     return Pipeline([("words", words), ("classifier", classifier)])
 
 
-class TfIdf(Trained):
+class TfIdf(Classifier):
     """The baseline on the very rows that the prompts see."""
 
     kind: ClassVar[str] = "tf-idf"
 
-    def cells(self, setting: Setting, tasks: Sequence[Task]) -> Iterator[list[Cell]]:
-        trained_on = setting.task(self.train_task)
-        began = time.perf_counter()
-        training = texts_and_labels(setting.split(trained_on, "train", self.train_rows))
-        model = fit_tfidf(*training, *texts_and_labels(setting.split(trained_on, "validation")))
-        details = {"train_seconds": time.perf_counter() - began}
-        for task in tasks:
-            texts, gold = texts_and_labels(setting.split(task, "test"))
-            began = time.perf_counter()
-            predicted = [str(label) for label in model.predict(texts)]
-            yield [
-                self.cell(
-                    task,
-                    gold,
-                    predicted,
-                    words=task.label_words,
-                    trained_on=trained_on.name,
-                    seconds=time.perf_counter() - began,
-                    trained_parameters=trained_parameters(model["classifier"]),
-                    details=details,
-                )
-            ]
+    def fit(self, setting: Setting, training: Split, development: Split) -> tuple[Callable[[Split], Any], int]:
+        model = fit_tfidf(texts_of(training), labels_of(training), texts_of(development), labels_of(development))
+        return lambda split: model.predict(texts_of(split)), trained_parameters(model["classifier"])
 
 
-def texts_and_labels(split: Split) -> tuple[list[str], list[str]]:
-    """Two lists, [rows]."""
-    return [example.text for example in split.examples], [str(example.label) for example in split.examples]
+def texts_of(split: Split) -> list[str]:
+    """`[rows]`."""
+    return [example.text for example in split.examples]

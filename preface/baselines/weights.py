@@ -6,7 +6,6 @@ import shlex
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from statistics import fmean
 from typing import Any, ClassVar
 
 import torch
@@ -22,6 +21,7 @@ from preface.records.atomic import DamagedError, read_folder, remove, write_fold
 from preface.records.lock import locked
 from preface.records.record import Record
 from preface.records.results import Cell, installed_versions
+from preface.records.run import at_best_rate
 from preface.tasks import Task, render
 from preface.terminal.progress import progress, say
 from preface.tuning.loop import CHECKPOINTS, Loop
@@ -99,8 +99,9 @@ class Weights(Trained):
 
     def cells(self, setting: Setting, tasks: Sequence[Task]) -> Iterator[list[Cell]]:
         outcomes = self.outcomes(setting)
+        model, parameters = self._tunable(setting, outcomes[0].seed)  # all that a seed decides is tuned, and replaced
         for task in tasks:
-            yield [self._measured(setting, task, outcome) for outcome in outcomes]
+            yield [self._measured(setting, task, outcome, model, parameters) for outcome in outcomes]
 
     def outcomes(self, setting: Setting) -> list[Outcome]:
         """The long trainings, one a seed, after the search for their rate; what is there of either is used."""
@@ -108,11 +109,10 @@ class Weights(Trained):
         if self.search is not None and len(rates) > 1:
             short = self.search.shortened(recipe)
             tried = [self._train(setting, "search", short, rate, seed) for rate in rates for seed in short.seeds]
-            rates = (best_rate(tried),)
+            rates = (at_best_rate(tried)[0].learning_rate,)
             say(f"{self.label}: learning rate {rates[0]:g} did best on the development split")
         found = [self._train(setting, "train", recipe, rate, seed) for rate in rates for seed in recipe.seeds]
-        rate = best_rate(found)
-        return [outcome for outcome in found if outcome.learning_rate == rate]
+        return at_best_rate(found)
 
     def _train(self, setting: Setting, part: str, recipe: Recipe, rate: float, seed: int) -> Outcome:
         folder = self._folder(setting, part, rate, seed)
@@ -154,8 +154,7 @@ class Weights(Trained):
         return make_tunable(model, self.tuning, self.rank, self.width, seed)
 
     @torch.no_grad()
-    def _measured(self, setting: Setting, task: Task, outcome: Outcome) -> Cell:
-        model, parameters = self._tunable(setting, outcome.seed)
+    def _measured(self, setting: Setting, task: Task, outcome: Outcome, model: Any, parameters: dict[str, Any]) -> Cell:
         folder = self._folder(setting, "train", outcome.learning_rate, outcome.seed)
         for name, tensor in _read(folder)[0].items():
             parameters[name].copy_(tensor)
@@ -185,14 +184,6 @@ class Weights(Trained):
                 "cut_inputs": sum(cut),
             },
         )
-
-
-def best_rate(outcomes: Sequence[Outcome]) -> float:
-    """The learning rate with the best mean development score; ties go to the lower loss."""
-    by_rate: dict[float, list[Outcome]] = {}
-    for outcome in outcomes:
-        by_rate.setdefault(outcome.learning_rate, []).append(outcome)
-    return max(by_rate, key=lambda rate: (fmean(x.score for x in by_rate[rate]), -fmean(x.loss for x in by_rate[rate])))
 
 
 def _outcome(folder: Path) -> Outcome:

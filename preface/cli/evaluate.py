@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -51,7 +51,7 @@ def evaluate(
     """Evaluate a run's prompts, or the bare backbone, on any tasks."""
     import preface
     from preface.experiments.report import pivot, rich_table
-    from preface.insight.answers import read_answers
+    from preface.insight.answers import read_answers, write_answers
     from preface.insight.answers import rich_table as label_table
 
     cells = preface.evaluate(
@@ -68,21 +68,18 @@ def evaluate(
             for cell in cells
         ]
     show(rich_table(pivot(cells)))
-    for cell, page in pages(cells):
-        show(label_table(read_answers(Path(cell.details["predictions"])), f"{cell.method} on {cell.eval_task}"))
-        typer.echo(f"page        {page}")
+    for cell in best_of_each_task(cells):
+        path, title = Path(cell.details["predictions"]), f"{cell.method} on {cell.eval_task}"
+        answers = read_answers(path)
+        write_answers(answers, title, path.with_suffix(".html"))
+        show(label_table(answers, title))
+        typer.echo(f"page        {path.with_suffix('.html')}")
 
 
-def pages(cells: Sequence[Cell]) -> Iterator[tuple[Cell, Path]]:
-    """A page about the answers of each task's best prompt by development score; none where nothing is written."""
-    from preface.insight.answers import read_answers, write_answers
-
+def best_of_each_task(cells: Sequence[Cell]) -> list[Cell]:
+    """Of the cells whose predictions were written, the best prompt's by development score."""
     by_task: dict[str, list[Cell]] = {}
     for cell in cells:
         if "predictions" in cell.details:
             by_task.setdefault(cell.eval_task, []).append(cell)
-    for task, own in by_task.items():
-        best = max(own, key=lambda cell: cell.details.get("development_score") or 0.0)
-        path = Path(best.details["predictions"]).with_suffix(".html")
-        write_answers(read_answers(Path(best.details["predictions"])), f"{best.method} on {task}", path)
-        yield best, path
+    return [max(own, key=lambda cell: cell.details.get("development_score") or 0.0) for own in by_task.values()]

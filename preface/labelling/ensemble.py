@@ -90,8 +90,8 @@ def ensemble(
     scores = voters.scores(development)
     gold = torch.tensor([card.label_words.index(str(example.label)) for example in development.examples])
     ways = _ways(saved, fitted_weights(scores, gold))
-    _save(folder, saved, ways[combine])
     best = max(range(len(saved)), key=lambda place: (saved[place].card.member.score, -saved[place].card.member.loss))
+    _save(folder, saved, ways[combine], best)
     cells: list[Cell] = []
     for task in tasks:
         split = data.split(task, "test")
@@ -166,9 +166,8 @@ def _ways(saved: Sequence[SavedPrompt], weights: Sequence[float]) -> dict[Combin
     }
 
 
-def _save(folder: Path, saved: Sequence[SavedPrompt], chosen: Ensemble) -> None:
+def _save(folder: Path, saved: Sequence[SavedPrompt], chosen: Ensemble, best: int) -> None:
     cards = [one.card for one in saved]
-    best = max(cards, key=lambda card: (card.member.score, -card.member.loss))
     origin = {name: getattr(cards[0], name) for name in ("backbone", "revision", "fingerprint", "shape", "task")}
     card = PromptCard(
         **origin,
@@ -178,7 +177,7 @@ def _save(folder: Path, saved: Sequence[SavedPrompt], chosen: Ensemble) -> None:
         ),
         max_input_tokens=max(card.max_input_tokens for card in cards),
         trained_parameters=sum(card.trained_parameters for card in cards),
-        member=best.member,
+        member=cards[best].member,
         ensemble=chosen,
         versions=installed_versions(),
     )

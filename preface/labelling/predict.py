@@ -16,7 +16,7 @@ from preface.backbones.contexts import Inputs
 from preface.labelling.fit import backbone_of
 from preface.labelling.label_words import LabelWords
 from preface.labelling.labeller import Labeller, predictions_of
-from preface.labelling.voting import labelled_together
+from preface.labelling.voting import combined
 from preface.records.card import SavedPrompt, load_prompt
 from preface.records.run import Run
 from preface.tasks import Example, Row, Task, iter_examples, load_task, render
@@ -90,7 +90,7 @@ class _Answers:
 
     def __call__(self, items: Sequence[Item]) -> Iterator[dict[str, Any]]:
         inputs, cut = render(self.model.tokenize, [example for _, example in items], self.limit, self.question)
-        scores = labelled_together(self.labeller, Inputs(self.model, inputs), self.ensemble)
+        scores = combined(self.labeller.label_each(Inputs(self.model, inputs)), self.ensemble)
         predictions = predictions_of(scores, self.words)
         for (row, _), prediction, was_cut in zip(items, predictions, cut, strict=True):
             line = {"label": prediction.label, "probabilities": prediction.probabilities, "line": row.line}

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor
 from torch.nn.functional import one_hot
 
-from preface.backbones.contexts import Inputs
-from preface.labelling.labeller import Labeller
 from preface.records.card import Ensemble
 
 ROUNDS = 200
@@ -47,13 +43,3 @@ def fitted_weights(scores: Tensor, gold: Tensor) -> list[float]:
         weights = (shares / shares.sum(0)).mean(1, keepdim=True)
     fitted: list[float] = weights[:, 0].tolist()
     return fitted
-
-
-def labelled_together(
-    labeller: Labeller,
-    inputs: Inputs,
-    ensemble: Ensemble | None,
-    on_batch: Callable[[int], None] = lambda rows: None,
-) -> Tensor:
-    """Log-probabilities `[N, C]` of a labeller's prompts together, all in the same batches."""
-    return combined(labeller.label_each(inputs, on_batch), ensemble)

@@ -125,9 +125,7 @@ class SavedPrompt:
 
 def save_prompt(folder: Path, prompts: Prompts, card: PromptCard, index: int = 0) -> None:
     """Write one of some prompts into `folder` as `prompt.safetensors` and `prompt.json`."""
-    tensors = prompts.tensors_of(index)
-    sizes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
-    write_folder(folder, "prompt", tensors, card.model_copy(update={"tensors": sizes}).as_json())
+    _write(folder, prompts.tensors_of(index), card)
 
 
 def save_ensemble(folder: Path, several: Sequence[Prompts], card: PromptCard) -> None:
@@ -137,8 +135,15 @@ def save_ensemble(folder: Path, several: Sequence[Prompts], card: PromptCard) ->
         for number, prompts in enumerate(several)
         for name, tensor in prompts.tensors_of(0).items()
     }
-    sizes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
-    write_folder(folder, "prompt", tensors, card.model_copy(update={"tensors": sizes}).as_json())
+    _write(folder, tensors, card)
+
+
+def _write(folder: Path, tensors: Mapping[str, Tensor], card: PromptCard) -> None:
+    write_folder(folder, "prompt", tensors, card.model_copy(update={"tensors": _sizes(tensors)}).as_json())
+
+
+def _sizes(tensors: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(tensor.shape) for name, tensor in tensors.items()}
 
 
 def load_prompt(folder: str | Path) -> SavedPrompt:
@@ -159,9 +164,8 @@ def load_prompt(folder: str | Path) -> SavedPrompt:
     card = PromptCard.of(content, folder / "prompt.json")
     several = _by_member(tensors, card)
     problems = [problem for own in several if (problem := _problem(own))]
-    sizes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
-    if not problems and card.tensors is not None and sizes != card.tensors:
-        problems = [f"its tensors, {', '.join(sorted(sizes))}, are not those of prompt.json"]
+    if not problems and card.tensors is not None and _sizes(tensors) != card.tensors:
+        problems = [f"its tensors, {', '.join(sorted(tensors))}, are not those of prompt.json"]
     if problems:
         raise UserError(f"{folder / TENSORS}: {problems[0]}; train it again, or copy it anew")
     return SavedPrompt(folder, stack([Prompts.one(own) for own in several]), card)

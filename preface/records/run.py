@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
 from statistics import fmean
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 from pydantic import Field, model_validator
 
@@ -171,10 +172,7 @@ class Run:
     def best_rate(self) -> list[Member]:
         """The members, one a seed, of the learning rate with the best mean development score; ties go to the lower
         loss."""
-        rates: dict[float, list[Member]] = {}
-        for member in self.members:
-            rates.setdefault(member.learning_rate, []).append(member)
-        return max(rates.values(), key=lambda m: (fmean(x.score for x in m), -fmean(x.loss for x in m)))
+        return at_best_rate(self.members)
 
     @property
     def best(self) -> Member:
@@ -186,6 +184,28 @@ class Run:
         if index is None:
             return load_prompt(self.folder / "prompt")
         return load_prompt(self.folder / "prompts" / f"{index:02d}")
+
+
+class Scored(Protocol):
+    """Whatever was trained at a rate and scored on development rows."""
+
+    @property
+    def learning_rate(self) -> float: ...
+    @property
+    def score(self) -> float: ...
+    @property
+    def loss(self) -> float: ...
+
+
+Trained = TypeVar("Trained", bound=Scored)
+
+
+def at_best_rate(trained: Sequence[Trained]) -> list[Trained]:
+    """Those of the learning rate with the best mean development score; ties go to the lower loss."""
+    rates: dict[float, list[Trained]] = {}
+    for one in trained:
+        rates.setdefault(one.learning_rate, []).append(one)
+    return max(rates.values(), key=lambda some: (fmean(x.score for x in some), -fmean(x.loss for x in some)))
 
 
 def now() -> datetime:

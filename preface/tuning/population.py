@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Any
 
 import torch
@@ -24,21 +24,8 @@ from preface.tuning.loop import Evaluation, Position
 from preface.tuning.recipe import Recipe
 from preface.tuning.rows import Development, Rows
 from preface.tuning.schedules import Budget, done_since, rate_share
+from preface.tuning.standing import Standing
 from preface.tuning.step import Step
-
-
-@dataclass
-class _State:
-    """How one member stands."""
-
-    score: float = -1.0
-    loss: float = math.inf
-    step: int = 0
-    """The best score, its loss and its step."""
-    stale: int = 0
-    """Evaluations since the best."""
-    active: bool = True
-    """Whether it is still trained."""
 
 
 class Population:
@@ -51,16 +38,16 @@ class Population:
         self.recipe = recipe = recipe.resolve(an_epoch)
         assert recipe.steps is not None
         assert recipe.evaluate_every is not None
-        self.backbone, self.method, self.rows = backbone, method, rows
+        self.backbone, self.method, self.rows, self.metric = backbone, method, rows, metric
         initializer = Initializer.parse(method.init, rows.labels.words, rows.examples)
         self.module: PromptModule = method.build(backbone, initializer, [seed for _, seed in recipe.members])
         # in less than an epoch few inputs come twice
         again = recipe.steps / an_epoch * len(recipe.seeds) > 1
         self.update = self._update(keep=again)
-        self.development = Development(backbone, rows, metric, keep=self.module.leaves_reading)
+        self.development = Development(backbone, rows, keep=self.module.leaves_reading)
         self.parameters = self.update.parameters
         self.best = {name: parameter.detach().clone() for name, parameter in self.parameters.items()}
-        self.states = [_State() for _ in recipe.members]
+        self.states = [Standing() for _ in recipe.members]
         self.orders: list[Iterator[list[int]]] = []
         self.losses: Tensor | None = None
         """Of the last step, `[P]`, until they are logged."""
@@ -147,23 +134,18 @@ class Population:
         if not members:  # the last of them has just diverged
             return
         for member, scores in zip(members, self._scores(self._prompts().select(members)), strict=True):
-            value, loss = self.development.score_and_loss(scores)
+            value, loss = self.rows.score_and_loss(self.metric, scores)
             shown = loss if math.isfinite(loss) else None  # JSON knows no NaN
             yield {"step": at.steps, "member": member, "dev_score": value, "dev_loss": shown}
             self._judge(member, value, loss, at.steps)
 
     def _judge(self, member: int, score: float, loss: float, step: int) -> None:
         """Remember a member that is better than it was; stop one that stands still or has diverged."""
-        state, patience = self.states[member], self.recipe.patience
         if not math.isfinite(loss):
             self._stop(member, f"the development loss is not finite at step {step}")
-        elif (score, -loss) > (state.score, -state.loss):
-            state.score, state.loss, state.step, state.stale = score, loss, step, 0
+        elif self.states[member].judge(score, loss, step, self.recipe.patience):
             for name, parameter in self.parameters.items():
                 self.best[name][member] = parameter.detach()[member]
-        else:
-            state.stale += 1
-            state.active = patience is None or state.stale < patience
 
     def _stop(self, member: int, why: str) -> None:
         rate, seed = self.recipe.members[member]
@@ -216,6 +198,6 @@ class Population:
 
     @torch.no_grad()
     def restore(self, tensors: dict[str, Tensor], record: dict[str, Any]) -> None:
-        self.states = [_State(**state) for state in record["members"]]
+        self.states = [Standing(**state) for state in record["members"]]
         for name, tensor in self.tensors().items():
             tensor.copy_(tensors[name])

@@ -87,22 +87,23 @@ class Rows:
     def steps_an_epoch(self, recipe: Recipe) -> int:
         return len(batching.epoch(self.lengths, recipe.seeds[0], 0, recipe.batch_size, recipe.token_budget))
 
+    def score_and_loss(self, metric_name: str, log_probabilities: Tensor) -> tuple[float, float]:
+        """The metric on the development rows, and the mean −log of the right label's probability among the labels, of
+        `[N, C]`."""
+        words = self.labels.words
+        gold = [words[label] for label in self.gold.tolist()]
+        predicted = [words[label] for label in log_probabilities.argmax(-1).tolist()]
+        return metric(metric_name, gold, predicted), float(cross_entropy(log_probabilities, self.gold))
+
 
 class Development:
-    """The rows held out, and how prompts do on them."""
+    """The rows held out, and what prompts say of them."""
 
-    def __init__(self, backbone: Backbone, rows: Rows, metric: str, keep: bool) -> None:
-        """`metric`: a name that `tasks.metric` knows; `keep`: read each input once for all prompts and steps."""
-        self.backbone, self.labels, self.gold, self.metric = backbone, rows.labels, rows.gold, metric
+    def __init__(self, backbone: Backbone, rows: Rows, keep: bool) -> None:
+        """`keep`: read each input once for all prompts and steps."""
+        self.backbone, self.labels = backbone, rows.labels
         self.inputs = Inputs(backbone, rows.development, keep=keep)
 
     def log_probabilities(self, prompts: Prompts) -> Tensor:
         """Of the label words for each row under each prompt, `[P, N, C]`."""
         return Labeller(self.backbone, prompts, self.labels).label_each(self.inputs)
-
-    def score_and_loss(self, log_probabilities: Tensor) -> tuple[float, float]:
-        """The task's metric, and the mean −log of the right label's probability among the labels, of `[N, C]`."""
-        words = self.labels.words
-        gold = [words[label] for label in self.gold.tolist()]
-        predicted = [words[label] for label in log_probabilities.argmax(-1).tolist()]
-        return metric(self.metric, gold, predicted), float(cross_entropy(log_probabilities, self.gold))

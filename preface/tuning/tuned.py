@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Any
 
 import torch
@@ -17,25 +17,14 @@ from preface.backbones import batching
 from preface.backbones.base import set_dropout
 from preface.labelling.label_words import LabelWords
 from preface.labelling.labeller import TOKEN_BUDGET
-from preface.tasks.metric import metric
 from preface.terminal.progress import warn
 from preface.tuning.loop import Evaluation, Position
 from preface.tuning.optimizers import clip_gradients, optimizer
 from preface.tuning.recipe import Recipe
 from preface.tuning.rows import Rows
 from preface.tuning.schedules import Budget, done_since, rate_share
+from preface.tuning.standing import Standing
 from preface.tuning.step import shares_of
-
-
-@dataclass
-class Best:
-    """The best evaluation so far."""
-
-    score: float = -1.0
-    loss: float = math.inf
-    step: int = 0
-    stale: int = 0
-    """Evaluations since."""
 
 
 class Tuned:
@@ -51,13 +40,8 @@ class Tuned:
         metric_name: str,
     ) -> None:
         """`parameters`: those of the model that are tuned; `recipe`: with one rate and one seed."""
-        self.title, self.model, self.parameters, self.rows, self.metric = (
-            title,
-            model.eval(),
-            parameters,
-            rows,
-            metric_name,
-        )
+        self.title, self.model, self.parameters = title, model.eval(), parameters
+        self.rows, self.metric, self.targets = rows, metric_name, rows.targets
         self.recipe = recipe = recipe.resolve(rows.steps_an_epoch(recipe))
         assert recipe.steps is not None
         assert recipe.evaluate_every is not None
@@ -66,19 +50,16 @@ class Tuned:
         self.stacked = {name: parameter.detach()[None] for name, parameter in parameters.items()}
         self.optimizer = optimizer(recipe.optimizer, self.stacked, recipe.weight_decay)
         self.kept = {name: parameter.detach().clone() for name, parameter in parameters.items()}
-        self.best, self.loss, self.diverged = Best(), None, False
+        self.best = Standing()
+        self.loss: float | None = None
         self.order: Iterator[list[int]] | None = None
         self.weights = rows.weights(recipe)
         self.budget = Budget(recipe.steps)
         self.evaluations: Sequence[Evaluation] = [Evaluation("development", recipe.evaluate_every, self._evaluate)]
 
-    best: Best
-    loss: float | None
-
     @property
     def finished(self) -> bool:
-        patience = self.recipe.patience
-        return self.diverged or (patience is not None and self.best.stale >= patience)
+        return not self.best.active
 
     @property
     def note(self) -> str:
@@ -95,14 +76,13 @@ class Tuned:
                 self.rows.lengths, recipe.seeds[0], recipe.batch_size, recipe.token_budget, skip=number
             )
         chosen = next(self.order)
-        targets = self.rows.targets
         set_dropout(self.model, recipe.dropout)
         self.model.train()
         try:
             pieces, labels = piece_losses(
                 self.model,
                 [self.rows.training[index] for index in chosen],
-                [targets[index] for index in chosen],
+                [self.targets[index] for index in chosen],
                 self.rows.labels.lead_in,
             )
             owner = torch.zeros(len(chosen), dtype=torch.long)
@@ -135,24 +115,18 @@ class Tuned:
 
     def _evaluate(self, at: Position) -> Iterator[dict[str, Any]]:
         """Score the development rows; remember the best."""
-        words = self.rows.labels.words
         scores = label_scores(self.model, self.rows.development, self.rows.labels)
-        gold = [words[label] for label in self.rows.gold.tolist()]
-        score = metric(self.metric, gold, [words[label] for label in scores.argmax(-1).tolist()])
-        loss = float(torch.nn.functional.cross_entropy(scores, self.rows.gold))
+        score, loss = self.rows.score_and_loss(self.metric, scores)
         yield {"step": at.steps, "dev_score": score, "dev_loss": loss if math.isfinite(loss) else None}
         if not math.isfinite(loss):
             self._diverge(f"the development loss is not finite at step {at.steps}")
-        elif (score, -loss) > (self.best.score, -self.best.loss):
-            self.best = Best(score, loss, at.steps)
+        elif self.best.judge(score, loss, at.steps, self.recipe.patience):
             for name, parameter in self.parameters.items():
                 self.kept[name].copy_(parameter.detach())
-        else:
-            self.best.stale += 1
 
     def _diverge(self, why: str) -> None:
         warn(f"{self.title}: {why}; it stops there")
-        self.diverged = True
+        self.best.active = False
 
     def tensors(self) -> dict[str, Tensor]:
         tensors = {f"parameters.{name}": parameter.detach() for name, parameter in self.parameters.items()}
@@ -160,11 +134,11 @@ class Tuned:
         return tensors | {f"optimizer.{name}": tensor for name, tensor in self.optimizer.state.items()}
 
     def record(self) -> dict[str, Any]:
-        return {"best": asdict(self.best), "diverged": self.diverged}
+        return {"best": asdict(self.best)}
 
     @torch.no_grad()
     def restore(self, tensors: dict[str, Tensor], record: dict[str, Any]) -> None:
-        self.best, self.diverged = Best(**record["best"]), record["diverged"]
+        self.best = Standing(**record["best"])
         for name, tensor in self.tensors().items():
             tensor.copy_(tensors[name])
 
@@ -179,30 +153,22 @@ def piece_losses(
         lead_in: the pieces that an answer begins after, which a decoder-only model reads after the text.
     """
     if model.config.is_encoder_decoder:
-        ids, mask = padded(texts, model.device, 0)
-        labels, _ = padded(answers, model.device, -100)
-        logits = model(input_ids=ids, attention_mask=mask, labels=labels).logits
+        ids, mask = batching.padded(texts, 0)
+        labels = batching.padded(answers, -100)[0].to(model.device)
+        logits = model(input_ids=ids.to(model.device), attention_mask=mask.to(model.device), labels=labels).logits
     else:
         # each piece is said by the place before it
         read = [[*text, *lead_in, *answer[:-1]] for text, answer in zip(texts, answers, strict=True)]
         said = [
             [*[-100] * (len(text) + len(lead_in) - 1), *answer] for text, answer in zip(texts, answers, strict=True)
         ]
-        ids, mask = padded(read, model.device, 0)
-        labels, _ = padded(said, model.device, -100)
-        logits = model(input_ids=ids, attention_mask=mask).logits
+        ids, mask = batching.padded(read, 0)
+        labels = batching.padded(said, -100)[0].to(model.device)
+        logits = model(input_ids=ids.to(model.device), attention_mask=mask.to(model.device)).logits
     losses = torch.nn.functional.cross_entropy(
         logits.float().flatten(0, 1), labels.flatten(), ignore_index=-100, reduction="none"
     )
     return losses.view_as(labels), labels
-
-
-def padded(rows: Sequence[Sequence[int]], device: torch.device, padding: int) -> tuple[Tensor, Tensor]:
-    """Pieces and mask, `[B, T]`, padded on the right."""
-    longest = max(map(len, rows))
-    ids = torch.tensor([[*row, *[padding] * (longest - len(row))] for row in rows], device=device)
-    mask = torch.tensor([[1] * len(row) + [0] * (longest - len(row)) for row in rows], device=device)
-    return ids, mask
 
 
 @torch.inference_mode()
