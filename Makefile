@@ -13,7 +13,7 @@ demo: $(READY)  ## tune prompts of a language model, print the four-domain table
 	$(BIN)/preface bench --backbone smollm2 --task reviews --prompts 10
 
 test: $(READY)  ## the whole test suite
-	$(BIN)/pytest
+	$(BIN)/pytest --numprocesses 2 --dist worksteal
 
 precision: $(READY)  ## the tests whose numbers depend on the precision, in both
 	PREFACE_DTYPE=float32 $(BIN)/pytest -m precision

@@ -8,6 +8,8 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 os.environ.pop("PREFACE_DATA", None)
 os.environ["PREFACE_BACKBONE"] = "nano"  # fast, and always there
+if "PYTEST_XDIST_WORKER" in os.environ:  # one of several processes: tiny models, a core each
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import json
 from collections.abc import Iterator

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
+from copy import copy
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -15,9 +16,11 @@ from preface.backbones.load import load_backbone, resolved
 from preface.errors import UserError
 from preface.labelling.measures import measured
 from preface.records.results import Cell
-from preface.tasks import Split, Task
+from preface.tasks import Example, Split, Task
 from preface.tasks.options import DataOptions
 
+UNFIT = r"[^\w.+]+"
+"""What no folder's name has."""
 SEPARATOR = " · "
 """Between the parts of a column's name."""
 
@@ -34,7 +37,8 @@ class Setting:
         backbone: Backbone | None = None,
     ) -> None:
         self.folder, self.data, self.dtype, self.device = folder, data, dtype, device
-        self._given = self._loaded = backbone
+        self._given = backbone
+        self._loaded: dict[str, Backbone] = {}  # one at most; shared by all parts
         self._splits: dict[tuple[str, str, int | None], Split] = {}
 
     def backbone(self, name: str) -> Backbone:
@@ -42,10 +46,16 @@ class Setting:
         name = resolved(name)  # as a loaded one is called
         if self._given is not None and self._given.name == name:
             return self._given
-        if self._loaded is None or self._loaded.name != name:
-            self._loaded = None
-            self._loaded = load_backbone(name, self.dtype, self.device)
-        return self._loaded
+        if name not in self._loaded:
+            self._loaded.clear()
+            self._loaded[name] = load_backbone(name, self.dtype, self.device)
+        return self._loaded[name]
+
+    def part(self, name: str) -> Setting:
+        """The same for a part of the experiment, with a folder of its own."""
+        part = copy(self)
+        part.folder = self.folder / "tasks" / re.sub(UNFIT, "-", name)
+        return part
 
     def task(self, spec: str, labels: Mapping[str, str | None] | None = None) -> Task:
         """The task that `spec` names (`DataOptions.eval_task`)."""
@@ -86,7 +96,7 @@ class Column(BaseModel, ABC):
     @property
     def folder_name(self) -> str:
         """The label as the name of a folder."""
-        return re.sub(r"[^\w.+]+", "-", self.label).strip("-.") or "column"
+        return re.sub(UNFIT, "-", self.label).strip("-.") or "column"
 
     @classmethod
     def accepts(cls, fields: Mapping[str, Any]) -> set[str]:
@@ -120,7 +130,7 @@ class Trained(Column):
     def cell(
         self,
         task: Task,
-        gold: Sequence[str],
+        examples: Sequence[Example],
         predicted: Sequence[str],
         *,
         words: Sequence[str],
@@ -131,8 +141,8 @@ class Trained(Column):
         trained_parameters: int = 0,
         details: Mapping[str, Any] = {},
     ) -> Cell:
-        """What predicted labels of a task's test rows amount to; `words`: all labels."""
-        value, measures = measured(task.metric, gold, predicted, words)
+        """What predicted labels of a task's examples amount to; `words`: all labels."""
+        value, measures = measured(task.metric, examples, predicted, words)
         return Cell(
             backbone=backbone,
             method=self.label,
@@ -140,7 +150,7 @@ class Trained(Column):
             eval_task=task.name,
             metric=task.metric,
             value=value,
-            n=len(gold),
+            n=len(examples),
             seed=seed,
             trained_parameters=trained_parameters,
             seconds=seconds,

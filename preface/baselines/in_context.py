@@ -57,11 +57,10 @@ class InContext(Trained):
                 goes_on=True,
             )
             seconds = (time.perf_counter() - began) / len(prompts)
-            gold = [str(example.label) for example in examples]
             yield [
                 self.cell(
                     task,
-                    gold,
+                    examples,
                     [prediction.label for prediction in given],
                     words=trained_on.label_words,
                     trained_on=trained_on.name,

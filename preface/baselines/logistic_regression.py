@@ -66,7 +66,7 @@ class Classifier(Trained):
             yield [
                 self.cell(
                     task,
-                    labels_of(split),
+                    split.examples,
                     predicted,
                     words=task.label_words,
                     trained_on=trained_on.name,

@@ -168,7 +168,7 @@ class Weights(Trained):
             scores = label_scores(model.eval(), texts, labels, advance)
         return self.cell(
             task,
-            [str(example.label) for example in examples],
+            examples,
             [prediction.label for prediction in predictions_of(scores, labels)],
             words=trained_on.label_words,
             trained_on=trained_on.name,

@@ -173,10 +173,10 @@ def run_cells(run: Run) -> list[Cell]:
 
 def run_table(run: Run) -> Table:
     """Development scores by learning rate, over seeds."""
-    from preface.tasks.metric import METRIC_NAMES
+    from preface.tasks.metric import metric_title
 
     record, result = run.record, run.result
-    rows, metric = record.splits.validation.rows, METRIC_NAMES[record.task.metric]
+    rows, metric = record.splits.validation.rows, metric_title(record.task.metric)
     table = empty_table(
         f"{record.method.name} on {record.task.name}, {record.backbone} frozen",
         ("learning rate", "seeds", "mean", "± deviation", "best"),

@@ -12,6 +12,7 @@ from preface.experiments.matrix import eval_tasks, measure
 from preface.experiments.report import write_report
 from preface.experiments.spec import Experiment, load_experiment
 from preface.records.results import Cell
+from preface.tasks import groups_of
 from preface.tasks.metric import majority
 
 
@@ -58,8 +59,9 @@ def majorities(experiment: Experiment, setting: Setting) -> str:
     """What a constant answer would score, by each task's own metric: a number below it is no achievement."""
     shares = []
     for task in eval_tasks(experiment, setting):
-        gold = [str(example.label) for example in setting.split(task, "test").examples]
-        shares.append(f"{task.name} {100 * majority(task.metric, gold):.1f}")
+        examples = setting.split(task, "test").examples
+        score = majority(task.metric, [str(example.label) for example in examples], groups_of(examples))
+        shares.append(f"{task.name} {100 * score:.1f}")
     return f"Always naming the commonest label would score: {', '.join(shares)}."
 
 

@@ -11,6 +11,7 @@ import yaml
 from preface.baselines.column import Column, Setting
 from preface.errors import UserError
 from preface.experiments.spec import Experiment, load_experiment
+from preface.experiments.table import OWN_TASK
 from preface.records.atomic import write_atomically
 from preface.records.results import Cell, read_cells, write_cells
 from preface.tasks import Task
@@ -24,13 +25,33 @@ def measure(experiment: Experiment, setting: Setting) -> list[Cell]:
 
     Raises UserError for whatever can be known to be wrong before anything is trained: a slip should not cost an hour.
     """
-    columns, tasks = experiment.expanded(), eval_tasks(experiment, setting)
+    check(experiment, setting)
+    claim(setting.folder, experiment)
+    if not (parts := experiment.parts()):
+        return _measured(experiment, setting)
+    cells: list[Cell] = []
+    for name, part in parts.items():
+        measured = measure(part, setting.part(name))
+        cells += [replace(cell, details=cell.details | {OWN_TASK: True}) for cell in measured]
+        write_cells(setting.folder / RESULTS, cells)
+    return cells
+
+
+def check(experiment: Experiment, setting: Setting) -> None:
+    """Raise UserError for whatever can be known to be wrong before anything is trained."""
+    for name, part in experiment.parts().items():
+        check(part, setting.part(name))
+    tasks = eval_tasks(experiment, setting)
     for task in tasks:
         setting.split(task, "test")
-    for column in columns:
-        column.check(setting, tasks)
-    claim(setting.folder, experiment)
+    if experiment.train_task is not None:
+        for column in experiment.expanded():
+            column.check(setting, tasks)
 
+
+def _measured(experiment: Experiment, setting: Setting) -> list[Cell]:
+    """The cells of an experiment that trains on one task."""
+    columns, tasks = experiment.expanded(), eval_tasks(experiment, setting)
     cells = read_cells(setting.folder / RESULTS)
     for column in columns:
         done = {cell.eval_task for cell in cells if cell.method == column.label}
@@ -45,8 +66,10 @@ def measure(experiment: Experiment, setting: Setting) -> list[Cell]:
 
 def eval_tasks(experiment: Experiment, setting: Setting) -> list[Task]:
     """The tasks to evaluate on. A data file may hold the words of the labels, or the labels of the file trained on."""
-    trained = setting.task(experiment.train_task)
-    labels = {word: word for word in trained.label_words} | dict(trained.labels)
+    labels: dict[str, str | None] | None = None
+    if experiment.train_task is not None:
+        trained = setting.task(experiment.train_task)
+        labels = {**{word: word for word in trained.label_words}, **trained.labels}
     tasks = [setting.task(name, labels) for name in experiment.eval_tasks]
     repeated = [name for name, count in Counter(task.name for task in tasks).items() if count > 1]
     if repeated:

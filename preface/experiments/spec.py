@@ -39,7 +39,8 @@ class Experiment(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
     title: str
     backbone: str = Field(default_factory=default_backbone)
-    train_task: str
+    train_task: str | None = None
+    """None: each evaluation task is trained on by itself."""
     eval_tasks: tuple[str, ...] = Field(min_length=1)
     columns: tuple[Fields, ...] = Field(min_length=1)
     """A method or a kind by its name, or a mapping: `method` or `kind`, the fields in which it differs from the
@@ -84,6 +85,12 @@ class Experiment(BaseModel):
             raise ValueError(f"two columns are called {repeated}; give each a name of its own")
         return self
 
+    def parts(self) -> dict[str, Experiment]:
+        """By task, the experiments on one task each that it consists of; empty where one task is trained on."""
+        if self.train_task is not None:
+            return {}
+        return {name: self.changed(task=name, on=[name]) for name in self.eval_tasks}
+
     def expanded(self) -> list[Column]:
         """The columns, one for each combination of the values of its axes. Raises UserError."""
         found, unused = [], dict(self.vary)
@@ -110,7 +117,8 @@ class Experiment(BaseModel):
     def _shared(self) -> Fields:
         """Fields that hold for each column that has them."""
         names = ("backbone", "train_task", "train_rows", "seeds", "search")
-        return self.recipe | {name: getattr(self, name) for name in names}
+        given = self.recipe | {name: getattr(self, name) for name in names}
+        return given | {"train_task": self.train_task or self.eval_tasks[0]}
 
     def measured(self) -> Fields:
         """All that decides a number: not the title, the notes, what to try next, or where data lie."""

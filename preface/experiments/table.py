@@ -11,12 +11,17 @@ from typing import Any
 from preface.baselines.column import SEPARATOR, axis_value
 from preface.errors import UserError
 from preface.records.results import Cell, latest
-from preface.tasks.metric import METRIC_NAMES
+from preface.tasks.metric import metric_title
 
 MISSING = "–"
 
+OWN_TASK = "own_task"
+"""The entry of a cell's details that says: every task of its experiment is trained on by itself."""
+MEAN = "mean of the tasks"
+
 Key = tuple[str, str, str, str]
-"""Of a column: method, backbone, training task, settings. Numbers that differ in any of these never share a mean."""
+"""Of a column: method, backbone, training task, settings. Numbers that differ in any of these never share a mean; but
+where every task is trained on by itself, the last two are the task's own."""
 
 
 @dataclass(frozen=True)
@@ -57,14 +62,14 @@ class Row:
     @property
     def label(self) -> str:
         """The task, and the split and the metric where they are not the usual ones: `mrpc (dev, f1)`."""
-        usual = {"test", "accuracy"}
+        usual = {"test", "accuracy", ""}
         unusual = join(name for name in (self.split, self.metric) if name not in usual)
         return f"{self.task} ({unusual})" if unusual else self.task
 
     @property
     def n(self) -> str:
         """`1,821`, or `500–1,821`."""
-        return _span(self.counts)
+        return _span(self.counts) if self.counts else ""
 
     @property
     def best(self) -> frozenset[str]:
@@ -89,7 +94,7 @@ class Table:
     @property
     def metric(self) -> str:
         """The head of the first column: `accuracy (%)`, with all metrics where there are several."""
-        return f"{join(row.metric for row in self.rows)} (%)"
+        return f"{join(row.metric for row in self.rows if row.metric)} (%)"
 
 
 def pivot(cells: Sequence[Cell]) -> Table:
@@ -107,7 +112,10 @@ def pivot(cells: Sequence[Cell]) -> Table:
     for cell in cells:
         groups.setdefault((cell.eval_task, cell.split, cell.metric), []).append(cell)
     rows = tuple(_row(group, labels) for group in groups.values())
-    return Table(tuple(labels.values()), rows, _caption(cells, rows, labels))
+    caption = _caption(cells, rows, labels)
+    if len(rows) > 1 and any(cell.details.get(OWN_TASK) for cell in cells):
+        rows += (_mean(rows, labels.values()),)
+    return Table(tuple(labels.values()), rows, caption)
 
 
 def join(names: Iterable[str]) -> str:
@@ -123,6 +131,8 @@ def _span(numbers: Iterable[int]) -> str:
 
 def key_of(cell: Cell) -> Key:
     """The column that a cell belongs to."""
+    if cell.details.get(OWN_TASK):
+        return cell.method, cell.backbone, "", ""
     return cell.method, cell.backbone, cell.train_task or "", repr(sorted(_settings(cell).items()))
 
 
@@ -164,10 +174,21 @@ def _row(group: Sequence[Cell], labels: dict[Key, str]) -> Row:
     return Row(
         group[0].eval_task,
         group[0].split,
-        METRIC_NAMES.get(group[0].metric, group[0].metric),
+        metric_title(group[0].metric),
         tuple(dict.fromkeys(cell.n for cell in group)),
         {label: Entry(tuple(found)) for label, found in values.items()},
     )
+
+
+def _mean(rows: Sequence[Row], columns: Iterable[str]) -> Row:
+    """The unweighted mean over the tasks, seed by seed, of the columns that were measured on all of them."""
+    entries = {}
+    for column in columns:
+        values = [row.entries[column].values for row in rows if column in row.entries]
+        seeds = {len(each) for each in values}
+        if len(values) == len(rows) and len(seeds) == 1:
+            entries[column] = Entry(tuple(map(mean, zip(*values, strict=True))))
+    return Row(MEAN, "", "", (), entries)
 
 
 def _caption(cells: Sequence[Cell], rows: Sequence[Row], labels: dict[Key, str]) -> str:
@@ -190,7 +211,9 @@ def _caption(cells: Sequence[Cell], rows: Sequence[Row], labels: dict[Key, str])
         case _:
             said = f"{spread} over seeds ({join(f'{label}: {count}' for label, count in seeds.items())})"
     sentences = [f"{join(row.metric for row in rows)} in percent, {said}"]
-    if trained_on := join(task for _, _, task, _ in labels if task):
+    if any(cell.details.get(OWN_TASK) for cell in cells):
+        sentences.append("Trained on each task by itself")
+    elif trained_on := join(task for _, _, task, _ in labels if task):
         sentences.append(f"Trained on {trained_on}")
     if backbones := join(backbone for _, backbone, _, _ in labels if backbone):
         sentences.append(f"Frozen: {backbones}")

@@ -240,9 +240,8 @@ class _Voters:
     ) -> Cell:
         """`place`: of a prompt among all, which stands for its seed: runs may have the same."""
         words = self.labels.words
-        gold = [str(example.label) for example in split.examples]
         predicted = [words[column] for column in scores.argmax(-1).tolist()]
-        value, details = measured(task.metric, gold, predicted, words)
+        value, details = measured(task.metric, split.examples, predicted, words)
         return Cell(
             backbone=self.model.name,
             method=name,
@@ -250,7 +249,7 @@ class _Voters:
             eval_task=task.name,
             metric=task.metric,
             value=value,
-            n=len(gold),
+            n=len(predicted),
             seed=place,
             trained_parameters=sum(card.trained_parameters for card in cards),
             seconds=seconds,

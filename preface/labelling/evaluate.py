@@ -26,7 +26,7 @@ from preface.records.results import Cell, add_cells, read_cells
 from preface.records.run import Run
 from preface.tasks import Split, Task
 from preface.tasks.find import refuse_outside
-from preface.tasks.metric import OF_NUMBERS
+from preface.tasks.metric import of_numbers
 from preface.tasks.options import DataOptions
 from preface.terminal.progress import say, warn, warn_skipped
 
@@ -73,7 +73,7 @@ def evaluate(
     if how.scoring == "generate" and any(subject.ensemble for subject in subjects.all):
         raise UserError("scoring generate: an ensemble writes no text of its own; give scoring rank")
     tasks = tasks_of(on, subjects, data)
-    if how.scoring == "generate" and (wrong := next((task for task in tasks if task.metric in OF_NUMBERS), None)):
+    if how.scoring == "generate" and (wrong := next((task for task in tasks if of_numbers(task.metric)), None)):
         raise UserError(
             f"scoring generate: {wrong.name} is judged by numbers, and text need be none; give scoring rank"
         )
@@ -175,11 +175,10 @@ class _Evaluation:
     ) -> Cell:
         """What one prompt's predictions amount to."""
         words = self._words(task)
-        gold = [str(example.label) for example in examples.examples]
         labels = [prediction.label for prediction in given]
         if len(set(labels)) == 1 and len(labels) > 1:
             warn(f"{task.name}: {subject.method} predicts {labels[0]!r} for every row")
-        value, details = measured(task.metric, gold, labels, words)
+        value, details = measured(task.metric, examples.examples, labels, words)
         if self.how.scoring == "generate":
             details["illegal"] = sum(label not in words for label in labels) / len(labels)
         return Cell(
@@ -189,7 +188,7 @@ class _Evaluation:
             eval_task=task.name,
             metric=task.metric,
             value=value,
-            n=len(gold),
+            n=len(labels),
             seed=subject.seed,
             trained_parameters=subject.trained_parameters,
             seconds=seconds,

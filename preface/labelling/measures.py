@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from preface.tasks import Example, groups_of
 from preface.tasks.metric import metric
 
 OTHER = "(none of the labels)"
@@ -32,11 +33,14 @@ def wilson(share: float, n: int, z: float = 1.96) -> tuple[float, float]:
 
 
 def measured(
-    name: str, gold: Sequence[str], predicted: Sequence[str], words: Sequence[str]
+    name: str, examples: Sequence[Example], predicted: Sequence[str], words: Sequence[str]
 ) -> tuple[float, dict[str, Any]]:
     """The metric of that name, in [0, 1], and what a cell's details say beside it."""
-    value = metric(name, gold, predicted)
+    gold, groups = [str(example.label) for example in examples], groups_of(examples)
+    value = metric(name, gold, predicted, groups)
     details: dict[str, Any] = {"confusion": confusion(gold, predicted, words), "right": _right(gold, predicted)}
+    if "+" in name:
+        details["metrics"] = {part: metric(part, gold, predicted, groups) for part in name.split("+")}
     if name == "accuracy":
         details["interval"] = list(wilson(value, len(gold)))
     return value, details

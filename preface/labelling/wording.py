@@ -10,7 +10,7 @@ from preface.backbones.base import Backbone
 from preface.labelling.answers import predictions_on
 from preface.labelling.options import Calibration
 from preface.prompts import Prompts
-from preface.tasks import Example, Task
+from preface.tasks import Example, Task, groups_of
 from preface.tasks.example import literal
 from preface.tasks.metric import metric
 from preface.tasks.task import Instruction
@@ -57,7 +57,8 @@ def best_wording(
             instruction=instruction, cue=task.cue, title=f"{task.name} · wording {len(scores) + 1}",
             calibration=calibration,
         )  # fmt: skip
-        scores[instruction] = metric(task.metric, gold, [prediction.label for prediction in given])
+        said = [prediction.label for prediction in given]
+        scores[instruction] = metric(task.metric, gold, said, groups_of(rows))
     best = max(scores, key=lambda instruction: scores[instruction])
     say(f"zero-shot: of {len(scores)} wordings {best.shown} does best on {len(rows)} development rows of {task.name}")
     return Wording(best, f"{task.name}, {len(rows)} development rows, {task.metric} {100 * scores[best]:.1f}")

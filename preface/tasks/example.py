@@ -96,6 +96,8 @@ class Example:
     fields: Mapping[str, str]
     label: str | None
     template: Template = ONE_TEXT
+    group: str = ""
+    """What rows that belong together have in common; empty: it stands for itself."""
 
     @classmethod
     def of(cls, text: str, label: str | None = None) -> Example:
@@ -106,6 +108,11 @@ class Example:
     def text(self) -> str:
         """The whole text."""
         return self.template.render(self.fields)
+
+
+def groups_of(examples: Sequence[Example]) -> list[str]:
+    """What each example belongs to, as `preface.tasks.metric.metric` takes it; empty where each stands for itself."""
+    return [example.group for example in examples] if any(example.group for example in examples) else []
 
 
 def render(

@@ -207,6 +207,7 @@ def _read_files(
             quoted=files.quoted,
             columns=files.columns,
             labels=labels,
+            nested=files.nested,
             on_bad=on_bad,
         )
         count = _collect(task, rows, found, on_bad)

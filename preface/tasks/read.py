@@ -5,10 +5,10 @@ from __future__ import annotations
 import csv
 import json
 import math
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from itertools import chain, zip_longest
+from itertools import chain, product, zip_longest
 from pathlib import Path
 from typing import Any, Literal
 
@@ -93,14 +93,16 @@ def iter_rows(
     quoted: bool = True,
     columns: Sequence[str] | None = None,
     labels: str | Path | None = None,
+    nested: Mapping[str, str] = {},
     need: Collection[str] = (),
     on_bad: OnBad = raise_bad,
 ) -> Iterator[Row]:
     """Stream the rows of a file, or of standard input (`-`: JSON Lines, a JSON array, or else CSV).
 
     `separator` and `quoted` are for tables (GLUE's files know no quoting); `columns` names the columns of a
-    file without a header; `labels` is the file whose lines are the labels of a `txt` file; `need` are fields of
-    which a table's header must have one.
+    file without a header; `labels` is the file whose lines are the labels of a `txt` file; `nested` gives the place of
+    each field in JSON's nested objects, where a list on the way makes a row of each item; `need` are fields of which a
+    table's header must have one.
 
     Raises UserError, naming file and line, for a file that is missing, has the wrong encoding, or no usable
     header; a single row that is broken goes to `on_bad`.
@@ -130,6 +132,8 @@ def iter_rows(
             separator = separator or ("\t" if format == "tsv" else ",")
             records = _quoted(lines, separator) if quoted else _unquoted(lines, separator)
             rows = _table(records, name, columns, need, on_bad)
+        if nested:
+            rows = _unnested(rows, {field: tuple(place.split(".")) for field, place in nested.items()}, on_bad)
         yield from _without_nul(rows, on_bad)
 
 
@@ -140,6 +144,34 @@ def _without_nul(rows: Iterator[Row], on_bad: OnBad) -> Iterator[Row]:
             yield row
         else:
             on_bad(f"{row.place}: the field '{brief(broken)}' holds a NUL byte; take it out (or --encoding)")
+
+
+def _unnested(rows: Iterable[Row], places: Mapping[str, tuple[str, ...]], on_bad: OnBad) -> Iterator[Row]:
+    for row in rows:
+        try:
+            found = _fields_at(row.fields, places)
+        except KeyError as error:
+            on_bad(f"{row.place}: has no field '{error.args[0]}'; name the right place, or leave the row out")
+            continue
+        for fields in found:
+            yield Row(row.file, row.line, fields, row.unit)
+
+
+def _fields_at(value: Any, places: Mapping[str, tuple[str, ...]], above: str = "") -> list[dict[str, Any]]:
+    """The fields at their places in a value, once for each item of the lists on the way. Raises KeyError."""
+    if isinstance(value, list):
+        return [fields for item in value for fields in _fields_at(item, places, above)]
+    here = {field: value for field, place in places.items() if not place}
+    below: dict[str, dict[str, tuple[str, ...]]] = {}
+    for field, place in places.items():
+        if place:
+            below.setdefault(place[0], {})[field] = place[1:]
+    parts = []
+    for key, deeper in below.items():
+        if not isinstance(value, dict) or key not in value:
+            raise KeyError(f"{above}{key}")
+        parts.append(_fields_at(value[key], deeper, f"{above}{key}."))
+    return [{name: item for part in (here, *chosen) for name, item in part.items()} for chosen in product(*parts)]
 
 
 def _sniffed(lines: Iterator[str], need: Collection[str]) -> tuple[Format, Iterator[str]]:

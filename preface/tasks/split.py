@@ -147,15 +147,29 @@ def _chosen(rule: SplitRule, rows: Sequence[Example], free: list[int]) -> list[i
         return free
     # random() is the one method whose sequence Python guarantees to keep between versions
     generator = random.Random(rule.seed)
-    ranks = {i: generator.random() for i in free}
-    shuffled = sorted(free, key=ranks.__getitem__)
-    if rule.share is None:
-        return sorted(shuffled[: rule.size])
+    together: dict[str, list[int]] = defaultdict(list)
+    for i in free:
+        together[rows[i].group or str(i)].append(i)
+    ranks = {name: generator.random() for name in together}
+    shuffled = [together[name] for name in sorted(together, key=ranks.__getitem__)]
+    if rule.share is None or len(shuffled) < len(free):
+        size = len(free) if rule.share is None else max(1, round(rule.share * len(free)))
+        return sorted(_filled(shuffled, min(size, rule.size or size)))
     by_label: dict[str | None, list[int]] = defaultdict(list)
-    for i in shuffled:
+    for (i,) in shuffled:
         by_label[rows[i].label].append(i)
     quotas = _quotas({label: len(group) for label, group in by_label.items()}, rule.share, rule.size)
     return sorted(i for label, group in by_label.items() for i in group[: quotas[label]])
+
+
+def _filled(groups: Iterable[list[int]], size: int) -> list[int]:
+    """Whole groups until there are `size` rows, or as many as fit; at least one group."""
+    chosen: list[int] = []
+    for group in groups:
+        if chosen and len(chosen) + len(group) > size:
+            break
+        chosen += group
+    return chosen
 
 
 def _quotas(counts: dict[str | None, int], share: float, size: int | None) -> dict[str | None, int]:

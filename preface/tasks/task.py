@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import (
-    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -21,7 +21,7 @@ from pydantic import (
 from preface.errors import UserError
 from preface.tasks.example import Example, Template
 from preface.tasks.lines import listed, refuse_half_characters
-from preface.tasks.metric import METRIC_NAMES, OF_NUMBERS
+from preface.tasks.metric import check_metric, is_number
 from preface.tasks.read import Format, Row, is_blank
 
 SplitName = Literal["train", "validation", "test"]
@@ -36,12 +36,6 @@ def _as_text(value: Any) -> Any:
 
 def _as_tuple(value: Any) -> Any:
     return (value,) if isinstance(value, str) else value
-
-
-def _metric(name: str) -> str:
-    if name not in METRIC_NAMES:
-        raise ValueError(f"{name!r} is none of {', '.join(METRIC_NAMES)}")
-    return name
 
 
 CUE = "Answer:"
@@ -73,12 +67,17 @@ class FileSource(Model):
     """False for tables in which quotes are plain characters, as in GLUE's."""
     columns: tuple[str, ...] | None = None
     """Names of the columns of files without a header."""
+    nested: dict[str, str] = {}
+    """For JSON: the place of each field in nested objects, as `passage.questions.answers.text`. A list on the way
+    makes a row of each of its items."""
 
     @model_validator(mode="after")
     def _fits_the_format(self) -> FileSource:
         wanted = {"text@label": 2, "txt": 2 if self.labels else 1}.get(self.format or "")
         if self.columns is not None and wanted is not None and len(self.columns) != wanted:
             raise ValueError(f"columns needs {wanted} names for the format {self.format}")
+        if self.nested and self.format not in (None, "json", "jsonl"):
+            raise ValueError(f"nested is for JSON, not for the format {self.format}")
         if self.labels and (self.format != "txt" or set(self.labels) != set(self.parts)):
             raise ValueError("labels needs format: txt, and the same parts as in parts")
         return self
@@ -117,6 +116,9 @@ class Fields(Model):
 
     input: Texts
     label: str
+    group: tuple[str, ...] = ()
+    """Fields that rows which belong together have in common, such as a question with several answers, each right or
+    wrong: splits keep them together, and the metric `exact` asks for all of them."""
 
 
 class SplitRule(Model):
@@ -127,9 +129,10 @@ class SplitRule(Model):
 
     part: str
     size: PositiveInt | None = None
-    """At most so many rows, drawn without replacement."""
+    """At most so many rows, drawn without replacement, but whole groups."""
     share: Annotated[float, Field(gt=0, lt=1)] | None = None
-    """Draw this share of each label's rows (at least 2, at most all but one), together at most `size`."""
+    """Draw this share of each label's rows (at least 2, at most all but one), together at most `size`; of rows that
+    belong together (`Fields.group`) whole groups, whatever their labels."""
     seed: int = 0
     apart: bool = True
     """False: other splits may have the same texts, as where a whole data file can be the test split."""
@@ -203,7 +206,8 @@ class Task(Model):
     """The label word of each label value as text; rows whose value has no word (null) are left out."""
     label_step: PositiveFloat | None = None
     """For label values that are numbers: each is rounded to the nearest multiple, written as `labels` write it."""
-    metric: Annotated[str, AfterValidator(_metric)] = "accuracy"
+    metric: str = "accuracy"
+    """As `preface.tasks.metric.metric` takes it: `macro_f1`, `f1:yes`, or `accuracy+macro_f1` for their mean."""
     splits: dict[SplitName, SplitRule] = Field(min_length=1)
     options: dict[str, Option] = {}
     folder: Path | None = None
@@ -238,8 +242,7 @@ class Task(Model):
                 raise ValueError(f"instructions.{number}: {{{other}}} is no field of the template, which has {have}")
         if len(self.label_words) < 2 or "" in self.label_words:
             raise ValueError(f"labels needs two or more different words, not {list(self.label_words)}")
-        if self.metric in OF_NUMBERS and (word := next((w for w in self.label_words if not _is_number(w)), None)):
-            raise ValueError(f"metric {self.metric} needs label words that are numbers, not {word!r}")
+        check_metric(self.metric, self.label_words)
         for name, rule in self.splits.items():
             if rule.part not in self.source.parts:
                 known = ", ".join(sorted(self.source.parts)) or "none"
@@ -254,21 +257,14 @@ def label_value(value: Any) -> str:
     return str(value).strip()
 
 
-def _is_number(text: str) -> bool:
-    try:
-        return math.isfinite(float(text))
-    except ValueError:
-        return False
-
-
 def label_key(task: Task, value: Any) -> str:
     """A label value as the task's `labels` write it."""
     text = label_value(value)
-    if task.label_step is None or not _is_number(text):
+    if task.label_step is None or not is_number(text):
         return text
     nearest = round(float(text) / task.label_step) * task.label_step
     return next(
-        (key for key in task.labels if _is_number(key) and math.isclose(float(key), nearest, abs_tol=1e-9)), text
+        (key for key in task.labels if is_number(key) and math.isclose(float(key), nearest, abs_tol=1e-9)), text
     )
 
 
@@ -314,11 +310,17 @@ def example_of(task: Task, row: Row, label: str | None) -> Example:
         for old, new in task.replace.items():
             text = text.replace(old, new)
         fields[name] = text.strip()
-    example = Example(fields, label, task.wording)
+    group = _group(row, task.fields.group) if task.fields.group else ""
+    example = Example(fields, label, task.wording, group)
     if not (text := example.text):
         raise UserError(f"{row.place}: the text is empty once the task's replacements are made; leave the row out")
     refuse_half_characters(text, row.place, inputs)
     return example
+
+
+def _group(row: Row, fields: tuple[str, ...]) -> str:
+    """The same for all rows that have these fields in common; short, for a field may be a whole passage."""
+    return hashlib.sha256("\0".join(str(row.value(name)) for name in fields).encode()).hexdigest()[:16]
 
 
 def _text(row: Row, field: str, inputs: tuple[str, ...]) -> str:

@@ -18,7 +18,7 @@ from preface.records.atomic import write_atomically
 from preface.records.card import Member, Origin, PromptCard, save_prompt
 from preface.records.results import installed_versions
 from preface.records.run import RateSummary, Result, RunRecord
-from preface.tasks.metric import METRIC_NAMES, majority
+from preface.tasks.metric import metric_title
 from preface.terminal.progress import warn
 
 
@@ -34,6 +34,8 @@ class Outcome:
     labels: LabelWords
     gold: Tensor
     """Right labels of the development rows, `[N]`."""
+    majority: float
+    """What always naming the commonest of them would score."""
     counts: Counts
     cut_inputs: dict[str, int]
     steps: int
@@ -48,7 +50,7 @@ def finish(folder: Path, record: RunRecord, outcome: Outcome) -> None:
         save_prompt(folder / "prompts" / f"{member.index:02d}", outcome.prompts, card, member.index)
         if member is best:
             save_prompt(folder / "prompt", outcome.prompts, card, member.index)
-    warn_of(outcome.predictions, outcome.gold, best.score, outcome.labels.words, record.task.metric)
+    warn_of(outcome.predictions, best.score, outcome.majority, outcome.labels.words, record.task.metric)
     write_predictions(folder / "predictions.jsonl", outcome)
     result = Result(
         best=best.index,
@@ -58,7 +60,7 @@ def finish(folder: Path, record: RunRecord, outcome: Outcome) -> None:
         seconds=outcome.seconds,
         trained_parameters=outcome.counts.trained,
         stored_parameters=outcome.counts.stored,
-        majority=majority(record.task.metric, outcome.gold.tolist()),
+        majority=outcome.majority,
         cut_inputs=outcome.cut_inputs,
     )
     record.finish(folder, result)
@@ -87,14 +89,14 @@ def write_predictions(path: Path, outcome: Outcome) -> None:
     write_atomically(path, "".join(json.dumps(line) + "\n" for line in lines))
 
 
-def warn_of(predictions: Tensor, gold: Tensor, best: float, words: Sequence[str], metric_name: str) -> None:
+def warn_of(predictions: Tensor, best: float, majority: float, words: Sequence[str], metric_name: str) -> None:
     """Say what a number alone would hide."""
     if len(predictions.argmax(-1).unique()) == 1:
         word = words[int(predictions[0].argmax())]
         warn(f"the best prompt predicts {word!r} for every development row; try other learning rates or more steps")
-    elif best <= majority(metric_name, gold.tolist()):
+    elif best <= majority:
         warn(
-            f"the best development {METRIC_NAMES[metric_name]}, {best:.3f}, is no better than always naming the "
+            f"the best development {metric_title(metric_name)}, {best:.3f}, is no better than always naming the "
             "commonest label; try other learning rates, more steps or another initialisation"
         )
 

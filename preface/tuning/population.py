@@ -180,6 +180,7 @@ class Population:
             predictions=self._scores(prompts.select([best_of(members).index]))[0],
             labels=self.rows.labels,
             gold=self.rows.gold,
+            majority=self.rows.majority(self.metric),
             counts=self.method.counts(self.backbone),
             cut_inputs=self.rows.cut,
             steps=at.steps,

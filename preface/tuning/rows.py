@@ -15,8 +15,8 @@ from preface.backbones.contexts import Inputs
 from preface.labelling.label_words import LabelWords
 from preface.labelling.labeller import Labeller
 from preface.prompts import Prompts
-from preface.tasks import Split, render
-from preface.tasks.metric import metric
+from preface.tasks import Split, groups_of, render
+from preface.tasks.metric import majority, metric
 from preface.tasks.task import CUE
 from preface.terminal.progress import warn, warn_skipped
 from preface.tuning.recipe import Recipe
@@ -31,6 +31,8 @@ class Rows:
     """Text and label word of each training row."""
     training: list[list[int]]
     development: list[list[int]]
+    groups: list[str]
+    """What each development row belongs to (`Example.group`); empty: each to itself."""
     gold: Tensor
     """The place of each development row's label among the label words, `[N]`."""
     cut: dict[str, int]
@@ -62,7 +64,7 @@ class Rows:
         warn_skipped(training.task, list(dict.fromkeys([*training.skipped, *development.skipped])))
         gold = torch.tensor([places[str(example.label)] for example in development.examples])
         examples = [(example.text, str(example.label)) for example in training.examples]
-        return cls(labels, examples, ids[0], ids[1], gold, cut)
+        return cls(labels, examples, ids[0], ids[1], groups_of(development.examples), gold, cut)
 
     @property
     def lengths(self) -> list[int]:
@@ -90,10 +92,17 @@ class Rows:
     def score_and_loss(self, metric_name: str, log_probabilities: Tensor) -> tuple[float, float]:
         """The metric on the development rows, and the mean −log of the right label's probability among the labels, of
         `[N, C]`."""
-        words = self.labels.words
-        gold = [words[label] for label in self.gold.tolist()]
-        predicted = [words[label] for label in log_probabilities.argmax(-1).tolist()]
-        return metric(metric_name, gold, predicted), float(cross_entropy(log_probabilities, self.gold))
+        predicted = [self.labels.words[label] for label in log_probabilities.argmax(-1).tolist()]
+        value = metric(metric_name, self._gold_words, predicted, self.groups)
+        return value, float(cross_entropy(log_probabilities, self.gold))
+
+    def majority(self, metric_name: str) -> float:
+        """What always naming the commonest label would score on the development rows."""
+        return majority(metric_name, self._gold_words, self.groups)
+
+    @property
+    def _gold_words(self) -> list[str]:
+        return [self.labels.words[label] for label in self.gold.tolist()]
 
 
 class Development:

@@ -12,11 +12,12 @@ from preface.experiments.differences import Differences, differences
 from preface.experiments.report import write_report
 from preface.labelling.measures import measured, right_answers
 from preface.records.results import Cell
+from preface.tasks import Example
 
 
 def cell(method: str, right: Any, task: str = "cr", seed: int | None = None) -> Cell:
     given = ["yes" if one else "no" for one in right]
-    value, details = measured("accuracy", ["yes"] * len(given), given, ("yes", "no"))
+    value, details = measured("accuracy", [Example.of("", "yes")] * len(given), given, ("yes", "no"))
     trained_on = None if method == "zero-shot" else "sst2"
     return Cell("small", method, trained_on, task, "accuracy", value, len(given), seed, 1, 0.0, details=details)
 

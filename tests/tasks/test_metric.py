@@ -10,7 +10,7 @@ from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
 
 from preface.errors import UserError
 from preface.tasks import load_task
-from preface.tasks.metric import METRIC_NAMES, metric
+from preface.tasks.metric import METRIC_NAMES, metric, metric_title
 from preface.tasks.registry import task_of
 
 WORD = st.sampled_from(["a", "b", "c", "elsewhere"])
@@ -23,6 +23,35 @@ def test_metrics_are_scikit_learn_s(rows: list[tuple[str, str]]) -> None:
     wanted = f1_score(gold, said, average="macro", labels=sorted(set(gold)), zero_division=0)
     assert metric("macro_f1", gold, said) == pytest.approx(wanted)
     assert metric("matthews", gold, said) == pytest.approx(matthews_corrcoef(gold, said))
+
+
+@given(st.lists(st.tuples(WORD, WORD), min_size=1, max_size=30))
+def test_f1_of_a_label_and_means(rows: list[tuple[str, str]]) -> None:
+    gold, said = (list(column) for column in zip(*rows, strict=True))
+    wanted = f1_score([g == "a" for g in gold], [s == "a" for s in said], zero_division=0)
+    assert metric("f1:a", gold, said) == pytest.approx(wanted)
+    mean = (metric("accuracy", gold, said) + metric("f1:a", gold, said)) / 2
+    assert metric("accuracy+f1:a", gold, said) == pytest.approx(mean)
+
+
+def test_a_group_is_right_where_all_its_rows_are() -> None:
+    gold, said = ["a", "b", "a", "a", "b"], ["a", "b", "b", "a", "b"]
+    assert metric("exact", gold, said, ["x", "y", "x", "y", "z"]) == pytest.approx(2 / 3)
+    assert metric("exact", gold, said) == metric("accuracy", gold, said)
+
+
+def test_titles_of_metrics() -> None:
+    assert metric_title("f1:yes+exact") == "mean of F1 of yes and exact match"
+    assert metric_title("macro_f1") == "macro-F1"
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [("f1:perhaps", "no label is called so; there are negative, positive"), ("accuracy+best", "'best' is none of")],
+)
+def test_metrics_that_do_not_suit_a_task(name: str, says: str) -> None:
+    with pytest.raises(UserError, match=says):
+        task_of(load_task("film").model_dump() | {"metric": name}, "mine.yaml")
 
 
 NUMBER = st.sampled_from([f"{place / 5:.1f}" for place in range(26)])

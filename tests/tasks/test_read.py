@@ -300,3 +300,27 @@ def test_memory_does_not_grow_with_the_file(tmp_path: Path) -> None:
     assert rows == 60_000
     unit = 1 if sys.platform == "darwin" else 1024
     assert grown * unit < 10_000_000 < path.stat().st_size
+
+
+NESTED = {"text": "passage.text", "question": "passage.questions.ask", "answer": "passage.questions.answers.say"}
+PASSAGE = {
+    "text": "t",
+    "questions": [{"ask": "q", "answers": [{"say": "a"}, {"say": "b"}]}, {"ask": "r", "answers": []}],
+}
+
+
+def test_lists_of_nested_objects_are_rows(tmp_path: Path) -> None:
+    path = file(tmp_path, "nested.jsonl", "\n" + json.dumps({"passage": PASSAGE, "other": 1}))
+    rows = list(iter_rows(path, nested=NESTED))
+    assert [row.fields for row in rows] == [{"text": "t", "question": "q", "answer": answer} for answer in "ab"]
+    assert {row.line for row in rows} == {2}
+
+
+def test_nested_places_that_are_not_there(tmp_path: Path) -> None:
+    lines = [{"passage": PASSAGE}, {"passage": {"text": "t"}}, {"passage": 3}]
+    path, bad = file(tmp_path, "nested.jsonl", "\n".join(map(json.dumps, lines))), []
+    assert len(list(iter_rows(path, nested=NESTED, on_bad=bad.append))) == 2
+    assert [message.partition(";")[0] for message in bad] == [
+        f"{path} line 2: has no field 'passage.questions'",
+        f"{path} line 3: has no field 'passage.text'",
+    ]

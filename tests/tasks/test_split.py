@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import io
+import json
 import subprocess
 import sys
 import time
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from preface.tasks import Example, iter_examples, load_split, load_task
+from preface.tasks.registry import task_of
 from preface.tasks.split import folded
 from tests.tasks.making import Rows, fails, jsonl, rows, task, texts
 
@@ -162,3 +165,26 @@ def test_loading_is_quick_and_datasets_is_not_imported(tmp_path: Path) -> None:
     )
     done = subprocess.run([sys.executable, "-c", script, tmp_path], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
+
+
+@pytest.mark.parametrize("rule", [{"size": 15}, {"share": 0.3}, {"share": 0.5, "size": 12}])
+def test_rows_that_belong_together_stay_together(tmp_path: Path, rule: dict[str, Any]) -> None:
+    rows = [
+        {"text": f"question {q} answer {a}", "question": f"question {q}", "label": ("no", "yes")[(q + a) % 2]}
+        for q in range(20)
+        for a in range(2 + q % 3)
+    ]
+    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    definition = {
+        "name": "grouped",
+        "source": {"files": {"parts": {"all": "rows.jsonl"}}},
+        "fields": {"input": "text", "label": "label", "group": ["question"]},
+        "labels": {"no": "no", "yes": "yes"},
+        "splits": {"train": {"part": "all"}, "validation": {"part": "all"} | rule},
+    }
+    task = task_of(definition, "grouped.yaml")
+    train, held_out = (load_split(task, name, data=tmp_path).examples for name in ("train", "validation"))
+    assert len(train) + len(held_out) == len(rows)
+    assert not {row.group for row in train} & {row.group for row in held_out}
+    most = min(rule.get("size", 99), round(rule.get("share", 1) * len(rows)))
+    assert most - 4 < len(held_out) <= most

@@ -18,7 +18,22 @@ SENTIMENT = {
     "company_news", "cr", "film", "financial_phrasebank", "imdb", "mpqa",
     "posts", "reviews", "semeval_twitter", "sst2", "tweets",
 }  # fmt: skip
-SHIPPED = SENTIMENT | {"boolq", "cb", "cola", "copa", "mrpc", "qnli", "rte", "stsb", "subj", "trec", "wic", "wnli"}
+SHIPPED = SENTIMENT | {
+    "boolq",
+    "cb",
+    "cola",
+    "copa",
+    "mrpc",
+    "multirc",
+    "qnli",
+    "rte",
+    "stsb",
+    "subj",
+    "trec",
+    "wic",
+    "wnli",
+    "wsc",
+}
 
 
 def definition(**changes: Any) -> dict[str, Any]:
@@ -48,7 +63,7 @@ def test_shipped_tasks() -> None:
         assert task.name == name
         assert task.description
         assert (task.label_words == ("negative", "positive")) == (name in SENTIMENT)
-        assert (task.metric == "accuracy") == (name not in {"cb", "cola", "stsb"})
+        assert (task.metric == "accuracy") == (name not in {"cb", "cola", "multirc", "stsb"})
         assert "test" in task.splits
 
 
@@ -131,7 +146,7 @@ def test_a_yaml_of_ones_own(tmp_path: Path) -> None:
         (definition(labels={0: "same", 1: "same"}), "labels needs two or more different words"),
         (definition(labels={True: "good", False: "bad"}), "write it in quotes"),
         (definition(labels={"a": True, "b": "bad"}), "write it in quotes"),
-        (definition(metric="f7"), "metric: 'f7' is none of accuracy, macro_f1"),
+        (definition(metric="f7"), "metric 'f7' is none of accuracy, macro_f1"),
         (
             definition(splits={"dev": {"part": "all"}}),
             "splits.dev: Input should be 'train', 'validation' or 'test'",
