@@ -37,12 +37,12 @@ from sides import BATCH, SHAPES, TARGET, Ours, Peft, backbone, hardware, rows, s
 from torch import Tensor
 
 from preface.backbones.base import Backbone
+from preface.backbones.batching import answers_of
 from preface.backbones.contexts import Inputs
 from preface.backbones.load import dtype_name, dtype_named
 from preface.methods import Method, PrefixTuning, PromptTuning
 from preface.prompts import Prompts
 from preface.records.results import installed_versions
-from preface.tuning.step import answers_of
 
 Kind = Literal["prefix", "prompt"]
 INPUTS = 67_349

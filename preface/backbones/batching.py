@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 POOL = 64
 """Batches sorted by length together; more saves padding, fewer mixes better."""
@@ -105,3 +106,14 @@ def by_length(lengths: Sequence[int], token_budget: int, batch_size: int | None 
     """
     order = sorted(range(len(lengths)), key=lambda index: -lengths[index])
     return cut(order, lengths, batch_size, token_budget, least=token_budget / 4)
+
+
+def answers_of(targets: Sequence[Sequence[int]], lead_in: Sequence[int]) -> tuple[Tensor, Tensor]:
+    """What answers read, and the piece to come after each (−100: none is learned), both `[B, S]`.
+
+    On the CPU, where counting labels keeps no device waiting.
+    """
+    unlearned = [-100] * (len(lead_in) - 1)
+    inputs = [torch.tensor([*lead_in, *pieces[:-1]]) for pieces in targets]
+    labels = [torch.tensor([*unlearned, *pieces]) for pieces in targets]
+    return pad_sequence(inputs, batch_first=True), pad_sequence(labels, batch_first=True, padding_value=-100)

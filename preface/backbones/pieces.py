@@ -55,8 +55,9 @@ class Pieces(ABC):
         """The pieces that an answer begins after."""
 
     @abstractmethod
-    def answer_pieces(self, answers: Sequence[str], cue: str) -> list[list[int]]:
-        """The pieces of answers after a cue, each with what ends it."""
+    def answer_pieces(self, answers: Sequence[str], cue: str, ended: bool = False) -> list[list[int]]:
+        """The pieces of answers after a cue. Where they are label words, they may be told apart without what ends an
+        answer; `ended`: each has it."""
 
     def _pieces(self, text: str) -> list[int]:
         pieces: list[int] = self.tokenizer(text, add_special_tokens=False)["input_ids"]
@@ -86,7 +87,7 @@ class T5Pieces(Pieces):
     def lead_in(self, cue: str) -> tuple[int, ...]:
         return (self.config.decoder_start_token_id,)
 
-    def answer_pieces(self, answers: Sequence[str], cue: str) -> list[list[int]]:
+    def answer_pieces(self, answers: Sequence[str], cue: str, ended: bool = True) -> list[list[int]]:
         """Each is ended by `</s>`."""
         return self.tokenize(answers, LONGEST_ANSWER)[0]
 
@@ -118,9 +119,9 @@ class CausalPieces(Pieces):
         pieces = self._pieces(cue)
         return tuple(pieces[-1:] if len(pieces) > 1 else self._pieces(NEWLINE + cue))
 
-    def answer_pieces(self, answers: Sequence[str], cue: str) -> list[list[int]]:
-        """The words go on from the cue, after a space unless a line has ended. They are ended only where one is the
-        beginning of another: what follows a word is then part of what is asked."""
+    def answer_pieces(self, answers: Sequence[str], cue: str, ended: bool = False) -> list[list[int]]:
+        """The words go on from the cue, after a space unless a line has ended. Label words are ended only where one is
+        the beginning of another: what follows a word is then part of what is asked."""
         _, cue = self._around(cue)
         space = "" if cue.endswith(NEWLINE) else " "
         known = self._pieces(cue)
@@ -129,8 +130,9 @@ class CausalPieces(Pieces):
             together = self._pieces(cue + space + answer)
             goes_on = together[: len(known)] == known
             pieces.append((together[len(known) :] if goes_on else self._pieces(space + answer))[:LONGEST_ANSWER])
-        nested = any(a is not b and b[: len(a)] == a for a in pieces for b in pieces)
-        return [[*item, self.end] for item in pieces] if nested else pieces
+        if not ended:  # a comparison of every two: for some label words, not for thousands of answers
+            ended = any(a is not b and b[: len(a)] == a for a in pieces for b in pieces)
+        return [[*item, self.end] for item in pieces] if ended else pieces
 
     def _around(self, cue: str) -> tuple[str, str]:
         """What stands before a text and after it, where `cue` may ask for the model's own chat template."""

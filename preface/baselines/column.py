@@ -15,6 +15,7 @@ from preface.backbones.base import Backbone
 from preface.backbones.load import load_backbone, resolved
 from preface.errors import UserError
 from preface.labelling.measures import measured
+from preface.labelling.subjects import check_answers
 from preface.records.results import Cell
 from preface.tasks import Example, Split, Task
 from preface.tasks.options import DataOptions
@@ -117,10 +118,15 @@ class Trained(Column):
     train_task: str
     train_rows: int | None = Field(None, ge=1)
     """Rows trained on, sampled with a fixed seed; None: all."""
+    writes: ClassVar[bool] = False
+    """Whether it can answer in free text."""
 
     def check(self, setting: Setting, tasks: Sequence[Task]) -> None:
         trained = setting.task(self.train_task)
+        if trained.free_text and not self.writes:
+            raise UserError(f"{self.label}: knows labels alone, and the answers of {trained.name} are free text")
         for task in tasks:
+            check_answers(trained, task)
             if not set(task.label_words) <= set(trained.label_words):
                 raise UserError(
                     f"{task.name}: its labels ({', '.join(task.label_words)}) are not those of "

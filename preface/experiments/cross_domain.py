@@ -12,7 +12,7 @@ from preface.experiments.matrix import eval_tasks, measure
 from preface.experiments.report import write_report
 from preface.experiments.spec import Experiment, load_experiment
 from preface.records.results import Cell
-from preface.tasks import groups_of
+from preface.tasks import gold_of, groups_of
 from preface.tasks.metric import majority
 
 
@@ -60,9 +60,9 @@ def majorities(experiment: Experiment, setting: Setting) -> str:
     shares = []
     for task in eval_tasks(experiment, setting):
         examples = setting.split(task, "test").examples
-        score = majority(task.metric, [str(example.label) for example in examples], groups_of(examples))
+        score = majority(task.metric, gold_of(examples), groups_of(examples))
         shares.append(f"{task.name} {100 * score:.1f}")
-    return f"Always naming the commonest label would score: {', '.join(shares)}."
+    return f"Always naming the commonest answer would score: {', '.join(shares)}."
 
 
 def wordings(cells: Sequence[Cell]) -> list[str]:

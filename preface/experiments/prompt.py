@@ -28,6 +28,7 @@ class Prompt(Trained):
     `{method: prefix-tuning, length: 5, learning_rates: [0.01]}`."""
 
     kind: ClassVar[str] = "prompt"
+    writes: ClassVar[bool] = True
     backbone: str
     method: Method
     recipe: Recipe

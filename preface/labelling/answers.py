@@ -8,6 +8,7 @@ from typing import Literal
 from preface.backbones.base import Backbone
 from preface.backbones.contexts import Inputs
 from preface.labelling.calibration import calibrated, content_free
+from preface.labelling.free_text import FreeText, write_each
 from preface.labelling.label_words import LabelWords
 from preface.labelling.labeller import Labeller, Prediction, predictions_of
 from preface.labelling.options import Calibration
@@ -34,19 +35,20 @@ def predictions_on(
     calibration: Calibration = "none",
     ensembles: Sequence[Ensemble | None] | None = None,
     goes_on: bool = False,
+    answer_pieces: int = 32,
 ) -> tuple[list[list[Prediction]], int]:
     """What each prompt, or ensemble, says of each example, all in the same batches; and how many inputs were cut.
 
     Args:
-        words: the label words.
+        words: the label words; none: the answers are free text.
         instruction: what is read; where it has answers of its own, these stand for the label words.
         title: of the progress bar.
         ensembles: how each of `prompts` answers as one, if it is several.
         goes_on: the texts go on from what prompts began, so they have no beginning of their own.
         calibration: what is taken out of the scores, where label words are ranked.
+        answer_pieces: that are generated in free text, at most.
     """
     answers = {instruction.answers.get(word, word): word for word in words}
-    labels = LabelWords.of(backbone, tuple(answers), cue)
     question = backbone.question(instruction.template, cue)
     inputs, cut = render(backbone.tokenize, examples, max_input_tokens, question)
     if goes_on:
@@ -54,6 +56,12 @@ def predictions_on(
     stacked = stack(prompts)
     # the texts as prompts are trained: another evaluation of such prompts will want them again
     tokenized = Inputs(backbone, inputs, keep=stacked.leaves_reading and instruction == PLAIN)
+    if not words:
+        text = FreeText(backbone, cue, answer_pieces)
+        with progress(title, len(inputs) * stacked.size, "rows") as advance:
+            written = write_each(Labeller(backbone, stacked, text), text, tokenized, advance)
+        return [[Prediction(one, None) for one in each] for each in written], sum(cut)
+    labels = LabelWords.of(backbone, tuple(answers), cue)
     labeller = Labeller(backbone, stacked, labels)
     with progress(title, len(inputs) * stacked.size, "rows") as advance:
         if scoring == "rank":
@@ -70,7 +78,7 @@ def predictions_on(
             return [predictions_of(said, labels.called(answers)) for said in together], sum(cut)
         longest = max(map(len, labels.pieces)) + 1
         rows = [index for index in range(len(prompts)) for _ in inputs]
-        written = labeller.generate(tokenized.repeated(len(prompts)), rows, max_new_tokens=longest, on_batch=advance)
-    said = [labels.word_of(text) for text in written]
-    flat = [Prediction(answers.get(word, word), None) for word in said]
+        said = labeller.generate(tokenized.repeated(len(prompts)), rows, max_new_tokens=longest, on_batch=advance)
+    given = [labels.word_of(text) for text in said]
+    flat = [Prediction(answers.get(word, word), None) for word in given]
     return [flat[start : start + len(inputs)] for start in range(0, len(flat), len(inputs))], sum(cut)

@@ -78,6 +78,8 @@ def ensemble(
     saved, loaded, foreign = _saved(runs, prompts)
     card = saved[0].card
     _check_alike(saved)
+    if card.task.free_text:
+        raise UserError(f"{card.task.name}: its answers are free text, and only labels can be voted on")
     model = backbone_of(card, backbone, loaded, dtype, device)
     for one in saved:
         one.check_sizes(model)

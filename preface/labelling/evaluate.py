@@ -18,7 +18,7 @@ from preface.labelling.fit import backbone_of, loaded
 from preface.labelling.labeller import Prediction
 from preface.labelling.measures import measured
 from preface.labelling.options import EvaluateOptions
-from preface.labelling.subjects import Subject, Subjects, subjects_of
+from preface.labelling.subjects import Subject, Subjects, check_answers, subjects_of
 from preface.labelling.wording import Wording, best_wording
 from preface.options import divided, validated
 from preface.records.atomic import write_atomically
@@ -77,6 +77,11 @@ def evaluate(
         raise UserError(
             f"scoring generate: {wrong.name} is judged by numbers, and text need be none; give scoring rank"
         )
+    for task in tasks:
+        if task.free_text and how.calibration != "none":
+            raise UserError(f"calibration {how.calibration}: {task.name} is answered in free text, which has no scores")
+        if subjects.origin is not None:
+            check_answers(subjects.origin.task, task)
     folder = Path(out) if out else subjects.folder and subjects.folder / "evaluations"
     if folder is not None:
         folder.mkdir(parents=True, exist_ok=True)
@@ -139,11 +144,12 @@ class _Evaluation:
             title=f"{examples.task} · {sum(some.size for some in prompts)} prompt(s)",
             calibration=how.calibration,
             ensembles=[subject.ensemble for subject in subjects.all],
+            answer_pieces=task.answer_pieces,
         )
         seconds = (time.perf_counter() - began) / len(prompts)
         self._warn(task, examples, cut, limit)
         circumstances = {
-            "scoring": how.scoring,
+            "scoring": "generate" if task.free_text else how.scoring,
             **({} if how.calibration == "none" else {"calibration": how.calibration}),
             "instruction": None if subjects.origin else wording.instruction.template,
             "instruction_chosen_on": wording.chosen_on,
@@ -179,7 +185,7 @@ class _Evaluation:
         if len(set(labels)) == 1 and len(labels) > 1:
             warn(f"{task.name}: {subject.method} predicts {labels[0]!r} for every row")
         value, details = measured(task.metric, examples.examples, labels, words)
-        if self.how.scoring == "generate":
+        if self.how.scoring == "generate" and words:
             details["illegal"] = sum(label not in words for label in labels) / len(labels)
         return Cell(
             backbone=self.backbone.name,
@@ -224,9 +230,9 @@ class _Evaluation:
 
 
 def check_labels(task: Task, examples: Split, words: Sequence[str]) -> None:
-    """Raise UserError for rows whose label is none of the words."""
+    """Raise UserError for rows whose label is none of the words, if there are any."""
     foreign = sorted({str(example.label) for example in examples.examples} - set(words))
-    if foreign:
+    if foreign and words:
         advice = " ".join(f"{label}={words[-1]}" for label in foreign)
         raise UserError(
             f"{task.name}: the labels {', '.join(foreign)} are not among the words that the prompt was trained for "
@@ -251,7 +257,10 @@ def _write_predictions(folder: Path, cell: Cell, examples: Split, given: Sequenc
     if cell.seed is not None:
         name += f"-lr{cell.details['learning_rate']:g}-seed{cell.seed}"
     rows = zip(examples.examples, given, strict=True)
-    lines = [asdict(prediction) | {"gold": example.label, "text": example.text} for example, prediction in rows]
+    lines = [
+        asdict(prediction) | {"gold": example.answers or example.label, "text": example.text}
+        for example, prediction in rows
+    ]
     path = folder / f"{name}.jsonl"
     write_atomically(path, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
     return replace(cell, details=cell.details | {"predictions": str(path)})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -37,19 +38,29 @@ class Prediction:
     """Of the label words; None in free generation."""
 
 
+class Words(Protocol):
+    """The pieces of label words, as `LabelWords` has them."""
+
+    @property
+    def pieces(self) -> tuple[tuple[int, ...], ...]: ...
+    @property
+    def lead_in(self) -> tuple[int, ...]: ...
+
+
 class Labeller:
     """P prompts, each with label words of its own, on the backbone's device.
 
     Rows of one batch may have different prompts, and so different tasks.
     """
 
-    def __init__(self, backbone: Backbone, prompts: Prompts, label_words: LabelWords | Sequence[LabelWords]) -> None:
-        """`label_words`: of all prompts, or of each."""
+    def __init__(self, backbone: Backbone, prompts: Prompts, label_words: Words | Sequence[Words]) -> None:
+        """`label_words`: of all prompts, or of each; without words there is only `generate`."""
         self.backbone = backbone
         self.prompts = prompts.to(backbone.device, backbone.dtype)
-        each = [label_words] * prompts.size if isinstance(label_words, LabelWords) else list(label_words)
+        each = list(label_words) if isinstance(label_words, Sequence) else [label_words] * prompts.size
         distinct = list(dict.fromkeys(each))
-        parts = Trees.in_parts([(words.pieces, words.lead_in) for words in distinct])
+        some = any(words.pieces for words in distinct)
+        parts = Trees.in_parts([(words.pieces, words.lead_in) for words in distinct]) if some else []
         self.trees = [trees.to(backbone.device) for trees in parts]
         self.words = sum(trees.words for trees in self.trees)
         """C."""
@@ -80,7 +91,7 @@ class Labeller:
         size, count = self.prompts.size, len(inputs)
         every = inputs.repeated(size)
         output = torch.empty(size * count, self.words)
-        for batch in self._batches(inputs, size):
+        for batch in self.batches(inputs, size):
             places = [prompt * count + place for prompt in range(size) for place in batch]
             which = self.which.repeat_interleave(len(batch))
             output[places] = self._scores(every, places, which, self.prompts, None)
@@ -131,14 +142,15 @@ class Labeller:
         """Batches of texts, the prompts, and which of them each row has, `[B]`; None: there is one for all."""
         one = rows is None or self.prompts.size == 1
         prompts = self.prompts.select([0]) if one else self.prompts
-        for places in self._batches(inputs, 1):
+        for places in self.batches(inputs, 1):
             yield places, prompts, None if rows is None or one else torch.tensor([rows[place] for place in places])
 
-    def _batches(self, inputs: Inputs, prompts: int) -> Iterator[list[int]]:
+    def batches(self, inputs: Inputs, prompts: int) -> Iterator[list[int]]:
         """Texts of like length, as many as fit the budgets where each is there once for each of so many prompts."""
         lengths = [length + self.prompts.reading_length for length in inputs.lengths]
         budget = TOKEN_BUDGET if self.backbone.device.type == "cpu" else GPU_TOKEN_BUDGET
-        places = max(trees.inputs.shape[1] for trees in self.trees) + self.prompts.answering_length
+        answer = max((trees.inputs.shape[1] for trees in self.trees), default=len(self.lead_in))
+        places = answer + self.prompts.answering_length
         keys = places + max([*(self.prompts.length(site) for site in self.prompts.sites), 0])
         heads = max(site.heads for site in self.backbone.sites.values())
         a_row = 4 * places * (heads * (keys + max(lengths, default=0)) + 4 * self.backbone.width)

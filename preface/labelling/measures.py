@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from preface.tasks import Example, groups_of
+from preface.tasks import Example, gold_of, groups_of
 from preface.tasks.metric import metric
 
 OTHER = "(none of the labels)"
@@ -35,10 +35,12 @@ def wilson(share: float, n: int, z: float = 1.96) -> tuple[float, float]:
 def measured(
     name: str, examples: Sequence[Example], predicted: Sequence[str], words: Sequence[str]
 ) -> tuple[float, dict[str, Any]]:
-    """The metric of that name, in [0, 1], and what a cell's details say beside it."""
-    gold, groups = [str(example.label) for example in examples], groups_of(examples)
+    """The metric of that name, in [0, 1], and what a cell's details say beside it; `words`: none of free text."""
+    gold, groups = gold_of(examples), groups_of(examples)
     value = metric(name, gold, predicted, groups)
-    details: dict[str, Any] = {"confusion": confusion(gold, predicted, words), "right": _right(gold, predicted)}
+    details: dict[str, Any] = {}
+    if words:
+        details = {"confusion": confusion(gold, predicted, words), "right": _right(gold, predicted)}
     if "+" in name:
         details["metrics"] = {part: metric(part, gold, predicted, groups) for part in name.split("+")}
     if name == "accuracy":

@@ -14,6 +14,7 @@ from typing import Any
 from preface.backbones.base import Backbone
 from preface.backbones.contexts import Inputs
 from preface.labelling.fit import backbone_of
+from preface.labelling.free_text import FreeText, wanted, write_each
 from preface.labelling.label_words import LabelWords
 from preface.labelling.labeller import Labeller, predictions_of
 from preface.labelling.voting import combined
@@ -52,7 +53,8 @@ def predict(
         skip_bad_rows: leave out what cannot be read instead of stopping; `on_skip` hears a line about each.
 
     Yields:
-        `{"label": …, "probabilities": {word: …}, "line": …, "original": …, "cut": …}` a row, in the order of the rows;
+        `{"label": …, "probabilities": {word: …}, "line": …, "original": …, "cut": …}` a row, in the order of the rows
+        (`{"answer": …, "line": …, "cut": …}` where the task's answers are free text);
         `original`, the label as the training data had it, only where that is another than the word and no other has the
         same word; `cut` only where the text was too long. Memory does not grow with the number of rows.
 
@@ -81,22 +83,33 @@ class _Answers:
 
     def __init__(self, model: Backbone, saved: SavedPrompt) -> None:
         self.model = model
-        self.words = LabelWords.of(model, saved.card.label_words, saved.card.task.cue)
-        self.labeller = Labeller(model, saved.prompts, self.words)
+        self.wanted = wanted(model, saved.card.task)
+        self.labeller = Labeller(model, saved.prompts, self.wanted)
         self.question = model.question("{text}", saved.card.task.cue)
         self.limit = saved.card.max_input_tokens
         self.ensemble = saved.card.ensemble
         self.originals = originals(saved.card.task)
 
     def __call__(self, items: Sequence[Item]) -> Iterator[dict[str, Any]]:
-        inputs, cut = render(self.model.tokenize, [example for _, example in items], self.limit, self.question)
-        scores = combined(self.labeller.label_each(Inputs(self.model, inputs)), self.ensemble)
-        predictions = predictions_of(scores, self.words)
-        for (row, _), prediction, was_cut in zip(items, predictions, cut, strict=True):
-            line = {"label": prediction.label, "probabilities": prediction.probabilities, "line": row.line}
-            if prediction.label in self.originals:
-                line["original"] = self.originals[prediction.label]
-            yield line | ({"cut": True} if was_cut else {})
+        ids, cut = render(self.model.tokenize, [example for _, example in items], self.limit, self.question)
+        inputs = Inputs(self.model, ids)
+        asked = self.wanted
+        said = self._written(inputs, asked) if isinstance(asked, FreeText) else self._chosen(inputs, asked)
+        for (row, _), line, was_cut in zip(items, said, cut, strict=True):
+            yield line | {"line": row.line} | self._original(line) | ({"cut": True} if was_cut else {})
+
+    def _chosen(self, inputs: Inputs, words: LabelWords) -> Iterator[dict[str, Any]]:
+        scores = combined(self.labeller.label_each(inputs), self.ensemble)
+        for prediction in predictions_of(scores, words):
+            yield {"label": prediction.label, "probabilities": prediction.probabilities}
+
+    def _written(self, inputs: Inputs, text: FreeText) -> Iterator[dict[str, Any]]:
+        for said in write_each(self.labeller, text, inputs)[0]:
+            yield {"answer": said}
+
+    def _original(self, line: Mapping[str, Any]) -> dict[str, Any]:
+        label = line.get("label")
+        return {"original": self.originals[label]} if label in self.originals else {}
 
 
 def originals(task: Task) -> dict[str, str]:

@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 from preface.backbones.base import Backbone
+from preface.errors import UserError
 from preface.prompts import Prompts
 from preface.records.card import Ensemble, Origin, SavedPrompt, load_prompt
 from preface.records.run import RECORD, Run
+from preface.tasks import Task
 
 ZERO_SHOT = "zero-shot"
 MAX_INPUT_TOKENS = 512
@@ -78,6 +80,13 @@ def subjects_of(run: Run | str | Path | None, prompts: Literal["best", "rate", "
         run.backbone,
         frozenset(source.sha256 for source in record.splits.train.sources if source.sha256),
     )
+
+
+def check_answers(trained: Task, task: Task) -> None:
+    """Raise UserError where one of two tasks has labels and the other free text."""
+    if trained.free_text != task.free_text:
+        written, chosen = (trained, task) if trained.free_text else (task, trained)
+        raise UserError(f"the answers of {written.name} are free text, those of {chosen.name} are labels")
 
 
 def _is_prompt(folder: Path) -> bool:

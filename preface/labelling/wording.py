@@ -10,7 +10,7 @@ from preface.backbones.base import Backbone
 from preface.labelling.answers import predictions_on
 from preface.labelling.options import Calibration
 from preface.prompts import Prompts
-from preface.tasks import Example, Task, groups_of
+from preface.tasks import Example, Task, gold_of, groups_of
 from preface.tasks.example import literal
 from preface.tasks.metric import metric
 from preface.tasks.task import Instruction
@@ -31,8 +31,9 @@ class Wording:
 
 def wordings(task: Task) -> list[Instruction]:
     """Those of the task, before them the text alone, and the text with the words to choose from."""
-    words = literal(", ".join(task.label_words))
-    every = [Instruction(template="{text}"), Instruction(template=f"{{text}}\nOne of: {words}."), *task.instructions]
+    every = [Instruction(template="{text}"), *task.instructions]
+    if not task.free_text:
+        every.insert(1, Instruction(template=f"{{text}}\nOne of: {literal(', '.join(task.label_words))}."))
     return list(dict.fromkeys(every))
 
 
@@ -49,13 +50,13 @@ def best_wording(
     rows = list(development)
     if len(rows) > most:
         rows = random.Random(0).sample(rows, most)
-    gold = [str(example.label) for example in rows]
+    gold = gold_of(rows)
     scores: dict[Instruction, float] = {}
     for instruction in wordings(task):
         (given,), _ = predictions_on(
             backbone, rows, task.label_words, [Prompts.bare()], max_input_tokens=max_input_tokens,
             instruction=instruction, cue=task.cue, title=f"{task.name} · wording {len(scores) + 1}",
-            calibration=calibration,
+            calibration=calibration, answer_pieces=task.answer_pieces,
         )  # fmt: skip
         said = [prediction.label for prediction in given]
         scores[instruction] = metric(task.metric, gold, said, groups_of(rows))

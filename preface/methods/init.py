@@ -49,8 +49,6 @@ class Initializer:
         kind, _, argument = text.partition(":")
         if kind not in get_args(Kind) or (kind in ARGUMENTS) != bool(argument):
             raise UserError(f"init {text}: one of {', '.join(NAMES)}")
-        if kind == "labels" and not label_words:
-            raise UserError("init labels: the task has no label words; try vocabulary")
         if kind == "activations" and not examples:
             raise UserError("init activations: there are no training examples; try vocabulary or text:…")
         return cls(kind, argument, tuple(label_words), tuple(examples))  # type: ignore[arg-type]
@@ -103,15 +101,15 @@ def vocabulary_embeddings(backbone: Backbone, length: int, seed: int) -> Tensor:
 
 
 def label_embeddings(backbone: Backbone, words: Sequence[str], length: int, seed: int) -> Tensor:
-    """Label words first, the pieces of each averaged; the remainder from the vocabulary (Lester et al. 2021, 3.2)."""
+    """Label words first, the pieces of each averaged; the remainder from the vocabulary (Lester et al. 2021, 3.2). Of a
+    task with free text, which has none, all are from the vocabulary."""
     table = backbone.embeddings
     averaged = [
         table[torch.tensor(text_ids(backbone, word), device=table.device)].float().mean(0).cpu() for word in words
     ]
-    labels = torch.stack(averaged[:length])  # [min(n, labels), d]
-    if length == len(labels):
-        return labels
-    return torch.cat([labels, vocabulary_embeddings(backbone, length - len(labels), seed)])
+    if length > len(averaged):
+        averaged += vocabulary_embeddings(backbone, length - len(averaged), seed)
+    return torch.stack(averaged[:length])
 
 
 def text_ids(backbone: Backbone, text: str, length: int | None = None) -> list[int]:

@@ -62,7 +62,8 @@ class Origin(Record):
     """Sizes that the prompt depends on (`Backbone.sizes`)."""
     method: MethodRecord
     task: Task
-    label_words: tuple[str, ...] = Field(min_length=2)
+    label_words: tuple[str, ...]
+    """Two or more; none where answers are free text."""
 
 
 class Ensemble(Record):

@@ -1,6 +1,6 @@
 """Tasks: named data sets, a user's own files, and the splits and examples that come from them."""
 
-from preface.tasks.example import Example, Template, groups_of, render
+from preface.tasks.example import Example, Template, gold_of, groups_of, render
 from preface.tasks.find import Source, TaskInfo, list_tasks
 from preface.tasks.load import load_task
 from preface.tasks.options import DataOptions
@@ -17,6 +17,7 @@ __all__ = [
     "Task",
     "TaskInfo",
     "Template",
+    "gold_of",
     "groups_of",
     "iter_examples",
     "iter_rows",

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache, cached_property
 from string import Formatter
+from typing import Any
 
 from preface.errors import UserError
 
@@ -98,6 +99,8 @@ class Example:
     template: Template = ONE_TEXT
     group: str = ""
     """What rows that belong together have in common; empty: it stands for itself."""
+    answers: tuple[str, ...] = ()
+    """Of a task with free text, all that are right; `label` is the first, which is trained on."""
 
     @classmethod
     def of(cls, text: str, label: str | None = None) -> Example:
@@ -108,6 +111,11 @@ class Example:
     def text(self) -> str:
         """The whole text."""
         return self.template.render(self.fields)
+
+
+def gold_of(examples: Sequence[Example]) -> list[Any]:
+    """What is right for each example, as `preface.tasks.metric.metric` takes it: its label, or its answers."""
+    return [example.answers or str(example.label) for example in examples]
 
 
 def groups_of(examples: Sequence[Example]) -> list[str]:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+import re
+import string
 from collections import Counter, defaultdict
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from statistics import correlation, fmean
 from typing import Any
 
@@ -17,16 +19,23 @@ METRIC_NAMES = {
     "pearson": "Pearson's correlation",
     "spearman": "Spearman's correlation",
     "exact": "exact match",
+    "exact_text": "exact match of the text",
+    "text_f1": "F1 of the text's words",
 }
 """As people write them. Beside these `f1:LABEL`, the F1 of one label."""
 F1_OF = "f1:"
 OF_NUMBERS = ("pearson", "spearman")
 """Metrics of label words that are numbers."""
+OF_TEXT = ("exact_text", "text_f1")
+"""Metrics of answers in free text, after SQuAD's normalisation (Rajpurkar et al. 2016, section 6.1)."""
 
 
 def check_metric(name: str, words: Sequence[str]) -> None:
-    """Raise ValueError for a name that no metric has, or that does not suit these label words."""
+    """Raise ValueError for a name that no metric has, or that does not suit these label words; none: free text."""
     for part in name.split("+"):
+        if (part in OF_TEXT) == bool(words) and part in METRIC_NAMES:
+            suits = ", ".join(OF_TEXT if not words else [name for name in METRIC_NAMES if name not in OF_TEXT])
+            raise ValueError(f"metric {part} is for {'free text' if words else 'labels'}; give one of {suits}")
         if part in METRIC_NAMES:
             wrong = next((word for word in words if not is_number(word)), None) if part in OF_NUMBERS else None
             if wrong is not None:
@@ -50,6 +59,7 @@ def metric(name: str, gold: Sequence[Any], predicted: Sequence[Any], groups: Seq
         name: one of `METRIC_NAMES`, or `f1:LABEL`; several joined by `+` are averaged, as SuperGLUE does.
         groups: for `exact`, what each row belongs to, such as its question: a group is right where all its rows are.
             Empty: each row is a group.
+        gold: label words; for metrics of text, every answer that is right, of each row: the best match counts.
 
     As scikit-learn computes them, which takes two seconds to import: a fourth of the time to a training's first step.
     Raises UserError for a name that no metric has.
@@ -80,7 +90,31 @@ def metric(name: str, gold: Sequence[Any], predicted: Sequence[Any], groups: Seq
             for group, label, given in zip(groups or range(len(gold)), gold, predicted, strict=True):
                 whole[group] &= label == given
             return fmean(whole.values())
+        case "exact_text":
+            return _best_match(gold, predicted, lambda one, other: float(one == other))
+        case "text_f1":
+            return _best_match(gold, predicted, _overlap)
     raise UserError(f"metric {name}: unknown; one of {', '.join((*METRIC_NAMES, 'f1:LABEL'))}")
+
+
+def normalised(text: str) -> list[str]:
+    """The words of a text in lower case, without punctuation and articles."""
+    plain = "".join(letter for letter in text.lower() if letter not in string.punctuation)
+    return re.sub(r"\b(a|an|the)\b", " ", plain).split()
+
+
+def _best_match(
+    gold: Sequence[Sequence[str]], predicted: Sequence[str], match: Callable[[list[str], list[str]], float]
+) -> float:
+    rows = zip(gold, map(normalised, predicted), strict=True)
+    return fmean(max(match(normalised(answer), said) for answer in answers) for answers, said in rows)
+
+
+def _overlap(right: list[str], said: list[str]) -> float:
+    """F1 of the words that both have in common, each as often as both have it."""
+    if not right or not said:
+        return float(right == said)
+    return 2 * (Counter(right) & Counter(said)).total() / (len(right) + len(said))
 
 
 def of_numbers(name: str) -> bool:
@@ -111,6 +145,7 @@ def _ranks(values: Sequence[float]) -> list[float]:
 
 
 def majority(name: str, gold: Sequence[Any], groups: Sequence[Hashable] = ()) -> float:
-    """What always naming the commonest label gives, by the metric of that name."""
+    """What always giving the commonest label, or text, gives, by the metric of that name."""
     [(commonest, _)] = Counter(gold).most_common(1)
-    return metric(name, gold, [commonest] * len(gold), groups)
+    said = commonest[0] if isinstance(commonest, tuple) else commonest  # of several answers in free text
+    return metric(name, gold, [said] * len(gold), groups)

@@ -159,7 +159,7 @@ def _unnested(rows: Iterable[Row], places: Mapping[str, tuple[str, ...]], on_bad
 
 def _fields_at(value: Any, places: Mapping[str, tuple[str, ...]], above: str = "") -> list[dict[str, Any]]:
     """The fields at their places in a value, once for each item of the lists on the way. Raises KeyError."""
-    if isinstance(value, list):
+    if isinstance(value, list) and any(places.values()):
         return [fields for item in value for fields in _fields_at(item, places, above)]
     here = {field: value for field, place in places.items() if not place}
     below: dict[str, dict[str, tuple[str, ...]]] = {}

@@ -71,7 +71,7 @@ def load_split(
             f"{len(own.examples)} usable rows{drawn}); give more data, other options or another task"
         )
     labels = {example.label for example in examples}
-    if name == "train" and len(labels) < 2:
+    if name == "train" and len(labels) < 2 and not task.free_text:
         raise UserError(f"{task.name}: only one label, '{labels.pop()}', in {name}; training needs two or more")
     return Split(task.name, name, examples, own.sources, own.skipped)
 
@@ -152,7 +152,7 @@ def _chosen(rule: SplitRule, rows: Sequence[Example], free: list[int]) -> list[i
         together[rows[i].group or str(i)].append(i)
     ranks = {name: generator.random() for name in together}
     shuffled = [together[name] for name in sorted(together, key=ranks.__getitem__)]
-    if rule.share is None or len(shuffled) < len(free):
+    if rule.share is None or len(shuffled) < len(free) or any(rows[i].answers for i in free):
         size = len(free) if rule.share is None else max(1, round(rule.share * len(free)))
         return sorted(_filled(shuffled, min(size, rule.size or size)))
     by_label: dict[str | None, list[int]] = defaultdict(list)

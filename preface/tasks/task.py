@@ -187,7 +187,8 @@ class Instruction(Model):
 
 
 class Task(Model):
-    """A classification task. Its name, with the options that differ from their defaults, refers to it."""
+    """Texts, and their labels or their answers in free text. Its name, with the options that differ from their
+    defaults, refers to it."""
 
     name: str
     description: str = ""
@@ -202,8 +203,11 @@ class Task(Model):
     """Wordings that prompt for the label, for instruction tuning and for use without a prompt."""
     replace: dict[str, str] = {}
     """Strings to replace in each field of the text, in this order."""
-    labels: dict[Text, Text | None]
-    """The label word of each label value as text; rows whose value has no word (null) are left out."""
+    labels: dict[Text, Text | None] = {}
+    """The label word of each label value as text; rows whose value has no word (null) are left out. Empty: the answer
+    is free text, and the label's field holds it, or a list of all that are right."""
+    answer_pieces: PositiveInt = 32
+    """Of free text, the most that are generated."""
     label_step: PositiveFloat | None = None
     """For label values that are numbers: each is rounded to the nearest multiple, written as `labels` write it."""
     metric: str = "accuracy"
@@ -212,6 +216,11 @@ class Task(Model):
     options: dict[str, Option] = {}
     folder: Path | None = None
     """The folder of the task's own YAML file: its data files and its hub folder may lie beside it."""
+
+    @property
+    def free_text(self) -> bool:
+        """Whether answers are written rather than chosen."""
+        return not self.labels
 
     @property
     def label_words(self) -> tuple[str, ...]:
@@ -240,7 +249,7 @@ class Task(Model):
             if other is not None:
                 have = ", ".join(f"{{{name}}}" for name in names)
                 raise ValueError(f"instructions.{number}: {{{other}}} is no field of the template, which has {have}")
-        if len(self.label_words) < 2 or "" in self.label_words:
+        if self.labels and (len(self.label_words) < 2 or "" in self.label_words):
             raise ValueError(f"labels needs two or more different words, not {list(self.label_words)}")
         check_metric(self.metric, self.label_words)
         for name, rule in self.splits.items():
@@ -275,6 +284,8 @@ def label_of(task: Task, row: Row) -> str | None:
     """
     field = task.fields.label
     value = row.value(field)
+    if task.free_text:
+        return _answers(row, field)[0]
     if is_blank(value):
         raise UserError(f"{row.place}: the field '{field}' is empty; each row needs a label")
     if isinstance(value, list | dict):
@@ -291,7 +302,7 @@ def label_of(task: Task, row: Row) -> str | None:
 def known_label(task: Task, row: Row) -> str | None:
     """The label word of a row that need not be labelled: None if it has none that the task knows, as value or word."""
     value = row.fields.get(task.fields.label)
-    if is_blank(value):
+    if is_blank(value) or task.free_text:
         return None
     text = label_key(task, value)
     return task.labels.get(text, text if text in task.label_words else None)
@@ -311,11 +322,28 @@ def example_of(task: Task, row: Row, label: str | None) -> Example:
             text = text.replace(old, new)
         fields[name] = text.strip()
     group = _group(row, task.fields.group) if task.fields.group else ""
-    example = Example(fields, label, task.wording, group)
+    answers = _answers(row, task.fields.label) if task.free_text and label is not None else ()
+    example = Example(fields, label, task.wording, group, answers)
     if not (text := example.text):
         raise UserError(f"{row.place}: the text is empty once the task's replacements are made; leave the row out")
     refuse_half_characters(text, row.place, inputs)
     return example
+
+
+def _answers(row: Row, field: str) -> tuple[str, ...]:
+    """All answers that are right, each once: a text, a list of them, or, as SQuAD has them, objects with a `text`."""
+    value = row.value(field)
+    for _ in range(2):  # objects with lists of texts, lists of objects with a text
+        value = value.get("text") if isinstance(value, dict) else value
+        value = (
+            [item.get("text") if isinstance(item, dict) else item for item in value]
+            if isinstance(value, list)
+            else value
+        )
+    answers = value if isinstance(value, list) else [value]
+    if not answers or any(is_blank(answer) or not isinstance(answer, str) for answer in answers):
+        raise UserError(f"{row.place}: the field '{field}' holds no text; each row needs an answer, or a list of them")
+    return tuple(dict.fromkeys(answer.strip() for answer in answers))
 
 
 def _group(row: Row, fields: tuple[str, ...]) -> str:

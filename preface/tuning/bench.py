@@ -19,7 +19,7 @@ from preface.backbones.contexts import Inputs
 from preface.backbones.load import device_named, load_backbone
 from preface.backbones.packed import bfloat16_is_fast
 from preface.errors import UserError
-from preface.labelling.label_words import LabelWords
+from preface.labelling.free_text import wanted
 from preface.methods import Method, PrefixTuning, PromptTuning
 from preface.methods.init import Initializer
 from preface.options import validated
@@ -150,8 +150,7 @@ class _Subject:
         """The backbone, and the task's inputs and targets in its pieces."""
         model = load_backbone(self.backbone, dtype, self.device)
         ids, _ = render(model.tokenize, self.examples, 512, model.question("{text}", self.task.cue))
-        labels = LabelWords.of(model, self.task.label_words, self.task.cue)
-        return model, ids, labels.targets(str(example.label) for example in self.examples)
+        return model, ids, wanted(model, self.task).targets([str(example.label) for example in self.examples])
 
     def time(self, dtype: str, threads: int, method: Method, members: int) -> Timing:
         model, ids, targets = self.loaded(dtype)

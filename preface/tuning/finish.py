@@ -7,11 +7,9 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
-from torch import Tensor
-
-from preface.labelling.label_words import LabelWords
-from preface.labelling.labeller import predictions_of
+from preface.labelling.labeller import Prediction
 from preface.methods.base import Counts
 from preface.prompts import Prompts
 from preface.records.atomic import write_atomically
@@ -29,13 +27,12 @@ class Outcome:
     members: Sequence[Member]
     prompts: Prompts
     """P prompts, each as it was at its best."""
-    predictions: Tensor
-    """Log-probabilities of the development rows under the best member's prompt, `[N, C]`."""
-    labels: LabelWords
-    gold: Tensor
-    """Right labels of the development rows, `[N]`."""
+    predictions: Sequence[Prediction]
+    """What the best member's prompt says of the development rows."""
+    gold: Sequence[Any]
+    """What is right for each: a label, or all answers that are."""
     majority: float
-    """What always naming the commonest of them would score."""
+    """What always giving the commonest of them would score."""
     counts: Counts
     cut_inputs: dict[str, int]
     steps: int
@@ -50,7 +47,7 @@ def finish(folder: Path, record: RunRecord, outcome: Outcome) -> None:
         save_prompt(folder / "prompts" / f"{member.index:02d}", outcome.prompts, card, member.index)
         if member is best:
             save_prompt(folder / "prompt", outcome.prompts, card, member.index)
-    warn_of(outcome.predictions, best.score, outcome.majority, outcome.labels.words, record.task.metric)
+    warn_of(outcome.predictions, best.score, outcome.majority, record.task.metric)
     write_predictions(folder / "predictions.jsonl", outcome)
     result = Result(
         best=best.index,
@@ -84,20 +81,22 @@ def best_of(members: Sequence[Member]) -> Member:
 
 def write_predictions(path: Path, outcome: Outcome) -> None:
     """What the best prompt says of each development row, a line each."""
-    rows = zip(outcome.gold.tolist(), predictions_of(outcome.predictions, outcome.labels), strict=True)
-    lines = [asdict(row) | {"gold": outcome.labels.words[gold]} for gold, row in rows]
+    rows = zip(outcome.gold, outcome.predictions, strict=True)
+    lines = [asdict(row) | {"gold": gold} for gold, row in rows]
     write_atomically(path, "".join(json.dumps(line) + "\n" for line in lines))
 
 
-def warn_of(predictions: Tensor, best: float, majority: float, words: Sequence[str], metric_name: str) -> None:
+def warn_of(predictions: Sequence[Prediction], best: float, majority: float, metric_name: str) -> None:
     """Say what a number alone would hide."""
-    if len(predictions.argmax(-1).unique()) == 1:
-        word = words[int(predictions[0].argmax())]
-        warn(f"the best prompt predicts {word!r} for every development row; try other learning rates or more steps")
+    if len({row.label for row in predictions}) == 1:
+        warn(
+            f"the best prompt predicts {predictions[0].label!r} for every development row; try other learning rates or "
+            "more steps"
+        )
     elif best <= majority:
         warn(
             f"the best development {metric_title(metric_name)}, {best:.3f}, is no better than always naming the "
-            "commonest label; try other learning rates, more steps or another initialisation"
+            "commonest answer; try other learning rates, more steps or another initialisation"
         )
 
 

@@ -9,11 +9,11 @@ from typing import Any
 import torch
 
 from preface.backbones.base import Backbone
+from preface.backbones.batching import answers_of
 from preface.methods import METHODS, Method, PrefixTuning
 from preface.methods.init import Initializer
 from preface.options import validated
 from preface.tasks.task import CUE
-from preface.tuning.step import answers_of
 
 TEXTS = {"a frozen book and its preface": "positive", "what was it about?": "a walk", "not good": "no", "well": "yes"}
 """What is read and answered to see where a gradient arrives."""

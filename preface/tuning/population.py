@@ -18,11 +18,12 @@ from preface.methods import Method, PromptModule
 from preface.methods.init import Initializer
 from preface.prompts import Prompts
 from preface.records.card import Member
+from preface.tasks import gold_of
 from preface.terminal.progress import say, warn
 from preface.tuning.finish import Outcome, best_of
 from preface.tuning.loop import Evaluation, Position
 from preface.tuning.recipe import Recipe
-from preface.tuning.rows import Development, Rows
+from preface.tuning.rows import Development, Judged, Rows
 from preface.tuning.schedules import Budget, done_since, rate_share
 from preface.tuning.standing import Standing
 from preface.tuning.step import Step
@@ -39,12 +40,12 @@ class Population:
         assert recipe.steps is not None
         assert recipe.evaluate_every is not None
         self.backbone, self.method, self.rows, self.metric = backbone, method, rows, metric
-        initializer = Initializer.parse(method.init, rows.labels.words, rows.examples)
+        initializer = Initializer.parse(method.init, rows.wanted.words, rows.examples)
         self.module: PromptModule = method.build(backbone, initializer, [seed for _, seed in recipe.members])
         # in less than an epoch few inputs come twice
         again = recipe.steps / an_epoch * len(recipe.seeds) > 1
         self.update = self._update(keep=again)
-        self.development = Development(backbone, rows, keep=self.module.leaves_reading)
+        self.development = Development(backbone, rows, metric, keep=self.module.leaves_reading)
         self.parameters = self.update.parameters
         self.best = {name: parameter.detach().clone() for name, parameter in self.parameters.items()}
         self.states = [Standing() for _ in recipe.members]
@@ -75,7 +76,7 @@ class Population:
             recipe.dropout,
             recipe.gradient_checkpointing,
             recipe.cuda_graphs,
-            lead_in=self.rows.labels.lead_in,
+            lead_in=self.rows.wanted.lead_in,
             weights=self.rows.weights(recipe),
         )
 
@@ -133,11 +134,10 @@ class Population:
         members = self.active
         if not members:  # the last of them has just diverged
             return
-        for member, scores in zip(members, self._scores(self._prompts().select(members)), strict=True):
-            value, loss = self.rows.score_and_loss(self.metric, scores)
-            shown = loss if math.isfinite(loss) else None  # JSON knows no NaN
-            yield {"step": at.steps, "member": member, "dev_score": value, "dev_loss": shown}
-            self._judge(member, value, loss, at.steps)
+        for member, found in zip(members, self._judged(self._prompts().select(members)), strict=True):
+            shown = found.loss if math.isfinite(found.loss) else None  # JSON knows no NaN
+            yield {"step": at.steps, "member": member, "dev_score": found.score, "dev_loss": shown}
+            self._judge(member, found.score, found.loss, at.steps)
 
     def _judge(self, member: int, score: float, loss: float, step: int) -> None:
         """Remember a member that is better than it was; stop one that stands still or has diverged."""
@@ -157,12 +157,12 @@ class Population:
         """All P prompts as they are."""
         return self.module()
 
-    def _scores(self, prompts: Prompts) -> Tensor:
-        """Log-probabilities of the development rows under each prompt, `[P, N, C]`."""
+    def _judged(self, prompts: Prompts) -> list[Judged]:
+        """How each prompt does on the development rows."""
         with suppress(torch.OutOfMemoryError):
-            return self.development.log_probabilities(prompts)
+            return self.development.judge(prompts)
         self.update.forget()
-        return self.development.log_probabilities(prompts)
+        return self.development.judge(prompts)
 
     def outcome(self, at: Position) -> Outcome:
         """Every member as it was at its best, and what the best of them says of the development rows."""
@@ -177,9 +177,8 @@ class Population:
         return Outcome(
             members,
             prompts,
-            predictions=self._scores(prompts.select([best_of(members).index]))[0],
-            labels=self.rows.labels,
-            gold=self.rows.gold,
+            predictions=self._judged(prompts.select([best_of(members).index]))[0].predictions,
+            gold=gold_of(self.rows.held_out),
             majority=self.rows.majority(self.metric),
             counts=self.method.counts(self.backbone),
             cut_inputs=self.rows.cut,

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -12,10 +14,12 @@ from torch.nn.functional import cross_entropy
 from preface.backbones import batching
 from preface.backbones.base import Backbone
 from preface.backbones.contexts import Inputs
+from preface.errors import UserError
+from preface.labelling.free_text import FreeText, Wanted, answer_losses, write_each
 from preface.labelling.label_words import LabelWords
-from preface.labelling.labeller import Labeller
+from preface.labelling.labeller import Labeller, Prediction, predictions_of
 from preface.prompts import Prompts
-from preface.tasks import Split, groups_of, render
+from preface.tasks import Example, Split, gold_of, groups_of, render
 from preface.tasks.metric import majority, metric
 from preface.tasks.task import CUE
 from preface.terminal.progress import warn, warn_skipped
@@ -26,15 +30,13 @@ from preface.tuning.recipe import Recipe
 class Rows:
     """Two splits, tokenised."""
 
-    labels: LabelWords
+    wanted: Wanted
     examples: list[tuple[str, str]]
-    """Text and label word of each training row."""
+    """Text and answer of each training row."""
     training: list[list[int]]
     development: list[list[int]]
-    groups: list[str]
-    """What each development row belongs to (`Example.group`); empty: each to itself."""
-    gold: Tensor
-    """The place of each development row's label among the label words, `[N]`."""
+    held_out: list[Example]
+    """The development rows as they are."""
     cut: dict[str, int]
     """How many inputs were cut, by split."""
 
@@ -42,14 +44,13 @@ class Rows:
     def of(
         cls,
         backbone: Backbone,
-        labels: LabelWords,
+        wanted: Wanted,
         training: Split,
         development: Split,
         max_input_tokens: int,
         cue: str = CUE,
     ) -> Rows:
         """Tokenise two splits; says how many inputs are cut, and which rows were left out."""
-        places = {word: place for place, word in enumerate(labels.words)}
         ids: list[list[list[int]]] = []
         cut: dict[str, int] = {}
         question = backbone.question("{text}", cue)
@@ -62,9 +63,21 @@ class Rows:
                 warn(f"{count} were cut to {max_input_tokens} tokens")
         # both splits may be drawn from the same file
         warn_skipped(training.task, list(dict.fromkeys([*training.skipped, *development.skipped])))
-        gold = torch.tensor([places[str(example.label)] for example in development.examples])
         examples = [(example.text, str(example.label)) for example in training.examples]
-        return cls(labels, examples, ids[0], ids[1], groups_of(development.examples), gold, cut)
+        return cls(wanted, examples, ids[0], ids[1], development.examples, cut)
+
+    @property
+    def labels(self) -> LabelWords:
+        """The label words. Raises UserError where answers are free text."""
+        if isinstance(self.wanted, FreeText):
+            raise UserError("the task's answers are free text: only prompts are trained for such tasks as yet")
+        return self.wanted
+
+    @cached_property
+    def gold(self) -> Tensor:
+        """The place of each development row's label among the label words, `[N]`."""
+        places = {word: place for place, word in enumerate(self.labels.words)}
+        return torch.tensor([places[str(example.label)] for example in self.held_out])
 
     @property
     def lengths(self) -> list[int]:
@@ -74,7 +87,7 @@ class Rows:
     @property
     def targets(self) -> list[list[int]]:
         """What a prompt is trained to say for each training row."""
-        return self.labels.targets(label for _, label in self.examples)
+        return self.wanted.targets([answer for _, answer in self.examples])
 
     def weights(self, recipe: Recipe) -> list[float] | None:
         """Of each training row in its batch's loss; None: all alike.
@@ -83,36 +96,64 @@ class Rows:
         """
         if recipe.class_weights == "none":
             return None
+        if isinstance(self.wanted, FreeText):
+            raise UserError("class-weights balanced: the task's answers are free text, not labels; leave it out")
         counts = Counter(label for _, label in self.examples)
         return [len(self.examples) / (len(counts) * counts[label]) for _, label in self.examples]
 
     def steps_an_epoch(self, recipe: Recipe) -> int:
         return len(batching.epoch(self.lengths, recipe.seeds[0], 0, recipe.batch_size, recipe.token_budget))
 
+    def score(self, metric_name: str, said: Sequence[str]) -> float:
+        """The metric of what was said of the development rows."""
+        return metric(metric_name, gold_of(self.held_out), said, groups_of(self.held_out))
+
     def score_and_loss(self, metric_name: str, log_probabilities: Tensor) -> tuple[float, float]:
         """The metric on the development rows, and the mean −log of the right label's probability among the labels, of
         `[N, C]`."""
-        predicted = [self.labels.words[label] for label in log_probabilities.argmax(-1).tolist()]
-        value = metric(metric_name, self._gold_words, predicted, self.groups)
-        return value, float(cross_entropy(log_probabilities, self.gold))
+        said = [self.labels.words[label] for label in log_probabilities.argmax(-1).tolist()]
+        return self.score(metric_name, said), float(cross_entropy(log_probabilities, self.gold))
 
     def majority(self, metric_name: str) -> float:
-        """What always naming the commonest label would score on the development rows."""
-        return majority(metric_name, self._gold_words, self.groups)
+        """What always giving the commonest answer would score on the development rows."""
+        return majority(metric_name, gold_of(self.held_out), groups_of(self.held_out))
 
-    @property
-    def _gold_words(self) -> list[str]:
-        return [self.labels.words[label] for label in self.gold.tolist()]
+
+@dataclass(frozen=True)
+class Judged:
+    """How one prompt does on the development rows."""
+
+    score: float
+    """By the task's metric."""
+    loss: float
+    """The mean of −log of the probability of the right label among the labels; in free text, of an answer's pieces."""
+    predictions: list[Prediction]
 
 
 class Development:
     """The rows held out, and what prompts say of them."""
 
-    def __init__(self, backbone: Backbone, rows: Rows, keep: bool) -> None:
+    def __init__(self, backbone: Backbone, rows: Rows, metric_name: str, keep: bool) -> None:
         """`keep`: read each input once for all prompts and steps."""
-        self.backbone, self.labels = backbone, rows.labels
+        self.backbone, self.rows, self.metric = backbone, rows, metric_name
         self.inputs = Inputs(backbone, rows.development, keep=keep)
 
-    def log_probabilities(self, prompts: Prompts) -> Tensor:
-        """Of the label words for each row under each prompt, `[P, N, C]`."""
-        return Labeller(self.backbone, prompts, self.labels).label_each(self.inputs)
+    def judge(self, prompts: Prompts) -> list[Judged]:
+        """How each of P prompts does."""
+        wanted = self.rows.wanted
+        labeller = Labeller(self.backbone, prompts, wanted)
+        if isinstance(wanted, FreeText):
+            return self._judge_text(labeller, wanted)
+        judged = []
+        for scores in labeller.label_each(self.inputs):  # [N, C]
+            judged.append(Judged(*self.rows.score_and_loss(self.metric, scores), predictions_of(scores, wanted)))
+        return judged
+
+    def _judge_text(self, labeller: Labeller, text: FreeText) -> list[Judged]:
+        answers = [str(example.label) for example in self.rows.held_out]
+        losses = answer_losses(labeller, text, self.inputs, answers).tolist()
+        written = write_each(labeller, text, self.inputs)
+        return [
+            Judged(self.rows.score(self.metric, said), loss, [Prediction(one, None) for one in said])
+            for said, loss in zip(written, losses, strict=True)
+        ]

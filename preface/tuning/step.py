@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
-from torch.nn.utils.rnn import pad_sequence
 
 from preface.backbones.base import Backbone, Context
+from preface.backbones.batching import answers_of
 from preface.backbones.captured import Captured, Outputs, cuda_graphs, padded_length
 from preface.backbones.contexts import Inputs
 from preface.methods.base import PromptModule
@@ -172,17 +172,6 @@ class Step:
         losses = member_losses(pieces, owners, shares, prompts.size)
         gradients = torch.autograd.grad(losses.sum(), list(self.parameters.values()), allow_unused=True)
         return losses.detach(), *gradients
-
-
-def answers_of(targets: Sequence[Sequence[int]], lead_in: Sequence[int]) -> tuple[Tensor, Tensor]:
-    """What answers read, and the piece to come after each (−100: none is learned), both `[B, S]`.
-
-    On the CPU, where counting labels keeps no device waiting.
-    """
-    unlearned = [-100] * (len(lead_in) - 1)
-    inputs = [torch.tensor([*lead_in, *pieces[:-1]]) for pieces in targets]
-    labels = [torch.tensor([*unlearned, *pieces]) for pieces in targets]
-    return pad_sequence(inputs, batch_first=True), pad_sequence(labels, batch_first=True, padding_value=-100)
 
 
 def shares_of(labels: Tensor, owners: Tensor, size: int, weights: Tensor | None = None) -> Tensor:

@@ -14,7 +14,7 @@ from preface.backbones.base import Backbone
 from preface.backbones.load import dtype_name
 from preface.errors import UserError
 from preface.labelling.fit import loaded
-from preface.labelling.label_words import LabelWords
+from preface.labelling.free_text import wanted
 from preface.methods import Method, PrefixTuning, method_named
 from preface.options import divided, validated
 from preface.records.card import MethodRecord
@@ -97,8 +97,8 @@ class _Training:
 
     def population(self, training: Split, development: Split) -> Population:
         """What can be wrong with the method shows here."""
-        labels = LabelWords.of(self.backbone, self.task.label_words, self.task.cue)
-        rows = Rows.of(self.backbone, labels, training, development, self.recipe.max_input_tokens, self.task.cue)
+        asked = wanted(self.backbone, self.task)
+        rows = Rows.of(self.backbone, asked, training, development, self.recipe.max_input_tokens, self.task.cue)
         return Population(self.backbone, self.method, self.recipe, rows, self.task.metric)
 
     def record(self, recipe: Recipe, splits: Splits) -> RunRecord:

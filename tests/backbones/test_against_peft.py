@@ -10,11 +10,11 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoTokenizer, T5Config, T5ForConditionalGeneration
 
+from preface.backbones.batching import answers_of
 from preface.backbones.load import EMBEDDED
 from preface.backbones.t5 import T5Backbone
 from preface.prompts import Prompts
 from preface.tuning.optimizers import AdamW
-from preface.tuning.step import answers_of
 
 N, STEPS, RATE, DECAY = 5, 50, 0.2, 0.01
 HEADS, D_KV = 4, 8

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
+from preface.backbones.batching import answers_of
 from preface.backbones.causal import CausalBackbone
 from preface.backbones.load import EMBEDDED
 from preface.prompts import Prompts
 from preface.tuning.optimizers import AdamW
-from preface.tuning.step import answers_of
 from tests.backbones.test_against_peft import DECAY, STEPS, assert_same_curve
 
 N, LAYERS, HEADS, WIDTH = 5, 3, 2, 8

@@ -69,7 +69,7 @@ def test_every_cell_is_there(finished: Path) -> None:
     assert all(fields | {"trained_parameters"} <= set(cell) for cell in cells)
     for name in ("report.html", "table.md", "plot.png", "experiment.yaml"):
         assert (finished / name).stat().st_size > 0
-    assert "Always naming the commonest label" in (finished / "report.html").read_text()
+    assert "Always naming the commonest answer" in (finished / "report.html").read_text()
 
 
 def test_the_rate_is_chosen_in_the_search(finished: Path) -> None:

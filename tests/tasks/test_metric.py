@@ -10,7 +10,7 @@ from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
 
 from preface.errors import UserError
 from preface.tasks import load_task
-from preface.tasks.metric import METRIC_NAMES, metric, metric_title
+from preface.tasks.metric import METRIC_NAMES, OF_TEXT, metric, metric_title
 from preface.tasks.registry import task_of
 
 WORD = st.sampled_from(["a", "b", "c", "elsewhere"])
@@ -40,6 +40,22 @@ def test_a_group_is_right_where_all_its_rows_are() -> None:
     assert metric("exact", gold, said) == metric("accuracy", gold, said)
 
 
+@pytest.mark.parametrize(
+    ("said", "exact", "f1"),
+    [
+        ("the Mat!", 1, 1),
+        ("on a mat", 0, 2 / 3),
+        ("cat", 0, 0),
+        ("", 0, 0),
+        ("red mat, red mat", 0, 2 / 5),
+    ],
+)
+def test_metrics_of_text_are_squad_s(said: str, exact: float, f1: float) -> None:
+    """Worked by hand by the official rules: lower case, no punctuation, no articles, the best of the answers."""
+    assert metric("exact_text", [("nothing", "mat"), ("so",)], [said, "so"]) == pytest.approx((exact + 1) / 2)
+    assert metric("text_f1", [("nothing", "mat"), ("so",)], [said, "so"]) == pytest.approx((f1 + 1) / 2)
+
+
 def test_titles_of_metrics() -> None:
     assert metric_title("f1:yes+exact") == "mean of F1 of yes and exact match"
     assert metric_title("macro_f1") == "macro-F1"
@@ -47,7 +63,11 @@ def test_titles_of_metrics() -> None:
 
 @pytest.mark.parametrize(
     ("name", "says"),
-    [("f1:perhaps", "no label is called so; there are negative, positive"), ("accuracy+best", "'best' is none of")],
+    [
+        ("f1:perhaps", "no label is called so; there are negative, positive"),
+        ("accuracy+best", "'best' is none of"),
+        ("text_f1", "text_f1 is for free text; give one of accuracy"),
+    ],
 )
 def test_metrics_that_do_not_suit_a_task(name: str, says: str) -> None:
     with pytest.raises(UserError, match=says):
@@ -78,6 +98,8 @@ def test_an_unknown_metric() -> None:
 
 @pytest.mark.parametrize("name", METRIC_NAMES)
 def test_every_name_is_a_metric_that_a_task_may_have(name: str) -> None:
-    definition = load_task("film").model_dump() | {"metric": name, "labels": {"negative": "0.0", "positive": "1.0"}}
+    labels = {} if name in OF_TEXT else {"negative": "0.0", "positive": "1.0"}
+    definition = load_task("film").model_dump() | {"metric": name, "labels": labels, "instructions": ()}
     assert task_of(definition, "mine.yaml").metric == name
-    assert metric(name, ["0.0", "1.0", "0.0"], ["0.0", "1.0", "0.0"]) == pytest.approx(1)
+    gold = ["0.0", "1.0", "0.0"]
+    assert metric(name, [(one,) for one in gold] if name in OF_TEXT else gold, gold) == pytest.approx(1)

@@ -18,7 +18,7 @@ import preface
 from preface.backbones.base import Backbone, weights_hash
 from preface.cli.train import run_table
 from preface.errors import UserError
-from preface.labelling.labeller import Labeller
+from preface.labelling.labeller import Labeller, Prediction
 from preface.methods import Method, PrefixTuning, PromptTuning
 from preface.records.card import Member
 from preface.records.run import Run
@@ -382,9 +382,9 @@ def test_early_stopping_is_each_member_s_own(tiny: Backbone, data_file: Path, tm
 def test_warns_of_what_a_number_hides(
     tiny: Backbone, data_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    warn_of(torch.tensor([[0.1, 0.9]] * 3), 2 / 3, 2 / 3, ("a", "b"), "accuracy")
+    warn_of([Prediction("b", None)] * 3, 2 / 3, 2 / 3, "accuracy")
     assert "predicts 'b' for every development row" in capsys.readouterr().err.replace("\n", " ")
-    warn_of(torch.tensor([[0.1, 0.9], [0.1, 0.9], [0.9, 0.1]]), 2 / 3, 2 / 3, ("a", "b"), "accuracy")
+    warn_of([Prediction(word, None) for word in "bba"], 2 / 3, 2 / 3, "accuracy")
     assert "no better than always naming the commonest" in capsys.readouterr().err.replace("\n", " ")
     run = train(tiny, data_file, tmp_path / "wild", learning_rates=[1e38, 0.02], seeds=1, clip=None)
     assert "not finite" in capsys.readouterr().err.replace("\n", " ")
@@ -476,10 +476,10 @@ def test_summaries() -> None:
 
 def test_a_macro_f1_is_compared_with_a_macro_f1(capsys: pytest.CaptureFixture[str]) -> None:
     """Where nine rows of ten have one label, naming it always gives an accuracy of 0.9 and a macro-F1 of 0.474."""
-    gold, said = [0] + [1] * 9, torch.tensor([[0.9, 0.1]] * 4 + [[0.1, 0.9]] * 6)
-    warn_of(said, 0.6, majority("macro_f1", gold), ("a", "b"), "macro_f1")
+    gold, said = ["a"] + ["b"] * 9, [Prediction(word, None) for word in "aaaabbbbbb"]
+    warn_of(said, 0.6, majority("macro_f1", gold), "macro_f1")
     assert not capsys.readouterr().err
-    warn_of(said, 0.6, majority("accuracy", gold), ("a", "b"), "accuracy")
+    warn_of(said, 0.6, majority("accuracy", gold), "accuracy")
     assert "the best development accuracy, 0.600, is no better" in capsys.readouterr().err.replace("\n", " ")
 
 

@@ -1,0 +1,76 @@
+"""Answers in free text: what a prompt is trained to write, what it writes, and how far it is from what is right."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from preface.backbones.base import Backbone
+from preface.backbones.batching import answers_of
+from preface.backbones.contexts import Inputs
+from preface.labelling.label_words import LabelWords
+from preface.labelling.labeller import Labeller, OnBatch
+from preface.tasks import Task
+
+
+@dataclass(frozen=True)
+class FreeText:
+    """What stands in the place of label words where answers are written."""
+
+    backbone: Backbone
+    cue: str
+    most: int
+    """Pieces that are generated, at most."""
+    words: tuple[str, ...] = ()
+    pieces: tuple[tuple[int, ...], ...] = ()
+
+    @property
+    def lead_in(self) -> tuple[int, ...]:
+        """The pieces that every answer begins after."""
+        return self.backbone.lead_in(self.cue)
+
+    def targets(self, answers: Sequence[str]) -> list[list[int]]:
+        """The pieces that a prompt is trained to write for each answer, each with what ends it."""
+        return self.backbone.answer_pieces(answers, self.cue, ended=True)
+
+    def word_of(self, written: str) -> str:
+        """What counts of a written text: its first line, for a backbone that has not learned to end its answer."""
+        return written.strip().split("\n")[0].strip()
+
+
+Wanted = LabelWords | FreeText
+"""What a prompt is asked for: one of some words, or free text."""
+
+
+def wanted(backbone: Backbone, task: Task) -> Wanted:
+    """What prompts of a task are asked for. Raises UserError as `LabelWords.of` does."""
+    if task.free_text:
+        return FreeText(backbone, task.cue, task.answer_pieces)
+    return LabelWords.of(backbone, task.label_words, task.cue)
+
+
+def write_each(
+    labeller: Labeller, text: FreeText, inputs: Inputs, on_batch: OnBatch = lambda rows: None
+) -> list[list[str]]:
+    """What each of P prompts writes about each of N texts, `[P][N]`."""
+    size = labeller.prompts.size
+    rows = [index for index in range(size) for _ in range(len(inputs))]
+    written = labeller.generate(inputs.repeated(size), rows, max_new_tokens=text.most, on_batch=on_batch)
+    said = [text.word_of(each) for each in written]
+    return [said[start : start + len(inputs)] for start in range(0, len(said), len(inputs))]
+
+
+@torch.inference_mode()
+def answer_losses(labeller: Labeller, text: FreeText, inputs: Inputs, answers: Sequence[str]) -> Tensor:
+    """The mean of −log of the probability of an answer's pieces, over all N texts, for each of P prompts, `[P]`."""
+    targets, backbone = text.targets(answers), labeller.backbone
+    losses = torch.zeros(labeller.prompts.size)
+    for index in range(len(losses)):
+        prompt = labeller.prompts.select([index])
+        for places in labeller.batches(inputs, 1):
+            read, said = answers_of([targets[place] for place in places], text.lead_in)
+            losses[index] += backbone.losses(inputs.read(places, prompt), read, said, prompt).sum().cpu()
+    return losses / sum(map(len, targets))
