@@ -34,6 +34,9 @@ class FileOptions(BaseModel):
     label_words: dict[str, str | None] | None = Field(
         None, description="Words of the labels: `0=negative 1=positive`. Default: the labels as they are."
     )
+    free_text: bool = Field(
+        False, description="A data file's label is an answer to be written, not one of some labels."
+    )
     template: str | None = Field(
         None, description="The text of an example: `{premise} … {hypothesis}`; or chat: in the model's chat template."
     )
@@ -48,6 +51,12 @@ class FileOptions(BaseModel):
     @classmethod
     def _several(cls, value: Any) -> Any:
         return (value,) if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _labels_or_text(self) -> FileOptions:
+        if self.free_text and self.label_words is not None:
+            raise ValueError("label_words are for labels, and with free_text there are none; give one of the two")
+        return self
 
     @model_validator(mode="before")
     @classmethod
@@ -88,6 +97,8 @@ def load_task(spec: str | Path | Task, **options: Any) -> Task:
 def _overridden(task: Task, own: FileOptions) -> Task:
     if own == FileOptions():
         return task
+    if own.free_text:
+        raise UserError(f"free-text: is for a data file; {task.name} says itself what its answers are")
     if file := own.validation or own.test:
         raise UserError(f"{file}: is for a data file; {task.name} has splits of its own")
     definition = task.model_dump(exclude_unset=True)
@@ -159,7 +170,8 @@ def _data_task(path: Path, own: FileOptions) -> Task:
         "fields": {"input": inputs, "label": label},
         "template": own.template or "{text}",
         "cue": own.cue or CUE,
-        "labels": _labels(path, label, encoding, own.label_words),
+        "labels": {} if own.free_text else _labels(path, label, encoding, own.label_words),
+        "metric": "exact_text+text_f1" if own.free_text else "accuracy",
         "splits": rules,
         "folder": path.resolve().parent,
     }
@@ -210,7 +222,8 @@ def _label_values(path: Path, label: str, encoding: str) -> list[str]:
             values.add(label_value(value))
         if len(values) > MOST_LABELS:
             raise UserError(
-                f"{path}: the field '{label}' has more than {MOST_LABELS} different values; is it the label?"
+                f"{path}: the field '{label}' has more than {MOST_LABELS} different values; is it the label? If "
+                "answers are to be written, give --free-text"
             )
     if not values:
         raise UserError(f"{path}: the field '{label}' is empty in each row; name the label's field with --label")

@@ -28,11 +28,13 @@ class DataOptions(FileOptions):
     def eval_task(self, spec: str | Path | Task, labels: Mapping[str, str | None] | None = None) -> Task:
         """A task to evaluate on: the options describe data files; other tasks know their own, and take only `cue`.
 
-        `labels` are the words of a data file's labels where the options name none.
+        `labels` are the words of a data file's labels where the options name none; empty: its answers are free text.
         """
         base = split_reference(str(spec))[0]
         if isinstance(spec, Task) or base in registered() or is_yaml(base):
             return load_task(spec, cue=self.cue)
+        if labels is not None and not labels:
+            return self.model_copy(update={"free_text": True}).task(spec)
         if self.label_words is None and labels is not None:
             return self.model_copy(update={"label_words": dict(labels)}).task(spec)
         return self.task(spec)

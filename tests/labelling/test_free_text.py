@@ -122,6 +122,19 @@ def test_a_prompt_learns_to_write(nano: Backbone, folder: Path, tmp_path: Path) 
     assert list(preface.predict(run, ["the thing number 99"])) == [{"answer": "the green", "line": 1}]
 
 
+def test_a_data_file_may_hold_answers(nano: Backbone, folder: Path, tmp_path: Path) -> None:
+    options = {"input": "text", "label": "answers", "free_text": True}
+    recipe = {"learning_rates": [0.1], "seeds": 1, "steps": 2, "batch_size": 8}
+    run = preface.train(nano, folder / "rows.jsonl", "prefix-tuning", out=tmp_path / "run", **options, **recipe)
+    (cell,) = preface.evaluate(run, on=[folder / "rows.jsonl"], input="text", label="answers")
+    assert (cell.metric, cell.n) == ("exact_text+text_f1", 48)
+    assert set(cell.details["metrics"]) == {"exact_text", "text_f1"}
+    with pytest.raises(UserError, match="free-text: is for a data file"):
+        load_task("film", free_text=True)
+    with pytest.raises(UserError, match="with free_text there are none"):
+        load_task(folder / "rows.jsonl", free_text=True, label_words={"a": "b"})
+
+
 @pytest.mark.parametrize(
     "method", [PrefixTuning(length=4), PromptTuning(length=4, place="after")], ids=["prefix", "after"]
 )
