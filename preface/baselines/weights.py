@@ -31,8 +31,8 @@ from preface.tuning.search import Search
 from preface.tuning.tunable import NAMES, OF_PEFT, RATES, Tuning, check_peft, make_tunable
 from preface.tuning.tuned import Tuned, label_scores
 
-FROZEN_ONLY = ("gradient_checkpointing", "cuda_graphs")
-"""Fields of a recipe that only a frozen backbone knows."""
+FROZEN_ONLY = ("gradient_checkpointing", "cuda_graphs", "folds")
+"""Fields of a recipe that are for prompts alone."""
 WEIGHTS = "weights"
 """The folder of tuned weights, and the name of its files."""
 CHECKPOINT_SECONDS = 600.0

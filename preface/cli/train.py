@@ -59,6 +59,8 @@ Examples:
 
 `preface train --task sst2 --data DIR --learning-rate 1e-3 1e-2 1e-1 --seeds 3`
 
+`preface train --task mine.csv --folds 4` (few rows: none are set aside, cross-validation chooses)
+
 `preface train --resume runs/sst2`
 """,
 )
@@ -77,6 +79,8 @@ def train(
     ] = None,
     seed: Annotated[int | None, typer.Option("--seed", help="One particular seed.")] = None,
     train_rows: TrainRows = None,
+    shots: Annotated[int | None, typer.Option("--shots", help="Train on so many rows of each label.", min=1)] = None,
+    draw: Annotated[int, typer.Option("--draw", help="The seed that draws the shots.")] = 0,
     dtype: Dtype = "auto",
     device: Device = "auto",
     keep_contexts: KeepContexts = None,
@@ -105,6 +109,8 @@ def train(
         task,
         configured,
         train_rows=train_rows,
+        shots=shots,
+        draw=draw,
         out=out,
         resume=resume,
         dtype=dtype,
@@ -177,10 +183,12 @@ def run_table(run: Run) -> Table:
 
     record, result = run.record, run.result
     rows, metric = record.splits.validation.rows, metric_title(record.task.metric)
+    folds = record.recipe.get("folds")
+    crossed, which = (f", {folds}-fold cross-validated", "rows") if folds else ("", "development rows")
     table = empty_table(
         f"{record.method.name} on {record.task.name}, {record.backbone} frozen",
         ("learning rate", "seeds", "mean", "± deviation", "best"),
-        f"{metric[0].upper()}{metric[1:]} in percent on {rows:,} development rows (the commonest label alone: "
+        f"{metric[0].upper()}{metric[1:]} in percent{crossed} on {rows:,} {which} (the commonest label alone: "
         f"{100 * result.majority:.1f}).\n{result.trained_parameters:,} trained parameters a prompt, "
         f"{result.steps:,} steps, {result.seconds:,.0f} s."
         + (f"\nThe backbone saw labelled examples of {', '.join(saw)}." if (saw := record.backbone_saw) else ""),

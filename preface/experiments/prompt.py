@@ -65,7 +65,7 @@ class Prompt(Trained):
     def run(self, setting: Setting, backbone: Backbone) -> Run:
         """The long training, after the search for its rate; what is there of either is used, or gone on with."""
         recipe = self.recipe
-        if self.search is not None and len(recipe.learning_rates) > 1:
+        if self.search is not None and recipe.folds is None and len(recipe.learning_rates) > 1:
             folder = setting.folder / "search" / self.folder_name
             search = self._train(setting, backbone, folder, self.search.shortened(recipe))
             rate = search.best_rate[0].learning_rate

@@ -93,6 +93,8 @@ class RunRecord(Origin):
     data: Path | None = None
     skip_bad_rows: bool = False
     train_rows: int | None = Field(None, ge=1)
+    shots: int | None = Field(None, ge=1)
+    draw: int = 0
     splits: Splits
     versions: dict[str, str]
     threads: int

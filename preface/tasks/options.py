@@ -42,6 +42,11 @@ class DataOptions(FileOptions):
     def split(self, task: Task, split: str, rows: int | None = None) -> Split:
         """A split of the task, or `rows` of it, sampled with a fixed seed. Raises UserError as `load_split` does."""
         whole = load_split(task, split, data=self.data, skip_bad_rows=self.skip_bad_rows)
-        if rows is None or rows >= len(whole.examples):
-            return whole
-        return replace(whole, examples=random.Random(0).sample(whole.examples, rows))
+        return whole if rows is None else sampled(whole, rows)
+
+
+def sampled(split: Split, rows: int) -> Split:
+    """So many rows of a split, sampled with a fixed seed; all where there are no more."""
+    if rows >= len(split.examples):
+        return split
+    return replace(split, examples=random.Random(0).sample(split.examples, rows))

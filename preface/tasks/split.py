@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import get_args
@@ -160,6 +160,22 @@ def _chosen(rule: SplitRule, rows: Sequence[Example], free: list[int]) -> list[i
         by_label[rows[i].label].append(i)
     quotas = _quotas({label: len(group) for label, group in by_label.items()}, rule.share, rule.size)
     return sorted(i for label, group in by_label.items() for i in group[: quotas[label]])
+
+
+def few(split: Split, shots: int, draw: int) -> Split:
+    """So many rows of each label, drawn by a seed, in the order of the split; all of a label that has fewer."""
+    by_label: dict[str | None, list[int]] = defaultdict(list)
+    for place, example in enumerate(split.examples):
+        by_label[example.label].append(place)
+    generator = random.Random(draw)
+    chosen = [place for _, own in sorted(by_label.items(), key=str) for place in _drawn(generator, own, shots)]
+    return replace(split, examples=[split.examples[place] for place in sorted(chosen)])
+
+
+def _drawn(generator: random.Random, places: list[int], count: int) -> list[int]:
+    # random() is the one method whose sequence Python guarantees to keep between versions
+    ranks = {place: generator.random() for place in places}
+    return sorted(places, key=ranks.__getitem__)[:count]
 
 
 def _filled(groups: Iterable[list[int]], size: int) -> list[int]:

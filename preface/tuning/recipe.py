@@ -42,6 +42,12 @@ class Recipe(BaseModel):
         None, ge=1, description="Steps between evaluations on the development split. Default: twenty evaluations."
     )
     patience: int | None = Field(6, ge=1, description="Evaluations without a better score before a prompt stops.")
+    folds: int | None = Field(
+        None,
+        ge=2,
+        le=100,
+        description="No development split: this many folds choose rate and steps, then all rows train.",
+    )
     dropout: float = Field(0.0, ge=0, lt=1, description="In the frozen backbone.")
     gradient_checkpointing: bool = Field(False, description="Less memory, more time.")
     cuda_graphs: bool = Field(False, description="On a GPU, launch a step as a whole; not seen to work yet.")

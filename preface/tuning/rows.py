@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
@@ -114,6 +114,14 @@ class Rows:
         said = [self.labels.words[label] for label in log_probabilities.argmax(-1).tolist()]
         return self.score(metric_name, said), float(cross_entropy(log_probabilities, self.gold))
 
+    def held(self, places: Sequence[int]) -> Rows:
+        """The same with some of the development rows alone."""
+        return replace(
+            self,
+            development=[self.development[place] for place in places],
+            held_out=[self.held_out[place] for place in places],
+        )
+
     def majority(self, metric_name: str) -> float:
         """What always giving the commonest answer would score on the development rows."""
         return majority(metric_name, gold_of(self.held_out), groups_of(self.held_out))
@@ -138,22 +146,28 @@ class Development:
         self.backbone, self.rows, self.metric = backbone, rows, metric_name
         self.inputs = Inputs(backbone, rows.development, keep=keep)
 
-    def judge(self, prompts: Prompts) -> list[Judged]:
-        """How each of P prompts does."""
+    def judge(self, prompts: Prompts, of_each: Sequence[Sequence[int]] | None = None) -> list[Judged]:
+        """How each of P prompts does on all rows; or on some of them, `of_each`."""
         wanted = self.rows.wanted
         labeller = Labeller(self.backbone, prompts, wanted)
         if isinstance(wanted, FreeText):
-            return self._judge_text(labeller, wanted)
+            return self._judge_text(labeller, wanted, of_each)
         judged = []
-        for scores in labeller.label_each(self.inputs):  # [N, C]
-            judged.append(Judged(*self.rows.score_and_loss(self.metric, scores), predictions_of(scores, wanted)))
+        for number, scores in enumerate(labeller.label_each(self.inputs)):  # [N, C]
+            rows = self.rows if of_each is None else self.rows.held(of_each[number])
+            own = scores if of_each is None else scores[list(of_each[number])]
+            judged.append(Judged(*rows.score_and_loss(self.metric, own), predictions_of(own, wanted)))
         return judged
 
-    def _judge_text(self, labeller: Labeller, text: FreeText) -> list[Judged]:
-        answers = [str(example.label) for example in self.rows.held_out]
-        losses = answer_losses(labeller, text, self.inputs, answers).tolist()
-        written = write_each(labeller, text, self.inputs)
-        return [
-            Judged(self.rows.score(self.metric, said), loss, [Prediction(one, None) for one in said])
-            for said, loss in zip(written, losses, strict=True)
-        ]
+    def _judge_text(
+        self, labeller: Labeller, text: FreeText, of_each: Sequence[Sequence[int]] | None = None
+    ) -> list[Judged]:
+        judged = []
+        for number in range(labeller.prompts.size):
+            rows = self.rows if of_each is None else self.rows.held(of_each[number])
+            inputs = self.inputs if of_each is None else Inputs(self.backbone, rows.development)
+            one = Labeller(self.backbone, labeller.prompts.select([number]), text)
+            loss = answer_losses(one, text, inputs, [str(example.label) for example in rows.held_out])
+            (said,) = write_each(one, text, inputs)
+            judged.append(Judged(rows.score(self.metric, said), float(loss), [Prediction(row, None) for row in said]))
+        return judged

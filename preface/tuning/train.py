@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +22,12 @@ from preface.records.lock import locked
 from preface.records.results import installed_versions
 from preface.records.run import RECORD, Run, RunRecord, SplitRecord, Splits, now
 from preface.tasks import Split, Task
-from preface.tasks.options import DataOptions
+from preface.tasks.metric import metric_title
+from preface.tasks.options import DataOptions, sampled
+from preface.tasks.split import few
+from preface.terminal.progress import say
 from preface.tuning.finish import finish
+from preface.tuning.folds import FOLDS, Chosen, CrossValidation, OnAllRows, pooled
 from preface.tuning.loop import Loop
 from preface.tuning.population import Population
 from preface.tuning.recipe import Recipe, recipe_from
@@ -36,6 +40,8 @@ def train(
     method: Method | str | None = None,
     *,
     train_rows: int | None = None,
+    shots: int | None = None,
+    draw: int = 0,
     out: str | Path | None = None,
     resume: str | Path | None = None,
     dtype: str = "auto",
@@ -49,6 +55,7 @@ def train(
         task: a shipped task's name, a YAML, or a data file (`preface.tasks.read.SUFFIXES`).
         method: a method, or its name. Default: a prefix of 20 at all three attention sites.
         train_rows: train on so many rows, sampled with a fixed seed.
+        shots: train on so many rows of each label, drawn by the seed `draw`.
         out: the run's folder (default: `runs/TASK-METHOD-TIME`).
         resume: the folder of an interrupted run: goes on where that stopped, and takes all else from there; where
             things lie now may be given (`backbone`, `device`, `data`), and must hold the same.
@@ -62,13 +69,16 @@ def train(
     """
     recipe, data = divided(options, Recipe, DataOptions)
     if resume is not None:
-        given = {"task": task, "method": method, "train_rows": train_rows, "out": out}
+        given = {"task": task, "method": method, "train_rows": train_rows, "shots": shots, "out": out}
         _refuse([name for name, value in given.items() if value is not None] + [n for n in options if n != "data"])
         return _go_on(Path(resume), backbone, dtype, device, data.get("data"))
     if task is None:
         raise UserError("task: none given; `preface tasks` lists those that ship, or give a data file")
-    if train_rows is not None and train_rows < 1:
-        raise UserError(f"train-rows: at least 1 (got {train_rows})")
+    for name, number in (("train-rows", train_rows), ("shots", shots)):
+        if number is not None and number < 1:
+            raise UserError(f"{name}: at least 1 (got {number})")
+    if train_rows is not None and shots is not None:
+        raise UserError("shots: is a number of rows of each label, train-rows of all rows; give one of the two")
     the_data = validated(DataOptions, data)
     the_task = the_data.task(task)
     the_method = validated(method_named(method), {}) if isinstance(method, str) else method or PrefixTuning()
@@ -76,7 +86,17 @@ def train(
     folder = Path(out) if out else Path("runs") / _run_name(the_task, the_method)
     _check_free(folder)
     the_backbone = loaded(backbone, dtype, device)
-    return _begin(folder, _Training(the_backbone, the_task, the_method, the_recipe, the_data, train_rows))
+    limits = _Limits(train_rows, shots, draw)
+    return _begin(folder, _Training(the_backbone, the_task, the_method, the_recipe, the_data, limits))
+
+
+@dataclass(frozen=True)
+class _Limits:
+    """How many rows are trained on."""
+
+    train_rows: int | None
+    shots: int | None
+    draw: int
 
 
 @dataclass(frozen=True)
@@ -88,18 +108,33 @@ class _Training:
     method: Method
     recipe: Recipe
     data: DataOptions
-    train_rows: int | None
+    limits: _Limits
 
     def read(self) -> tuple[Split, Split]:
-        """The rows to train on, and the development split."""
-        training = self.data.split(self.task, "train", self.train_rows)
-        return training, self.data.split(self.task, "validation")
+        """The rows to train on, and the development split; with folds, all labelled rows are both."""
+        folds, rows = self.recipe.folds, self.limits.train_rows
+        training = self.data.split(self.task, "train", rows if folds is None else None)
+        development = self.data.split(self.task, "validation")
+        if folds is not None:
+            training = pooled(training, development)
+            if rows is not None:
+                training = sampled(training, rows)
+        if self.limits.shots is not None:
+            training = few(training, self.limits.shots, self.limits.draw)
+        return training, development if folds is None else replace(training, split="validation")
 
-    def population(self, training: Split, development: Split) -> Population:
-        """What can be wrong with the method shows here."""
+    def rows(self, training: Split, development: Split) -> Rows:
         asked = wanted(self.backbone, self.task)
-        rows = Rows.of(self.backbone, asked, training, development, self.recipe.max_input_tokens, self.task.cue)
-        return Population(self.backbone, self.method, self.recipe, rows, self.task.metric)
+        return Rows.of(self.backbone, asked, training, development, self.recipe.max_input_tokens, self.task.cue)
+
+    def first(self, rows: Rows) -> Population:
+        """What is trained first; what can be wrong with the method shows here."""
+        kind = Population if self.recipe.folds is None else CrossValidation
+        return kind(self.backbone, self.method, self.recipe, rows, self.task.metric)
+
+    def second(self, rows: Rows, chosen: Chosen) -> Population:
+        """What is trained on all rows, once folds have chosen."""
+        return OnAllRows(self.backbone, self.method, self.recipe, rows, self.task.metric, chosen)
 
     def record(self, recipe: Recipe, splits: Splits) -> RunRecord:
         """`recipe`: with its steps as numbers."""
@@ -116,7 +151,9 @@ class _Training:
             recipe=recipe.model_dump(mode="json"),
             data=None if data is None else data.resolve(),
             skip_bad_rows=self.data.skip_bad_rows,
-            train_rows=self.train_rows,
+            train_rows=self.limits.train_rows,
+            shots=self.limits.shots,
+            draw=self.limits.draw,
             splits=splits,
             label_words=self.task.label_words,
             versions=installed_versions(),
@@ -129,19 +166,42 @@ class _Training:
 
 def _begin(folder: Path, work: _Training) -> Run:
     training, development = work.read()
-    population = work.population(training, development)  # before there is a folder that would claim the name
+    rows = work.rows(training, development)
+    population = work.first(rows)  # before there is a folder that would claim the name
     with locked(folder):
         _check_free(folder)
-        record = work.record(population.recipe, _splits(training, development))
+        resolved = population.recipe.model_copy(
+            update={name: getattr(work.recipe, name) for name in ("seeds", "patience")}
+        )
+        record = work.record(resolved, _splits(training, development))
         record.write(folder)
-        _run(folder, population, record)
+        _run(folder, work, rows, population, record)
     return Run(folder, work.backbone)
 
 
-def _run(folder: Path, population: Population, record: RunRecord) -> None:
+def _run(folder: Path, work: _Training, rows: Rows, population: Population, record: RunRecord) -> None:
     """Train to the end, and write what comes of it."""
-    loop = Loop(folder, population, population.budget, f"preface train --resume {shlex.quote(str(folder))}")
+    again = f"preface train --resume {shlex.quote(str(folder))}"
+    if isinstance(population, CrossValidation):
+        population = work.second(rows, _cross_validated(folder, population, again))
+    loop = Loop(folder, population, population.budget, again)
     finish(folder, record, population.outcome(loop.run()))
+
+
+def _cross_validated(folder: Path, population: CrossValidation, again: str) -> Chosen:
+    """What the folds chose, in a folder of their own; found there when it is done already."""
+    if (done := Chosen.read(folder)) is not None:
+        return done
+    (folder / FOLDS).mkdir(exist_ok=True)
+    Loop(folder / FOLDS, population, population.budget, again).run()
+    if (chosen := population.chosen) is None:
+        raise UserError("folds: every learning rate diverged; try lower ones")
+    say(
+        f"{population.recipe.folds} folds: rate {chosen.learning_rate:g} for {chosen.steps} steps did best "
+        f"({metric_title(population.metric)} {chosen.score:.3f} on rows that were not trained on)"
+    )
+    chosen.write(folder)
+    return chosen
 
 
 def _go_on(folder: Path, backbone: Backbone | str | None, dtype: str, device: str, data: str | Path | None) -> Run:
@@ -154,7 +214,8 @@ def _go_on(folder: Path, backbone: Backbone | str | None, dtype: str, device: st
         for now_read, then in ((splits.train, record.splits.train), (splits.validation, record.splits.validation)):
             if not now_read.same_rows(then):
                 raise UserError(f"{folder}: the data of {record.task.name} has changed since; start anew")
-        _run(folder, work.population(training, development), record)
+        rows = work.rows(training, development)
+        _run(folder, work, rows, work.first(rows), record)
     return Run(folder, work.backbone)
 
 
@@ -166,7 +227,8 @@ def _recorded(folder: Path, record: RunRecord, backbone: Backbone, data: str | P
     except UserError as error:
         raise UserError(f"{folder / RECORD}: damaged, or of another version ({error})") from error
     options = DataOptions(data=Path(data) if data else record.data, skip_bad_rows=record.skip_bad_rows)
-    return _Training(backbone, record.task, method, recipe, options, record.train_rows)
+    limits = _Limits(record.train_rows, record.shots, record.draw)
+    return _Training(backbone, record.task, method, recipe, options, limits)
 
 
 def _same_backbone(
