@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from copy import copy
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -19,6 +19,9 @@ from preface.labelling.subjects import check_answers
 from preface.records.results import Cell
 from preface.tasks import Example, Split, Task
 from preface.tasks.options import DataOptions
+from preface.tasks.split import few, pooled
+
+T = TypeVar("T")
 
 UNFIT = r"[^\w.+]+"
 """What no folder's name has."""
@@ -41,6 +44,7 @@ class Setting:
         self._given = backbone
         self._loaded: dict[str, Backbone] = {}  # one at most; shared by all parts
         self._splits: dict[tuple[str, str, int | None], Split] = {}
+        self._computed: dict[Hashable, Any] = {}
 
     def backbone(self, name: str) -> Backbone:
         """The backbone of that name, loaded when first needed; only the last one stays in memory, and a given one."""
@@ -68,6 +72,16 @@ class Setting:
         if key not in self._splits:
             self._splits[key] = self.data.split(task, name, rows)
         return self._splits[key]
+
+    def drawn(self, task: Task, shots: int, draw: int) -> Split:
+        """So many rows of each label, drawn by a seed from all that are labelled and no test."""
+        return few(pooled(self.split(task, "train"), self.split(task, "validation")), shots, draw)
+
+    def once(self, key: Hashable, compute: Callable[[], T]) -> T:
+        """What is computed for a key, which is done once for all columns."""
+        if key not in self._computed:
+            self._computed[key] = compute()
+        return self._computed[key]  # type: ignore[no-any-return]
 
 
 class Column(BaseModel, ABC):

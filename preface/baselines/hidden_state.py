@@ -36,18 +36,19 @@ class HiddenState(Classifier):
     def backbone_name(self, setting: Setting) -> str:
         return setting.backbone(self.backbone).name
 
-    def fit(self, setting: Setting, training: Split, development: Split) -> tuple[Callable[[Split], Any], int]:
+    def fit(self, setting: Setting, training: Split, development: Split | None) -> tuple[Callable[[Split], Any], int]:
         from sklearn.preprocessing import StandardScaler
 
         def features(split: Split) -> Any:
             title = f"{split.task} · {split.split} · states"
-            return mean_states(backbone, split.examples, title=title).numpy()  # [rows, d]
+            key = backbone.name, split.task, split.split, tuple(example.text for example in split.examples)
+            return setting.once(key, lambda: mean_states(backbone, split.examples, title=title).numpy())  # [rows, d]
 
         backbone, scaler = setting.backbone(self.backbone), StandardScaler()
-        labels, dev_labels = labels_of(training), labels_of(development)
+        labels, dev_labels = labels_of(training), labels_of(development) if development else None
         check_labels(self.kind, labels, dev_labels)
         train = scaler.fit_transform(features(training))
-        dev = scaler.transform(features(development))
+        dev = scaler.transform(features(development)) if development else None
         model = fit_classifier(train, labels, dev, dev_labels, STRENGTHS)
         return lambda split: model.predict(scaler.transform(features(split))), trained_parameters(model)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 import time
 from collections.abc import Iterator, Sequence
 from itertools import chain, zip_longest
@@ -25,7 +24,7 @@ from preface.tasks.task import CHAT, CUE
 
 
 class InContext(Trained):
-    """k demonstrations of each label before every text; each seed draws its own."""
+    """k demonstrations of each label before every text; each seed draws its own, of all labelled rows."""
 
     kind: ClassVar[str] = "in-context"
     backbone: str
@@ -38,9 +37,11 @@ class InContext(Trained):
 
     def cells(self, setting: Setting, tasks: Sequence[Task]) -> Iterator[list[Cell]]:
         backbone, trained_on = setting.backbone(self.backbone), setting.task(self.train_task)
-        pool = setting.split(trained_on, "train", self.train_rows).examples
         seeds = range(self.seeds) if isinstance(self.seeds, int) else self.seeds
-        drawn = [self.demonstrations(backbone, pool, trained_on, seed) for seed in seeds]
+        drawn = [
+            self.demonstrations(backbone, setting.drawn(trained_on, self.shots, seed).examples, trained_on)
+            for seed in seeds
+        ]
         prompts = [before_each_text(backbone, "".join(texts)) for texts in drawn]
         for task in tasks:
             examples = setting.split(task, "test").examples
@@ -72,14 +73,10 @@ class InContext(Trained):
                 for seed, given, texts in zip(seeds, predictions, drawn, strict=True)
             ]
 
-    def demonstrations(self, backbone: Backbone, pool: Sequence[Example], task: Task, seed: int) -> list[str]:
+    def demonstrations(self, backbone: Backbone, rows: Sequence[Example], task: Task) -> list[str]:
         """Texts with their answers, labels in turn, as many as fit into the window."""
         cue = CUE if task.cue == CHAT else task.cue
-        draw = random.Random(seed)
-        by_label = []
-        for word in task.label_words:
-            rows = [example for example in pool if example.label == word]
-            by_label.append(draw.sample(rows, min(self.shots, len(rows))))
+        by_label = [[example for example in rows if example.label == word] for word in task.label_words]
         chosen = list(filter(None, chain.from_iterable(zip_longest(*by_label))))
         share = self._room(backbone) // max(1, len(chosen))
         texts = []

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import time
 from abc import abstractmethod
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
+
+from pydantic import Field
 
 from preface.baselines.column import Setting, Trained
 from preface.errors import UserError
@@ -15,24 +18,40 @@ from preface.tasks import Split, Task
 if TYPE_CHECKING:  # scikit-learn is slow to import, so only fitting does
     from sklearn.linear_model import LogisticRegression
 
+FOLDS = 4
 STRENGTHS = (0.3, 1.0, 3.0, 10.0)
 """Inverse regularisation strengths `C` to choose from, strongest regularisation first."""
 
 
-def check_labels(name: str, train_labels: Sequence[str], dev_labels: Sequence[str]) -> None:
+def check_labels(name: str, train_labels: Sequence[str], dev_labels: Sequence[str] | None) -> None:
     """Raise UserError where these rows allow no classifier; `name` is the baseline's."""
     if len(found := sorted(set(train_labels))) < 2:
         raise UserError(f"{name} needs training rows of two labels or more; found {', '.join(found) or 'none'}")
-    if not dev_labels:
+    if dev_labels is not None and not dev_labels:
         raise UserError(f"{name} chooses its regularisation on development rows; give at least one")
 
 
 def fit_classifier(
-    train: Any, train_labels: Sequence[str], dev: Any, dev_labels: Sequence[str], strengths: Sequence[float] = STRENGTHS
+    train: Any,
+    train_labels: Sequence[str],
+    dev: Any,
+    dev_labels: Sequence[str] | None,
+    strengths: Sequence[float] = STRENGTHS,
 ) -> LogisticRegression:
-    """Fit on `train` `[rows, features]`, with the strength that is most often right on `dev`; of equals the least."""
-    from sklearn.linear_model import LogisticRegression
+    """Fit on `train` `[rows, features]`, with the strength that is most often right on `dev`; of equals the least.
 
+    Without development rows the strength is chosen by cross-validation, of `FOLDS` folds or as many as the rarest label
+    has rows; with one row of a label it is the middle one.
+    """
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.model_selection import GridSearchCV
+
+    if dev_labels is None:
+        folds = min(FOLDS, *Counter(train_labels).values())
+        if folds < 2:
+            return LogisticRegression(C=strengths[len(strengths) // 2], max_iter=1000).fit(train, train_labels)
+        tried = GridSearchCV(LogisticRegression(max_iter=1000), {"C": list(strengths)}, cv=folds)
+        return tried.fit(train, train_labels).best_estimator_
     fitted = [LogisticRegression(C=strength, max_iter=1000).fit(train, train_labels) for strength in strengths]
     return max(fitted, key=lambda classifier: classifier.score(dev, dev_labels))  # the first of equals
 
@@ -45,9 +64,15 @@ def trained_parameters(classifier: LogisticRegression) -> int:
 class Classifier(Trained):
     """A column of logistic regression, on features that its kind makes of texts."""
 
+    seeds: int | tuple[int, ...] = 3
+    """Of draws of `shots`."""
+    shots: int | None = Field(None, ge=1)
+    """Rows of each label, drawn anew by each seed; None: all rows, or `train_rows`, once."""
+
     @abstractmethod
-    def fit(self, setting: Setting, training: Split, development: Split) -> tuple[Callable[[Split], Any], int]:
-        """Fit; what predicts the labels of a split, `[rows]`, and how many parameters were trained."""
+    def fit(self, setting: Setting, training: Split, development: Split | None) -> tuple[Callable[[Split], Any], int]:
+        """Fit, choosing by cross-validation where there is no development split; what predicts the labels of a split,
+        `[rows]`, and how many parameters were trained."""
 
     def backbone_name(self, setting: Setting) -> str:
         """What the features come from; empty: no model."""
@@ -55,27 +80,44 @@ class Classifier(Trained):
 
     def cells(self, setting: Setting, tasks: Sequence[Task]) -> Iterator[list[Cell]]:
         trained_on, backbone = setting.task(self.train_task), self.backbone_name(setting)
-        began = time.perf_counter()
-        training = setting.split(trained_on, "train", self.train_rows)
-        predict, parameters = self.fit(setting, training, setting.split(trained_on, "validation"))
-        details = {"train_seconds": time.perf_counter() - began}
-        for task in tasks:
-            split = setting.split(task, "test")
+        fitted = []
+        for seed in self._draws:
             began = time.perf_counter()
-            predicted = [str(label) for label in predict(split)]
-            yield [
-                self.cell(
-                    task,
-                    split.examples,
-                    predicted,
-                    words=task.label_words,
-                    trained_on=trained_on.name,
-                    seconds=time.perf_counter() - began,
-                    backbone=backbone,
-                    trained_parameters=parameters,
-                    details=details,
+            predict, parameters = self.fit(setting, *self._rows(setting, trained_on, seed))
+            fitted.append((seed, predict, parameters, {"train_seconds": time.perf_counter() - began}))
+        for task in tasks:
+            split, cells = setting.split(task, "test"), []
+            for seed, predict, parameters, details in fitted:
+                began = time.perf_counter()
+                predicted = [str(label) for label in predict(split)]
+                cells.append(
+                    self.cell(
+                        task,
+                        split.examples,
+                        predicted,
+                        words=task.label_words,
+                        trained_on=trained_on.name,
+                        seconds=time.perf_counter() - began,
+                        backbone=backbone,
+                        seed=seed,
+                        trained_parameters=parameters,
+                        details=details,
+                    )
                 )
-            ]
+            yield cells
+
+    @property
+    def _draws(self) -> Sequence[int | None]:
+        """The seeds of its draws; None: nothing is drawn."""
+        if self.shots is None:
+            return [None]
+        return range(self.seeds) if isinstance(self.seeds, int) else self.seeds
+
+    def _rows(self, setting: Setting, task: Task, draw: int | None) -> tuple[Split, Split | None]:
+        """What is fitted to, and what chooses."""
+        if self.shots is None or draw is None:
+            return setting.split(task, "train", self.train_rows), setting.split(task, "validation")
+        return setting.drawn(task, self.shots, draw), None
 
 
 def labels_of(split: Split) -> list[str]:

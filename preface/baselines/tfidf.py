@@ -26,10 +26,11 @@ RARE_WORDS_FROM = 2_000
 def fit_tfidf(
     train_texts: Sequence[str],
     train_labels: Sequence[str],
-    dev_texts: Sequence[str],
-    dev_labels: Sequence[str],
+    dev_texts: Sequence[str] | None = None,
+    dev_labels: Sequence[str] | None = None,
 ) -> Pipeline:
-    """Fit on the training rows, with the `C` that is most often right on the development rows.
+    """Fit on the training rows, with the `C` that is most often right on the development rows; without them, by
+    cross-validation.
 
     Features are words and pairs of words, sublinear in their count; of equally good `C`s the smallest wins.
     Returns a pipeline whose `predict(texts)` gives an array of labels, [rows]. Nothing in it is random.
@@ -46,7 +47,8 @@ def fit_tfidf(
         train = words.fit_transform(train_texts)
     except ValueError as error:
         raise UserError(f"tf-idf finds no words in {len(train_texts):,} training rows: {error}") from error
-    classifier = fit_classifier(train, train_labels, words.transform(dev_texts), dev_labels)
+    dev = None if dev_texts is None else words.transform(dev_texts)
+    classifier = fit_classifier(train, train_labels, dev, dev_labels)
     return Pipeline([("words", words), ("classifier", classifier)])
 
 
@@ -55,8 +57,9 @@ class TfIdf(Classifier):
 
     kind: ClassVar[str] = "tf-idf"
 
-    def fit(self, setting: Setting, training: Split, development: Split) -> tuple[Callable[[Split], Any], int]:
-        model = fit_tfidf(texts_of(training), labels_of(training), texts_of(development), labels_of(development))
+    def fit(self, setting: Setting, training: Split, development: Split | None) -> tuple[Callable[[Split], Any], int]:
+        held_out = (texts_of(development), labels_of(development)) if development else (None, None)
+        model = fit_tfidf(texts_of(training), labels_of(training), *held_out)
         return lambda split: model.predict(texts_of(split)), trained_parameters(model["classifier"])
 
 

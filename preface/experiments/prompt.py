@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
-from pydantic import model_validator
+from pydantic import Field, model_validator
 
 from preface.backbones.base import Backbone
 from preface.baselines.column import Setting, Trained
@@ -34,6 +35,8 @@ class Prompt(Trained):
     recipe: Recipe
     search: Search | None = None
     """None: every rate is trained in full with every seed."""
+    shots: int | None = Field(None, ge=1)
+    """Rows of each label, drawn anew by each seed; needs `folds`. None: all rows, or `train_rows`."""
 
     @property
     def base(self) -> str:
@@ -56,11 +59,32 @@ class Prompt(Trained):
         own = {name: value for name, value in fields.items() if name not in {*chosen.model_fields, *recipe}}
         return own | {"method": method, "recipe": recipe_from(recipe, method.rates)}
 
+    def check(self, setting: Setting, tasks: Sequence[Task]) -> None:
+        super().check(setting, tasks)
+        if self.shots is not None and self.recipe.folds is None:
+            raise UserError(f"{self.label}: with shots there is no development split to choose by; give folds too")
+
     def cells(self, setting: Setting, tasks: Sequence[Task]) -> Iterator[list[Cell]]:
         data, backbone = setting.data, setting.backbone(self.backbone)
-        run = self.run(setting, backbone)
+        if self.shots is None:
+            run = self.run(setting, backbone)
+            for task in tasks:
+                yield evaluate(run, [task], backbone=backbone, data=data.data, skip_bad_rows=data.skip_bad_rows)
+            return
+        runs = {seed: self._drawn(setting, backbone, seed) for seed in self.recipe.seeds}
         for task in tasks:
-            yield evaluate(run, [task], backbone=backbone, data=data.data, skip_bad_rows=data.skip_bad_rows)
+            cells = []
+            for seed, run in runs.items():
+                (cell,) = evaluate(run, [task], backbone=backbone, data=data.data, skip_bad_rows=data.skip_bad_rows)
+                settings = {name: value for name, value in cell.details.items() if name != "learning_rate"}
+                cells.append(replace(cell, seed=seed, details=settings))  # of each draw its own rate
+            yield cells
+
+    def _drawn(self, setting: Setting, backbone: Backbone, draw: int) -> Run:
+        """A prompt trained on the rows of a draw, at the rate and for the steps that its own folds choose."""
+        one = self.recipe.model_copy(update={"seeds": (draw,)})
+        folder = setting.folder / "train" / self.folder_name / f"draw{draw}"
+        return self._train(setting, backbone, folder, one, shots=self.shots, draw=draw)
 
     def run(self, setting: Setting, backbone: Backbone) -> Run:
         """The long training, after the search for its rate; what is there of either is used, or gone on with."""
@@ -73,7 +97,7 @@ class Prompt(Trained):
             say(f"{self.label}: learning rate {rate:g} did best on the development split")
         return self._train(setting, backbone, setting.folder / "train" / self.folder_name, recipe)
 
-    def _train(self, setting: Setting, backbone: Backbone, folder: Path, recipe: Recipe) -> Run:
+    def _train(self, setting: Setting, backbone: Backbone, folder: Path, recipe: Recipe, **limits: Any) -> Run:
         if (folder / RECORD).exists():
             run = Run(folder, backbone)
             return run if run.record.result is not None else train(backbone, resume=folder)
@@ -85,5 +109,6 @@ class Prompt(Trained):
             skip_bad_rows=setting.data.skip_bad_rows,
             train_rows=self.train_rows,
             out=folder,
+            **limits,
             **recipe.model_dump(),
         )

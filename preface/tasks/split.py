@@ -162,6 +162,13 @@ def _chosen(rule: SplitRule, rows: Sequence[Example], free: list[int]) -> list[i
     return sorted(i for label, group in by_label.items() for i in group[: quotas[label]])
 
 
+def pooled(training: Split, development: Split) -> Split:
+    """All labelled rows but those of the test, as a training split."""
+    sources = list(dict.fromkeys([*training.sources, *development.sources]))
+    skipped = list(dict.fromkeys([*training.skipped, *development.skipped]))
+    return replace(training, examples=[*training.examples, *development.examples], sources=sources, skipped=skipped)
+
+
 def few(split: Split, shots: int, draw: int) -> Split:
     """So many rows of each label, drawn by a seed, in the order of the split; all of a label that has fewer."""
     by_label: dict[str | None, list[int]] = defaultdict(list)

@@ -24,7 +24,6 @@ from preface.errors import UserError
 from preface.labelling.labeller import Prediction
 from preface.methods import Method
 from preface.records.atomic import write_atomically
-from preface.tasks import Split
 from preface.tuning.finish import Outcome
 from preface.tuning.loop import Position
 from preface.tuning.population import Population
@@ -168,10 +167,3 @@ class OnAllRows(Population):
             state.score, state.loss, state.step = self.by.score, self.by.loss, at.steps
         self.best = {name: parameter.detach().clone() for name, parameter in self.parameters.items()}
         return replace(super().outcome(at), predictions=self.by.predictions)
-
-
-def pooled(training: Split, development: Split) -> Split:
-    """All labelled rows but those of the test, as a training split."""
-    sources = list(dict.fromkeys([*training.sources, *development.sources]))
-    skipped = list(dict.fromkeys([*training.skipped, *development.skipped]))
-    return replace(training, examples=[*training.examples, *development.examples], sources=sources, skipped=skipped)

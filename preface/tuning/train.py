@@ -24,10 +24,10 @@ from preface.records.run import RECORD, Run, RunRecord, SplitRecord, Splits, now
 from preface.tasks import Split, Task
 from preface.tasks.metric import metric_title
 from preface.tasks.options import DataOptions, sampled
-from preface.tasks.split import few
+from preface.tasks.split import few, pooled
 from preface.terminal.progress import say
 from preface.tuning.finish import finish
-from preface.tuning.folds import FOLDS, Chosen, CrossValidation, OnAllRows, pooled
+from preface.tuning.folds import FOLDS, Chosen, CrossValidation, OnAllRows
 from preface.tuning.loop import Loop
 from preface.tuning.population import Population
 from preface.tuning.recipe import Recipe, recipe_from

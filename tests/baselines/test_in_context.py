@@ -61,11 +61,10 @@ def test_t5_reads_the_demonstrations_with_the_text(tiny: Backbone, checkpoint_fo
 def test_demonstrations_are_balanced_drawn_by_seed_and_fit_the_window(nano: Backbone, tmp_path: Path) -> None:
     setting = Setting(tmp_path, DataOptions(), backbone=nano)
     task = setting.task("film")
-    pool = setting.split(task, "train").examples
 
     def drawn(seed: int, **fields: int) -> list[str]:
         column = validated(InContext, {"backbone": "nano", "train_task": "film", **fields})
-        return column.demonstrations(nano, pool, task, seed)
+        return column.demonstrations(nano, setting.drawn(task, column.shots, seed).examples, task)
 
     texts = drawn(0, shots=3)
     endings = [text.strip().split()[-1] for text in texts]
