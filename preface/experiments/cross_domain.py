@@ -8,6 +8,7 @@ from typing import Any
 
 from preface.backbones.base import Backbone
 from preface.baselines.column import Setting
+from preface.experiments.domains import distances
 from preface.experiments.matrix import eval_tasks, measure
 from preface.experiments.report import write_report
 from preface.experiments.spec import Experiment, load_experiment
@@ -49,7 +50,9 @@ def compare_cross_domain(
     experiment = experiment.changed(backbone=name, **changes)
     setting = Setting(Path(out), experiment.data, dtype, device, loaded)
     cells = measure(experiment, setting)
-    notes = (*experiment.notes, *wordings(cells), majorities(experiment, setting), *seen(cells))
+    notes = [*experiment.notes, *wordings(cells), majorities(experiment, setting), *seen(cells)]
+    if experiment.distances:
+        notes += distances(experiment, setting)
     commands = [command or f"preface compare cross-domain --out {out}"]
     write_report(cells, Path(out), experiment.title, notes=notes, commands=commands)
     return cells

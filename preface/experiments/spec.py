@@ -11,7 +11,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from preface.backbones.load import default_backbone
-from preface.baselines.column import Column
+from preface.baselines.column import Column, Trained
 from preface.errors import UserError
 from preface.experiments.prompt import Prompt
 from preface.methods import ALIASES, METHODS
@@ -54,6 +54,8 @@ class Experiment(BaseModel):
     """None: every rate is trained in full with every seed."""
     train_rows: int | None = Field(None, ge=1)
     """Rows trained on; None: all."""
+    distances: bool = False
+    """Whether the report says how far the texts of the tasks are apart."""
     data: DataOptions = DataOptions()
     """Where data lie, and how data files among the tasks are read."""
     notes: tuple[str, ...] = ()
@@ -84,6 +86,13 @@ class Experiment(BaseModel):
         if repeated := next((name for name in names if names.count(name) > 1), None):
             raise ValueError(f"two columns are called {repeated}; give each a name of its own")
         return self
+
+    def train_tasks(self) -> list[str]:
+        """The tasks that some column is trained on, each once."""
+        if self.train_task is None:
+            return list(self.eval_tasks)
+        trained = [column.train_task for column in self.expanded() if isinstance(column, Trained)]
+        return list(dict.fromkeys(trained))
 
     def parts(self) -> dict[str, Experiment]:
         """By task, the experiments on one task each that it consists of; empty where one task is trained on."""
@@ -121,8 +130,8 @@ class Experiment(BaseModel):
         return given | {"train_task": self.train_task or self.eval_tasks[0]}
 
     def measured(self) -> Fields:
-        """All that decides a number: not the title, the notes, what to try next, or where data lie."""
-        fields = self.model_dump(mode="json", exclude={"title", "notes", "next"})
+        """All that decides a number: not the title, the notes, what is said beside, or where data lie."""
+        fields = self.model_dump(mode="json", exclude={"title", "notes", "next", "distances"})
         del fields["data"]["data"]
         return fields
 

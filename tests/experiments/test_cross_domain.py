@@ -167,7 +167,7 @@ def test_another_experiment_does_not_get_mixed_in(finished: Path, nano: Backbone
 def test_shipped_specs_are_whole(name: str) -> None:
     experiment = load_experiment(name)
     assert experiment.expanded()
-    for task in (experiment.train_task, *experiment.eval_tasks):
+    for task in (*experiment.train_tasks(), *experiment.eval_tasks):
         preface.tasks.load_task(task)
 
 
@@ -191,7 +191,7 @@ def test_paper_a_is_the_paper_s_recipe() -> None:
     [
         ("title: [", "no YAML"),
         ("just text", "a mapping"),
-        ("title: x", "train-task: Field required$"),
+        ("title: x", "eval-tasks: Field required$"),
         ("colour: red", "title"),
     ],
 )
