@@ -11,11 +11,12 @@ from transformers import PreTrainedTokenizerBase
 from preface.backbones import families
 from preface.errors import UserError
 from preface.tasks.example import literal
-from preface.tasks.task import CHAT
+from preface.tasks.task import CHAT, SENTINEL
 
 NEWLINE = "\n"
 MARK = "{the text}"
 """Where a text goes in a chat template."""
+FIRST_SENTINEL = "<extra_id_0>"
 LONGEST_ANSWER = 64
 """Pieces of an answer beyond which it is cut."""
 
@@ -85,7 +86,14 @@ class T5Pieces(Pieces):
         return template
 
     def lead_in(self, cue: str) -> tuple[int, ...]:
-        return (self.config.decoder_start_token_id,)
+        start = (self.config.decoder_start_token_id,)
+        return (*start, self._sentinel()) if cue == SENTINEL else start
+
+    def _sentinel(self) -> int:
+        (sentinel,) = self.tokenizer.convert_tokens_to_ids([FIRST_SENTINEL])
+        if sentinel in (None, self.tokenizer.unk_token_id):
+            raise UserError(f"cue sentinel: the tokenizer of {self.name} has no {FIRST_SENTINEL}")
+        return sentinel
 
     def answer_pieces(self, answers: Sequence[str], cue: str, ended: bool = True) -> list[list[int]]:
         """Each is ended by `</s>`."""
@@ -136,6 +144,8 @@ class CausalPieces(Pieces):
 
     def _around(self, cue: str) -> tuple[str, str]:
         """What stands before a text and after it, where `cue` may ask for the model's own chat template."""
+        if cue == SENTINEL:
+            raise UserError(f"cue sentinel: is for the T5 family, and {self.name} goes on writing; give a cue in words")
         if cue != CHAT:
             return "", cue
         if self.tokenizer.chat_template is None:

@@ -142,13 +142,14 @@ class T5Backbone(T5Pieces, Backbone):
             output: Tensor = self.model.generate(
                 encoder_outputs=BaseModelOutput(last_hidden_state=context.states),
                 attention_mask=context.mask,
+                decoder_input_ids=torch.tensor(lead_in, device=self.device).expand(len(context.mask), -1),
                 # Transformers would size the cache by the encoder's depth, and fail where the decoder is deeper
                 past_key_values=EncoderDecoderCache(DynamicCache(), DynamicCache()),
                 **options,
             )
         finally:
             hook.remove()
-        return output
+        return output[:, len(lead_in) - 1 :]
 
     @torch.no_grad()
     def key_values(self, places: Mapping[str, Tensor], text: Tensor, mask: Tensor, answer: Tensor) -> dict[str, Tensor]:

@@ -17,7 +17,7 @@ from preface.methods import METHODS, Method, method_named
 from preface.options import validated
 from preface.records.results import Cell
 from preface.records.run import RECORD, Run
-from preface.tasks import Task
+from preface.tasks import Task, load_task
 from preface.terminal.progress import say
 from preface.tuning.recipe import Recipe, recipe_from
 from preface.tuning.search import Search
@@ -35,6 +35,8 @@ class Prompt(Trained):
     recipe: Recipe
     search: Search | None = None
     """None: every rate is trained in full with every seed."""
+    cue: str | None = Field(None, min_length=1)
+    """In place of the task's own, as `sentinel`."""
     shots: int | None = Field(None, ge=1)
     """Rows of each label, drawn anew by each seed; needs `folds`. None: all rows, or `train_rows`."""
 
@@ -103,7 +105,7 @@ class Prompt(Trained):
             return run if run.record.result is not None else train(backbone, resume=folder)
         return train(
             backbone,
-            setting.task(self.train_task),
+            load_task(setting.task(self.train_task), cue=self.cue),
             self.method,
             data=setting.data.data,
             skip_bad_rows=setting.data.skip_bad_rows,

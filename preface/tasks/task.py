@@ -44,6 +44,10 @@ CUE = "Answer:"
 CHAT = "chat"
 """The cue of texts that stand in the model's own chat template."""
 
+SENTINEL = "sentinel"
+"""The cue of answers that begin after a sentinel, as those that T5 learned by span corruption do (Lester et al. 2021,
+section 3.3)."""
+
 Text = Annotated[str, BeforeValidator(_as_text)]
 Texts = Annotated[tuple[str, ...], BeforeValidator(_as_tuple), Field(min_length=1)]
 
@@ -198,7 +202,7 @@ class Task(Model):
     """The text of an example. `{text}` is the input fields, joined by a space; `{x}` is the field x."""
     cue: str = Field(CUE, min_length=1)
     """What stands between a text and its answer for models that go on writing, such as `Sentiment:`; `chat`: the
-    model's own chat template stands around the text instead."""
+    model's own chat template stands around the text instead; `sentinel`: T5's answer begins after `<extra_id_0>`."""
     instructions: tuple[Instruction, ...] = ()
     """Wordings that prompt for the label, for instruction tuning and for use without a prompt."""
     replace: dict[str, str] = {}

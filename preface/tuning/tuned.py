@@ -154,8 +154,9 @@ def piece_losses(
     """
     if model.config.is_encoder_decoder:
         ids, mask = batching.padded(texts, 0)
-        labels = batching.padded(answers, -100)[0].to(model.device)
-        logits = model(input_ids=ids.to(model.device), attention_mask=mask.to(model.device), labels=labels).logits
+        begun, labels = (each.to(model.device) for each in batching.answers_of(answers, lead_in))
+        given = {"input_ids": ids.to(model.device), "attention_mask": mask.to(model.device)}
+        logits = model(**given, decoder_input_ids=begun).logits
     else:
         # each piece is said by the place before it
         read = [[*text, *lead_in, *answer[:-1]] for text, answer in zip(texts, answers, strict=True)]

@@ -22,6 +22,7 @@ from preface.methods import PrefixTuning, PromptTuning
 from preface.prompts import Prompts
 from preface.tasks import load_split, load_task
 from preface.tasks.registry import task_of
+from preface.tasks.task import SENTINEL
 
 TEXTS = ["where is the cat?", "who said so, and when?", "what?"]
 ANSWERS = ["on the mat", "nobody", "a question"]
@@ -79,6 +80,33 @@ def test_writes_what_the_model_writes(backbone: Backbone) -> None:
         new = tokens if model.config.is_encoder_decoder else tokens[len(read) :]
         expected.append(text.word_of(backbone.tokenizer.decode(new, skip_special_tokens=True)))
     assert write_each(labeller, text, Inputs(backbone, ids)) == [expected] * 2
+
+
+def test_after_a_sentinel(tiny_float32: Backbone) -> None:
+    """Lester et al. 2021, section 3.3: what is said is what the model says once it has begun with a sentinel."""
+    text, ids, _ = asked(tiny_float32)
+    text = FreeText(tiny_float32, SENTINEL, 4)
+    model, first = plain(tiny_float32), tiny_float32.tokenizer.convert_tokens_to_ids("<extra_id_0>")
+    assert text.lead_in == (0, first)
+    labeller = Labeller(tiny_float32, Prompts.bare(), text)
+    expected, losses = [], []
+    for item, answer in zip(ids, text.targets(ANSWERS), strict=True):
+        begun = torch.tensor([[0, first]])
+        given = {"input_ids": torch.tensor([item]), "use_cache": False}
+        tokens = model.generate(**given, decoder_input_ids=begun, max_new_tokens=4, do_sample=False)[0, 2:]
+        expected.append(text.word_of(tiny_float32.tokenizer.decode(tokens, skip_special_tokens=True)))
+        read = torch.tensor([[0, first, *answer[:-1]]])
+        with torch.no_grad():
+            logits = model(**given, decoder_input_ids=read).logits[0, 1:]
+        losses.append(cross_entropy(logits, torch.tensor(answer), reduction="none"))
+    assert write_each(labeller, text, Inputs(tiny_float32, ids)) == [expected]
+    found = answer_losses(labeller, text, Inputs(tiny_float32, ids), ANSWERS)
+    torch.testing.assert_close(found, torch.cat(losses).mean()[None], atol=1e-3, rtol=1e-4)
+
+
+def test_a_model_that_goes_on_writing_has_no_sentinels(causal: Backbone) -> None:
+    with pytest.raises(UserError, match="cue sentinel: is for the T5 family"):
+        causal.question("{text}", SENTINEL)
 
 
 def test_the_first_line_counts() -> None:
