@@ -16,6 +16,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+LABELS = "labels"
+"""The carrier that stands in the place of label words: nothing reads it, it is what answers are compared with."""
 READ_WITH = ("embeddings", "encoder", "input")
 """Carriers that a text is read with: what a model knows of the text depends on them."""
 
@@ -27,6 +29,7 @@ class Prompts:
 
     - `embeddings`: input embeddings, `[P, n, d]`;
     - `after`: input embeddings between a text and its answer, `[P, n, d]` (decoder-only models);
+    - `labels`: a vector for each of C labels in the place of its word, `[P, C, d]`;
     - `SITE.keys`, `SITE.values`: of an attention site, `[P, L, H, n, d_head]`;
     - `embeddings.mask`, `after.mask`, `SITE.mask`: `[P, n]`, False where a shorter prompt was padded; missing:
       all are real;
@@ -74,6 +77,11 @@ class Prompts:
     def after(self) -> Tensor | None:
         """Input embeddings between a text and its answer, `[P, n, d]`."""
         return self.tensors.get("after")
+
+    @property
+    def labels(self) -> Tensor | None:
+        """A vector for each label, `[P, C, d]`."""
+        return self.tensors.get(LABELS)
 
     @cached_property
     def sites(self) -> tuple[str, ...]:

@@ -19,6 +19,7 @@ from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from preface.backbones.batching import padded
@@ -26,7 +27,7 @@ from preface.backbones.frozen import FrozenLinear, cross_entropy, log_total, mak
 from preface.backbones.pieces import Pieces
 from preface.backbones.tree import Trees
 from preface.errors import UserError
-from preface.prompts import Prompts
+from preface.prompts import Prompts, of_rows
 
 SEEN = "preface_seen_tasks"
 """Where a model's configuration lists the tasks whose labelled examples it was trained on, as far as Preface knows."""
@@ -230,8 +231,12 @@ class Backbone(Pieces):
     def logits(
         self, context: Context, input_ids: Tensor, prompts: Prompts | None = None, rows: Tensor | None = None
     ) -> Tensor:
-        """`[B, S, vocabulary]`: of the piece after each input `[B, S]`."""
-        logits: Tensor = self.head.capped(self.head(self.answer(context, input_ids, prompts, rows)))
+        """`[B, S, vocabulary]`: of the piece after each input `[B, S]`; under prompts with label vectors of these,
+        `[B, S, C]`."""
+        hidden = self.answer(context, input_ids, prompts, rows)
+        if (scores := label_logits(hidden, prompts, rows)) is not None:
+            return scores
+        logits: Tensor = self.head.capped(self.head(hidden))
         return logits
 
     def losses(
@@ -245,16 +250,20 @@ class Backbone(Pieces):
     ) -> Tensor:
         """−log of the probability of each label piece, 0 where there is none, float32.
 
-        The loss of `logits`, without them. No position is projected that has no label, unless `every_position` is,
-        which makes all shapes the same whatever the labels are.
+        The loss of `logits`, without them; where prompts have label vectors, labels are their numbers. No position is
+        projected that has no label, unless `every_position` is, which makes all shapes the same whatever labels are.
 
         Args:
             input_ids: what the answer reads, `[B, S]`.
             labels: the piece to come after each, −100 where none is learned, `[B, S]`. Best left on the CPU unless
                 `every_position`: counting them there keeps no device waiting.
         """
-        hidden = self.answer(context, self.send(input_ids), prompts, rows).flatten(0, 1)  # [B * S, d]
+        hidden = self.answer(context, self.send(input_ids), prompts, rows)  # [B, S, d]
         flat = labels.flatten()
+        if (scores := label_logits(hidden, prompts, rows)) is not None:
+            pieces = functional.cross_entropy(scores.flatten(0, 1), self.send(flat), reduction="none")
+            return pieces.view_as(labels)
+        hidden = hidden.flatten(0, 1)
         if every_position:
             flat = self.send(flat)
             pieces = cross_entropy(hidden, self.head, flat.clamp(min=0))
@@ -277,6 +286,7 @@ class Backbone(Pieces):
         """Log-probabilities `[B, C]` of the words of a tree, −inf where a row's tree has fewer than C.
 
         All words of a row lie in one answer, hidden from each other by a mask; each is scored as if it stood alone.
+        Where prompts have label vectors, trees are the lead-in alone.
 
         Args:
             context: of N texts; row b is about text b % N.
@@ -287,6 +297,8 @@ class Backbone(Pieces):
         size = len(which)
         trees = trees.of_rows(which)
         hidden = self.answer(context, trees.inputs, prompts, rows, trees.mask[:, None], trees.positions)  # [B, S, d]
+        if (scores := label_logits(hidden[:, -1:], prompts, rows)) is not None:
+            return scores.squeeze(1).log_softmax(-1)
         totals = log_total(hidden.flatten(0, 1), self.head).view(size, -1)  # [B, S]
         own = hidden.gather(1, trees.places[..., None].expand(-1, -1, hidden.shape[2]))  # [B, K, d]
         chosen = self.head.logits_of(own, trees.pieces)  # [B, K]
@@ -323,6 +335,14 @@ class Backbone(Pieces):
     def send(self, tensor: Tensor) -> Tensor:
         """A tensor of the CPU on the model's device, without waiting for it."""
         return send(tensor, self.device)
+
+
+def label_logits(hidden: Tensor, prompts: Prompts | None, rows: Tensor | None) -> Tensor | None:
+    """How like each row's label vectors its states `[B, S, d]` are, `[B, S, C]`, float32; None: prompts have none."""
+    if prompts is None or prompts.labels is None:
+        return None
+    vectors = of_rows(prompts.labels, rows, len(hidden))  # [B, C, d]
+    return hidden.float() @ vectors.float().mT
 
 
 def size_in_bytes(size: str) -> int:

@@ -90,8 +90,8 @@ class T5Pieces(Pieces):
         return (*start, self._sentinel()) if cue == SENTINEL else start
 
     def _sentinel(self) -> int:
-        (sentinel,) = self.tokenizer.convert_tokens_to_ids([FIRST_SENTINEL])
-        if sentinel in (None, self.tokenizer.unk_token_id):
+        sentinel = int(self.tokenizer.convert_tokens_to_ids(FIRST_SENTINEL) or 0)  # type: ignore[arg-type]
+        if sentinel in (0, self.tokenizer.unk_token_id):
             raise UserError(f"cue sentinel: the tokenizer of {self.name} has no {FIRST_SENTINEL}")
         return sentinel
 

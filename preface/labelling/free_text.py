@@ -13,6 +13,7 @@ from preface.backbones.batching import answers_of
 from preface.backbones.contexts import Inputs
 from preface.labelling.label_words import LabelWords
 from preface.labelling.labeller import Labeller, OnBatch
+from preface.prompts import Prompts
 from preface.tasks import Task
 
 
@@ -50,6 +51,13 @@ def wanted(backbone: Backbone, task: Task) -> Wanted:
     if task.free_text:
         return FreeText(backbone, task.cue, task.answer_pieces)
     return LabelWords.of(backbone, task.label_words, task.cue)
+
+
+def targets_of(wanted: Wanted, prompts: Prompts, answers: Sequence[str]) -> list[list[int]]:
+    """What prompts are trained to say for each answer: its pieces, or the number of its label vector."""
+    if prompts.labels is not None and isinstance(wanted, LabelWords):
+        return wanted.as_vectors().targets(answers)
+    return wanted.targets(answers)
 
 
 def write_each(

@@ -51,6 +51,10 @@ class LabelWords:
         pieces = dict(zip(self.words, map(list, self.pieces), strict=True))
         return [pieces[label] for label in labels]
 
+    def as_vectors(self) -> LabelWords:
+        """The same for prompts with a vector for each label: its number stands in the place of its pieces."""
+        return replace(self, pieces=tuple((place,) for place in range(len(self.words))), ended=True)
+
     def called(self, names: Mapping[str, str]) -> LabelWords:
         """The same pieces under other names, `{word: name}`."""
         return replace(self, words=tuple(names[word] for word in self.words))

@@ -13,8 +13,9 @@ from preface.backbones.base import Backbone
 from preface.backbones.batching import by_length
 from preface.backbones.contexts import Inputs
 from preface.backbones.tree import Trees
+from preface.errors import UserError
 from preface.labelling.label_words import LabelWords
-from preface.prompts import Prompts
+from preface.prompts import LABELS, Prompts
 
 TOKEN_BUDGET = 2_048
 """Tokens that are read in one batch on a CPU, padding, input embeddings and prefix included: what its caches hold, and
@@ -58,6 +59,12 @@ class Labeller:
         self.backbone = backbone
         self.prompts = prompts.to(backbone.device, backbone.dtype)
         each = list(label_words) if isinstance(label_words, Sequence) else [label_words] * prompts.size
+        if prompts.labels is not None:
+            if f"{LABELS}.mask" in prompts.tensors:
+                raise UserError(
+                    "prompts with label vectors answer beside such of the same labels alone; ask them apart"
+                )
+            each = [words.as_vectors() if isinstance(words, LabelWords) else words for words in each]
         distinct = list(dict.fromkeys(each))
         some = any(words.pieces for words in distinct)
         parts = Trees.in_parts([(words.pieces, words.lead_in) for words in distinct]) if some else []
@@ -118,7 +125,12 @@ class Labeller:
         num_beams: int = 1,
         on_batch: OnBatch = lambda rows: None,
     ) -> list[str]:
-        """The text that the model writes freely for each text, under the prompt of its row (default: the first)."""
+        """The text that the model writes freely for each text, under the prompt of its row (default: the first).
+
+        Raises UserError for prompts with label vectors, which write nothing.
+        """
+        if self.prompts.labels is not None:
+            raise UserError("scoring generate: a prompt with label vectors writes no text; give scoring rank")
         output = [""] * len(inputs)
         for places, prompts, own in self._batches_by_row(inputs, rows):
             own = None if own is None else self.backbone.send(own)

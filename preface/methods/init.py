@@ -42,16 +42,24 @@ class Initializer:
     label_words: tuple[str, ...] = ()
     examples: tuple[tuple[str, str], ...] = ()
     """Training examples: input and target."""
+    cue: str = CUE
+    """What stands before an answer."""
 
     @classmethod
-    def parse(cls, text: str, label_words: Sequence[str] = (), examples: Sequence[tuple[str, str]] = ()) -> Initializer:
+    def parse(
+        cls,
+        text: str,
+        label_words: Sequence[str] = (),
+        examples: Sequence[tuple[str, str]] = (),
+        cue: str = CUE,
+    ) -> Initializer:
         """From one of `NAMES`, such as `labels` or `text:some words`. Raises UserError."""
         kind, _, argument = text.partition(":")
         if kind not in get_args(Kind) or (kind in ARGUMENTS) != bool(argument):
             raise UserError(f"init {text}: one of {', '.join(NAMES)}")
         if kind == "activations" and not examples:
             raise UserError("init activations: there are no training examples; try vocabulary or text:…")
-        return cls(kind, argument, tuple(label_words), tuple(examples))  # type: ignore[arg-type]
+        return cls(kind, argument, tuple(label_words), tuple(examples), cue)  # type: ignore[arg-type]
 
     def saved(self) -> Prompts:
         """The prompt that `prompt:FOLDER` names. Raises UserError for an ensemble."""

@@ -12,14 +12,14 @@ from torch import Tensor
 
 from preface.backbones.base import Backbone
 from preface.errors import UserError
-from preface.prompts import Prompts, stack
+from preface.prompts import LABELS, Prompts, stack
 from preface.records.atomic import DamagedError, read_folder, write_folder
 from preface.records.record import Record
 from preface.tasks import Task
 
 TENSORS = "prompt.safetensors"
-EMBEDDINGS = ("embeddings", "after")
-"""Tensors of input embeddings."""
+EMBEDDINGS = ("embeddings", "after", LABELS)
+"""Tensors of vectors, each as wide as the model."""
 MEMBER = "/"
 """Stands between the number of an ensemble's member and the name of its tensor."""
 DIMENSIONS = {"": 2, "keys": 4, "values": 4, "relative": 0}
@@ -114,7 +114,7 @@ class SavedPrompt:
             carrier, _, part = name.partition(".")
             site = backbone.sites.get(carrier)
             if name in EMBEDDINGS:
-                fits = name in backbone.carriers and tensor.shape[1] == backbone.embeddings.shape[1]
+                fits = name in (*backbone.carriers, LABELS) and tensor.shape[1] == backbone.width
             else:
                 fits = site is not None and (
                     part == "relative" or (*tensor.shape[:2], tensor.shape[3]) == (site.layers, site.heads, site.width)

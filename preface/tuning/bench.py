@@ -19,7 +19,7 @@ from preface.backbones.contexts import Inputs
 from preface.backbones.load import device_named, load_backbone
 from preface.backbones.packed import bfloat16_is_fast
 from preface.errors import UserError
-from preface.labelling.free_text import wanted
+from preface.labelling.free_text import Wanted, targets_of, wanted
 from preface.methods import Method, PrefixTuning, PromptTuning
 from preface.methods.init import Initializer
 from preface.options import validated
@@ -146,14 +146,14 @@ class _Subject:
         self.batch_size, self.steps = batch_size, steps
         self.loaded = cache(self._load)
 
-    def _load(self, dtype: str) -> tuple[Backbone, list[list[int]], list[list[int]]]:
-        """The backbone, and the task's inputs and targets in its pieces."""
+    def _load(self, dtype: str) -> tuple[Backbone, list[list[int]], Wanted]:
+        """The backbone, the task's inputs in its pieces, and what is asked about them."""
         model = load_backbone(self.backbone, dtype, self.device)
         ids, _ = render(model.tokenize, self.examples, 512, model.question("{text}", self.task.cue))
-        return model, ids, wanted(model, self.task).targets([str(example.label) for example in self.examples])
+        return model, ids, wanted(model, self.task)
 
     def time(self, dtype: str, threads: int, method: Method, members: int) -> Timing:
-        model, ids, targets = self.loaded(dtype)
+        model, ids, asked = self.loaded(dtype)
         lengths = [len(item) for item in ids]
         orders = [batching.epoch(lengths, seed, 0, self.batch_size) for seed in range(members)]
         count = min(self.steps, len(orders[0]))
@@ -161,8 +161,9 @@ class _Subject:
         rows = sorted({index for order in orders for batch in order[:count] for index in batch})
         at = {index: place for place, index in enumerate(rows)}
         batches = [[[at[index] for index in order[place]] for order in orders] for place in range(count)]
-        ids, targets = [ids[index] for index in rows], [targets[index] for index in rows]
-        module = method.build(model, Initializer.parse("random"), range(members))
+        ids, answers = [ids[index] for index in rows], [str(self.examples[index].label) for index in rows]
+        module = method.build(model, Initializer.parse("random", asked.words, cue=self.task.cue), range(members))
+        targets = targets_of(asked, module(), answers)
         keep = module.leaves_reading
         step = Step(model, module, Inputs(model, ids, keep), targets, lead_in=model.lead_in(self.task.cue))
         with _threads(threads):

@@ -10,12 +10,13 @@ import torch
 
 from preface.backbones.base import Backbone
 from preface.backbones.batching import answers_of
+from preface.labelling.free_text import targets_of
+from preface.labelling.label_words import LabelWords
 from preface.methods import METHODS, Method, PrefixTuning
 from preface.methods.init import Initializer
 from preface.options import validated
-from preface.tasks.task import CUE
 
-TEXTS = {"a frozen book and its preface": "positive", "what was it about?": "a walk", "not good": "no", "well": "yes"}
+TEXTS = {"a frozen book and its preface": "yes", "what was it about?": "no", "not good": "no", "well": "yes"}
 """What is read and answered to see where a gradient arrives."""
 
 
@@ -46,13 +47,14 @@ def _gradient_receiving(backbone: Backbone, method: Method) -> int:
 
     A single one would not do: in bfloat16 the terms of a gradient cancel now and then.
     """
-    module = method.build(backbone, Initializer.parse(method.init), [0])
+    words = LabelWords.of(backbone, tuple(dict.fromkeys(TEXTS.values())))
+    module = method.build(backbone, Initializer.parse(method.init, words.words), [0])
     parameters = list(module.parameters())
     received = [torch.zeros_like(parameter, dtype=torch.bool) for parameter in parameters]
     for text, answer in TEXTS.items():
         inputs, mask = backbone.pad(backbone.tokenize([text], 32)[0])
-        answers, labels = answers_of(backbone.answer_pieces([answer], CUE), backbone.lead_in(CUE))
         prompts = module()
+        answers, labels = answers_of(targets_of(words, prompts, [answer]), words.lead_in)
         losses = backbone.losses(backbone.read(inputs, mask, prompts), answers, labels, prompts)
         gradients = torch.autograd.grad(losses.mean(), parameters, allow_unused=True)
         for known, gradient in zip(received, gradients, strict=True):

@@ -14,7 +14,8 @@ from torch import Tensor
 from preface.backbones import batching
 from preface.backbones.base import Backbone
 from preface.backbones.contexts import Inputs
-from preface.methods import Method, PromptModule
+from preface.labelling.free_text import targets_of
+from preface.methods import Counts, Method, PromptModule
 from preface.methods.init import Initializer
 from preface.prompts import Prompts
 from preface.records.card import Member
@@ -40,7 +41,7 @@ class Population:
         assert recipe.steps is not None
         assert recipe.evaluate_every is not None
         self.backbone, self.method, self.rows, self.metric = backbone, method, rows, metric
-        initializer = Initializer.parse(method.init, rows.wanted.words, rows.examples)
+        initializer = Initializer.parse(method.init, rows.wanted.words, rows.examples, rows.cue)
         self.module: PromptModule = method.build(backbone, initializer, [seed for _, seed in recipe.members])
         # in less than an epoch few inputs come twice
         again = recipe.steps / an_epoch * len(recipe.seeds) > 1
@@ -69,7 +70,7 @@ class Population:
             self.backbone,
             self.module,
             Inputs(self.backbone, self.rows.training, keep=keep and constant and recipe.dropout == 0),
-            self.rows.targets,
+            targets_of(self.rows.wanted, self._prompts(), self.rows.answers),
             recipe.optimizer,
             recipe.weight_decay,
             recipe.clip,
@@ -180,11 +181,17 @@ class Population:
             predictions=self._judged(prompts.select([best_of(members).index]))[0].predictions,
             gold=gold_of(self.rows.held_out),
             majority=self.rows.majority(self.metric),
-            counts=self.method.counts(self.backbone),
+            counts=self._counts(prompts),
             cut_inputs=self.rows.cut,
             steps=at.steps,
             seconds=at.seconds,
         )
+
+    def _counts(self, prompts: Prompts) -> Counts:
+        """Of one prompt, as it is: how many labels there are decides with some methods."""
+        trained = sum(parameter[0].numel() for parameter in self.parameters.values())
+        stored = sum(tensor[0].numel() for tensor in prompts.tensors.values() if tensor.is_floating_point())
+        return Counts(trained, stored)
 
     def tensors(self) -> dict[str, Tensor]:
         tensors = {f"parameters.{name}": parameter for name, parameter in self.parameters.items()}

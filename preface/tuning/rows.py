@@ -39,6 +39,7 @@ class Rows:
     """The development rows as they are."""
     cut: dict[str, int]
     """How many inputs were cut, by split."""
+    cue: str = CUE
 
     @classmethod
     def of(
@@ -64,7 +65,7 @@ class Rows:
         # both splits may be drawn from the same file
         warn_skipped(training.task, list(dict.fromkeys([*training.skipped, *development.skipped])))
         examples = [(example.text, str(example.label)) for example in training.examples]
-        return cls(wanted, examples, ids[0], ids[1], development.examples, cut)
+        return cls(wanted, examples, ids[0], ids[1], development.examples, cut, cue)
 
     @property
     def labels(self) -> LabelWords:
@@ -85,9 +86,9 @@ class Rows:
         return [len(ids) for ids in self.training]
 
     @property
-    def targets(self) -> list[list[int]]:
-        """What a prompt is trained to say for each training row."""
-        return self.wanted.targets([answer for _, answer in self.examples])
+    def answers(self) -> list[str]:
+        """Of each training row."""
+        return [answer for _, answer in self.examples]
 
     def weights(self, recipe: Recipe) -> list[float] | None:
         """Of each training row in its batch's loss; None: all alike.

@@ -41,7 +41,8 @@ class Tuned:
     ) -> None:
         """`parameters`: those of the model that are tuned; `recipe`: with one rate and one seed."""
         self.title, self.model, self.parameters = title, model.eval(), parameters
-        self.rows, self.metric, self.targets = rows, metric_name, rows.targets
+        self.rows, self.metric = rows, metric_name
+        self.targets = rows.labels.targets(rows.answers)
         self.recipe = recipe = recipe.resolve(rows.steps_an_epoch(recipe))
         assert recipe.steps is not None
         assert recipe.evaluate_every is not None

@@ -41,6 +41,8 @@ def build(method: Method, backbone: Backbone, seeds: list[int]):
 def answered(backbone: Backbone, module, rows: list[int]):
     ids, mask = backbone.pad(backbone.tokenize([f"one {'more ' * row}text" for row in range(len(rows))], 32)[0])
     labels, label_mask = backbone.pad(backbone.tokenize(["positive", "no"] * len(rows), 8)[0][: len(rows)])
+    if module().labels is not None:  # numbers of two labels
+        labels = labels % 2
     labels = labels.masked_fill(label_mask == 0, -100)
     return forward(backbone, ids, mask, labels, module(), torch.tensor(rows)), labels
 

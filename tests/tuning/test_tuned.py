@@ -72,7 +72,7 @@ def test_a_step_is_torchs_adamw(folder: Path, data_file: Path) -> None:
     losses, labels = tuned_module.piece_losses(
         other.model,
         [rows.training[index] for index in chosen[0]],
-        [rows.targets[index] for index in chosen[0]],
+        [rows.labels.targets(rows.answers)[index] for index in chosen[0]],
         rows.labels.lead_in,
     )
     (losses.sum() / (labels != -100).sum()).backward()
