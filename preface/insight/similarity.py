@@ -15,6 +15,7 @@ from torch.nn.functional import normalize
 
 from preface.errors import UserError
 from preface.pages import inline, write_page
+from preface.prompts import LABELS
 from preface.records.card import SavedPrompt, load_prompt
 from preface.records.run import Run
 
@@ -77,7 +78,9 @@ def mean_token(saved: SavedPrompt) -> Tensor:
 
 
 def _carriers(saved: SavedPrompt) -> list[str]:
-    return sorted(name for name, tensor in saved.prompts.tensors_of(0).items() if tensor.is_floating_point())
+    """All but label vectors, which are of one task's labels."""
+    tensors = saved.prompts.tensors_of(0)
+    return sorted(name for name, tensor in tensors.items() if tensor.is_floating_point() and name != LABELS)
 
 
 def _names(saved: Sequence[SavedPrompt]) -> tuple[str, ...]:
