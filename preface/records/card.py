@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Self
 
 from pydantic import ConfigDict, Field, model_validator
 from torch import Tensor
@@ -64,6 +64,12 @@ class Origin(Record):
     task: Task
     label_words: tuple[str, ...]
     """Two or more; none where answers are free text."""
+
+    @model_validator(mode="after")
+    def _words_or_text(self) -> Self:
+        if (len(self.label_words) < 2) != self.task.free_text or len(self.label_words) == 1:
+            raise ValueError("label_words are two or more, and none where the task's answers are free text")
+        return self
 
 
 class Ensemble(Record):

@@ -48,8 +48,14 @@ def check_metric(name: str, words: Sequence[str]) -> None:
 
 def metric_title(name: str) -> str:
     """A metric's name as people write it: `mean of accuracy and macro-F1`."""
-    parts = [METRIC_NAMES.get(part) or f"F1 of {part.removeprefix(F1_OF)}" for part in name.split("+")]
+    parts = [_title(part) for part in name.split("+")]
     return parts[0] if len(parts) == 1 else f"mean of {' and '.join(parts)}"
+
+
+def _title(part: str) -> str:
+    if part.startswith(F1_OF):
+        return f"F1 of {part.removeprefix(F1_OF)}"
+    return METRIC_NAMES.get(part, part)  # cells may come from elsewhere
 
 
 def metric(name: str, gold: Sequence[Any], predicted: Sequence[Any], groups: Sequence[Hashable] = ()) -> float:

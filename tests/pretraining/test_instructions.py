@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from preface.errors import UserError
 from preface.pretraining.instructions import answers_of, crop, mixing_rates, worded
 from preface.tasks import Example, Task, load_split, load_task
 from tests.tasks.making import fails, jsonl, pairs, rows, task, texts
@@ -35,8 +36,12 @@ def test_instructions_of_shipped_tasks(name: str) -> None:
         assert ("review sentiment: {text}" in templates) == (name in REVIEWS)
         named = set(each.wording.names)
         for instruction in each.instructions:
-            assert set(answers_of(each, instruction)) == set(each.label_words)
             assert set(instruction.wording.names) == named
+            if each.free_text:
+                with pytest.raises(UserError, match="its answers are free text"):
+                    answers_of(each, instruction)
+                continue
+            assert set(answers_of(each, instruction)) == set(each.label_words)
             _, options, listed = instruction.template.partition("OPTIONS:")
             assert (
                 not options or "{" in listed or all(word in listed for word in answers_of(each, instruction).values())

@@ -49,8 +49,10 @@ def test_a_run_of_the_first_version_loads_and_is_used(tiny: Backbone, rows: Path
     assert [(member.learning_rate, member.seed) for member in run.members] == [(0.02, 0), (0.2, 0)]
     assert (run.best.index, run.record.max_input_tokens, run.record.label_words) == (0, 512, ("positive", "negative"))
     written = json.loads((FIRST / RECORD).read_text())
-    written["task"] |= {"cue": "Answer:", "label_step": None}  # which it had no word for, and no use
-    assert run.record.as_json() == written | {"revision": None}
+    # which it had no word for, and no use
+    written["task"] |= {"cue": "Answer:", "label_step": None, "answer_pieces": 32}
+    written["task"]["fields"]["group"], written["task"]["source"]["files"]["nested"] = [], {}
+    assert run.record.as_json() == written | {"revision": None, "shots": None, "draw": 0}
     cells = preface.evaluate(FIRST, [rows], backbone=tiny, prompts="all", out=tmp_path / "out")
     assert [(cell.method, cell.train_task, cell.n) for cell in cells] == [("prefix-tuning", "rows.jsonl", 2)] * 2
     (line,) = preface.predict(FIRST, ["one text"], backbone=tiny)
