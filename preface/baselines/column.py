@@ -75,7 +75,10 @@ class Setting:
 
     def drawn(self, task: Task, shots: int, draw: int) -> Split:
         """So many rows of each label, drawn by a seed from all that are labelled and no test."""
-        return few(pooled(self.split(task, "train"), self.split(task, "validation")), shots, draw)
+        rows = self.split(task, "train")
+        if "validation" in task.splits:
+            rows = pooled(rows, self.split(task, "validation"))
+        return few(rows, shots, draw)
 
     def once(self, key: Hashable, compute: Callable[[], T]) -> T:
         """What is computed for a key, which is done once for all columns."""
@@ -176,6 +179,12 @@ class Trained(Column):
             seconds=seconds,
             details={**details, **measures},
         )
+
+
+def check_rows(label: str, shots: int | None, train_rows: int | None) -> None:
+    """Raise UserError where both are given."""
+    if shots is not None and train_rows is not None:
+        raise UserError(f"{label}: shots are rows of each label, train_rows of all rows; give one of the two")
 
 
 def axis_value(axis: str, value: Any) -> str:

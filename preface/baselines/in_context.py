@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain, zip_longest
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from pydantic import Field
@@ -20,7 +20,7 @@ from preface.methods.init import key_values_of, text_ids
 from preface.prompts import Prompts
 from preface.records.results import Cell
 from preface.tasks import Example, Task
-from preface.tasks.task import CHAT, CUE
+from preface.tasks.task import CHAT, CUE, SENTINEL
 
 
 class InContext(Trained):
@@ -34,6 +34,10 @@ class InContext(Trained):
     window: int = Field(1024, ge=16)
     """Pieces of all demonstrations together, at most: each has an equal share, and its text is cut to that."""
     calibration: Calibration = "none"
+
+    @classmethod
+    def accepts(cls, fields: Mapping[str, Any]) -> set[str]:
+        return super().accepts(fields) - {"train_rows"}  # its rows are `shots`
 
     def cells(self, setting: Setting, tasks: Sequence[Task]) -> Iterator[list[Cell]]:
         backbone, trained_on = setting.backbone(self.backbone), setting.task(self.train_task)
@@ -75,7 +79,7 @@ class InContext(Trained):
 
     def demonstrations(self, backbone: Backbone, rows: Sequence[Example], task: Task) -> list[str]:
         """Texts with their answers, labels in turn, as many as fit into the window."""
-        cue = CUE if task.cue == CHAT else task.cue
+        cue = CUE if task.cue in (CHAT, SENTINEL) else task.cue
         by_label = [[example for example in rows if example.label == word] for word in task.label_words]
         chosen = list(filter(None, chain.from_iterable(zip_longest(*by_label))))
         share = self._room(backbone) // max(1, len(chosen))

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
-from preface.baselines.column import Setting, Trained
+from preface.baselines.column import Setting, Trained, check_rows
 from preface.errors import UserError
 from preface.records.results import Cell
 from preface.tasks import Split, Task
@@ -105,6 +105,10 @@ class Classifier(Trained):
                     )
                 )
             yield cells
+
+    def check(self, setting: Setting, tasks: Sequence[Task]) -> None:
+        super().check(setting, tasks)
+        check_rows(self.label, self.shots, self.train_rows)
 
     @property
     def _draws(self) -> Sequence[int | None]:

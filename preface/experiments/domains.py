@@ -6,6 +6,7 @@ import random
 from collections.abc import Sequence
 
 from preface.baselines.column import Setting
+from preface.experiments.matrix import eval_tasks
 from preface.experiments.spec import Experiment
 from preface.tasks import Task
 
@@ -25,20 +26,25 @@ def domain_distance(one: Sequence[str], other: Sequence[str]) -> float:
     from sklearn.model_selection import cross_val_score
     from sklearn.pipeline import make_pipeline
 
-    size = min(len(one), len(other), ROWS)
+    size = min(len(one), len(other), ROWS)  # at least FOLDS
     texts = [text for side in (one, other) for text in random.Random(0).sample(list(side), size)]
     model = make_pipeline(TfidfVectorizer(sublinear_tf=True), LogisticRegression(max_iter=1000))
-    error = 1 - cross_val_score(model, texts, [0] * size + [1] * size, cv=FOLDS).mean()
+    try:
+        error = 1 - cross_val_score(model, texts, [0] * size + [1] * size, cv=FOLDS).mean()
+    except ValueError:  # no text has a word
+        return 0.0
     return float(max(0.0, 2 * (1 - 2 * error)))
 
 
 def distances(experiment: Experiment, setting: Setting) -> list[str]:
     """A line for each task that is trained on: how far its training texts are from the test texts of every task."""
     lines = []
-    tests = {task.name: _texts(setting, task, "test") for task in map(setting.task, experiment.eval_tasks)}
+    tests = {task.name: _texts(setting, task, "test") for task in eval_tasks(experiment, setting)}
     for task in map(setting.task, experiment.train_tasks()):
         own = _texts(setting, task, "train")
-        apart = {name: domain_distance(own, texts) for name, texts in tests.items()}
+        if len(own) < FOLDS:
+            continue
+        apart = {name: domain_distance(own, texts) for name, texts in tests.items() if len(texts) >= FOLDS}
         listed = ", ".join(f"{test} {apart[test]:.2f}" for test in sorted(apart, key=lambda test: apart[test]))
         lines.append(f"From the training texts of {task.name} the test texts are so far apart: {listed}.")
     if lines:

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 from pydantic import Field, model_validator
 
 from preface.backbones.base import Backbone
-from preface.baselines.column import Setting, Trained
+from preface.baselines.column import Setting, Trained, check_rows
 from preface.errors import UserError
 from preface.labelling.evaluate import evaluate
 from preface.methods import METHODS, Method, method_named
@@ -63,6 +63,9 @@ class Prompt(Trained):
 
     def check(self, setting: Setting, tasks: Sequence[Task]) -> None:
         super().check(setting, tasks)
+        check_rows(self.label, self.shots, self.train_rows)
+        if self.shots is not None and setting.task(self.train_task).free_text:
+            raise UserError(f"{self.label}: shots are rows of each label, and the task's answers are free text")
         if self.shots is not None and self.recipe.folds is None:
             raise UserError(f"{self.label}: with shots there is no development split to choose by; give folds too")
 

@@ -170,12 +170,23 @@ def pooled(training: Split, development: Split) -> Split:
 
 
 def few(split: Split, shots: int, draw: int) -> Split:
-    """So many rows of each label, drawn by a seed, in the order of the split; all of a label that has fewer."""
+    """So many rows of each label, drawn by a seed, in the order of the split; all of a label that has fewer.
+
+    Raises UserError where answers are free text.
+    """
+    if any(example.answers for example in split.examples):
+        raise UserError(
+            f"shots: are rows of each label, and the answers of {split.task} are free text; give train-rows"
+        )
     by_label: dict[str | None, list[int]] = defaultdict(list)
     for place, example in enumerate(split.examples):
         by_label[example.label].append(place)
     generator = random.Random(draw)
-    chosen = [place for _, own in sorted(by_label.items(), key=str) for place in _drawn(generator, own, shots)]
+    chosen = [
+        place
+        for _, own in sorted(by_label.items(), key=lambda item: str(item[0]))
+        for place in _drawn(generator, own, shots)
+    ]
     return replace(split, examples=[split.examples[place] for place in sorted(chosen)])
 
 

@@ -325,7 +325,7 @@ def example_of(task: Task, row: Row, label: str | None) -> Example:
         for old, new in task.replace.items():
             text = text.replace(old, new)
         fields[name] = text.strip()
-    group = _group(row, task.fields.group) if task.fields.group else ""
+    group = _group(row, task.fields.group) if task.fields.group and label is not None else ""
     answers = _answers(row, task.fields.label) if task.free_text and label is not None else ()
     example = Example(fields, label, task.wording, group, answers)
     if not (text := example.text):

@@ -12,18 +12,21 @@ import json
 import math
 import random
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from preface.backbones import batching
 from preface.backbones.base import Backbone
 from preface.errors import UserError
 from preface.labelling.labeller import Prediction
-from preface.methods import Method
+from preface.methods import Method, PromptModule
+from preface.prompts import Prompts
 from preface.records.atomic import write_atomically
+from preface.tasks.split import folded
 from preface.tuning.finish import Outcome
 from preface.tuning.loop import Position
 from preface.tuning.population import Population
@@ -65,17 +68,18 @@ class Chosen:
 
 
 def folds_of(rows: Sequence[tuple[str, str]], groups: Sequence[str], count: int, seed: int) -> list[list[int]]:
-    """Rows dealt to folds, each label in turn, so that labels are as even as can be; groups stay whole.
+    """Rows dealt to folds, each label in turn, so that labels are as even as can be; groups, and rows of the same text,
+    stay together.
 
     Args:
         rows: text and label.
-        groups: what belongs together; empty: each row is alone.
+        groups: what belongs together; empty: what has the same text.
 
     Raises UserError where there are fewer to deal than folds.
     """
     together: dict[str, list[int]] = {}
     for place in range(len(rows)):
-        together.setdefault(groups[place] if groups else str(place), []).append(place)
+        together.setdefault(groups[place] if groups else folded(rows[place][0]), []).append(place)
     units = list(together.values())
     if len(units) < count:
         raise UserError(f"folds {count}: there are {len(units)} rows (or groups of rows) to deal; give fewer folds")
@@ -97,6 +101,19 @@ class CrossValidation(Population):
         super().__init__(backbone, method, several, rows, metric)
         self.title = f"{method.name}, {recipe.folds} folds × {len(recipe.learning_rates)} rates"
         self.chosen: Chosen | None = None
+
+    def _built(self) -> PromptModule:
+        """Each begins from the rows that it is trained on: those of its fold it has not seen."""
+        module, members = super()._built(), self.recipe.members
+        named = {**dict(module.named_parameters()), **dict(module.named_buffers())}
+        for fold, apart in enumerate(self.apart):
+            alone = self._begun([self.rows.examples[place] for place in apart], [fold])
+            own = {**dict(alone.named_parameters()), **dict(alone.named_buffers())}
+            with torch.no_grad():
+                for name, tensor in named.items():
+                    for member in (index for index, (_, each) in enumerate(members) if each == fold):
+                        tensor[member] = own[name][0]
+        return module
 
     def _batches(self, number: int) -> list[list[int]]:
         if not self.orders:
@@ -162,8 +179,17 @@ class OnAllRows(Population):
         return "" if self.loss is None else f"loss {self.loss:.3f}"
 
     def outcome(self, at: Position) -> Outcome:
-        """As the prompts are; their score is the cross-validated one."""
-        for state in self.states:
+        """As the prompts are; their score is the cross-validated one. Those that diverged stay at their beginning, with
+        no score. Raises UserError if all have."""
+        if not self.active:
+            raise UserError("folds: every seed diverged when it was trained on all rows; try lower rates")
+        for member in self.active:
+            state = self.states[member]
             state.score, state.loss, state.step = self.by.score, self.by.loss, at.steps
-        self.best = {name: parameter.detach().clone() for name, parameter in self.parameters.items()}
-        return replace(super().outcome(at), predictions=self.by.predictions)
+            for name, parameter in self.parameters.items():
+                self.best[name][member] = parameter.detach()[member]
+        return super().outcome(at)
+
+    def _predictions(self, prompts: Prompts, best: int) -> list[Prediction]:
+        """Those of the folds: each row by a prompt that has not been trained on it."""
+        return self.by.predictions

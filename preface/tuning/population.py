@@ -15,6 +15,7 @@ from preface.backbones import batching
 from preface.backbones.base import Backbone
 from preface.backbones.contexts import Inputs
 from preface.labelling.free_text import targets_of
+from preface.labelling.labeller import Prediction
 from preface.methods import Counts, Method, PromptModule
 from preface.methods.init import Initializer
 from preface.prompts import Prompts
@@ -41,8 +42,7 @@ class Population:
         assert recipe.steps is not None
         assert recipe.evaluate_every is not None
         self.backbone, self.method, self.rows, self.metric = backbone, method, rows, metric
-        initializer = Initializer.parse(method.init, rows.wanted.words, rows.examples, rows.cue)
-        self.module: PromptModule = method.build(backbone, initializer, [seed for _, seed in recipe.members])
+        self.module = self._built()
         # in less than an epoch few inputs come twice
         again = recipe.steps / an_epoch * len(recipe.seeds) > 1
         self.update = self._update(keep=again)
@@ -60,6 +60,15 @@ class Population:
         """The lowest of those logged last."""
         self.budget = Budget(recipe.steps)
         self.evaluations: Sequence[Evaluation] = [Evaluation("development", recipe.evaluate_every, self._evaluate)]
+
+    def _built(self) -> PromptModule:
+        """All prompts, each at its beginning."""
+        return self._begun(self.rows.examples, [seed for _, seed in self.recipe.members])
+
+    def _begun(self, examples: Sequence[tuple[str, str]], seeds: Sequence[int]) -> PromptModule:
+        """A prompt for each seed, beginning from what these rows say."""
+        initializer = Initializer.parse(self.method.init, self.rows.wanted.words, examples, self.rows.cue)
+        return self.method.build(self.backbone, initializer, seeds)
 
     def _update(self, keep: bool) -> Step:
         """One step of all prompts; `keep`: read each input once, where prompts and dropout allow it."""
@@ -126,8 +135,9 @@ class Population:
         for member in self.active:
             if not math.isfinite(values[member]):
                 self._stop(member, f"the loss is not finite at step {at.steps}")
-        shown = [value if state.active else None for value, state in zip(values, self.states, strict=True)]
-        self.loss = min(value for value in shown if value is not None) if self.active else math.nan
+        pairs = zip(values, self.states, strict=True)
+        shown = [value if state.active and math.isfinite(value) else None for value, state in pairs]
+        self.loss = min((value for value in shown if value is not None), default=math.nan)
         return {"step": at.steps, "losses": shown, "seconds": round(at.seconds, 2)}
 
     def _evaluate(self, at: Position) -> Iterator[dict[str, Any]]:
@@ -178,7 +188,7 @@ class Population:
         return Outcome(
             members,
             prompts,
-            predictions=self._judged(prompts.select([best_of(members).index]))[0].predictions,
+            predictions=self._predictions(prompts, best_of(members).index),
             gold=gold_of(self.rows.held_out),
             majority=self.rows.majority(self.metric),
             counts=self._counts(prompts),
@@ -186,6 +196,10 @@ class Population:
             steps=at.steps,
             seconds=at.seconds,
         )
+
+    def _predictions(self, prompts: Prompts, best: int) -> list[Prediction]:
+        """What the best prompt says of the development rows."""
+        return self._judged(prompts.select([best]))[0].predictions
 
     def _counts(self, prompts: Prompts) -> Counts:
         """Of one prompt, as it is: how many labels there are decides with some methods."""

@@ -114,9 +114,10 @@ class _Training:
         """The rows to train on, and the development split; with folds, all labelled rows are both."""
         folds, rows = self.recipe.folds, self.limits.train_rows
         training = self.data.split(self.task, "train", rows if folds is None else None)
-        development = self.data.split(self.task, "validation")
+        there = folds is None or "validation" in self.task.splits
+        development = self.data.split(self.task, "validation") if there else training
         if folds is not None:
-            training = pooled(training, development)
+            training = pooled(training, development) if there else training
             if rows is not None:
                 training = sampled(training, rows)
         if self.limits.shots is not None:

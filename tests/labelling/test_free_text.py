@@ -20,8 +20,9 @@ from preface.labelling.free_text import FreeText, answer_losses, write_each
 from preface.labelling.labeller import Labeller
 from preface.methods import PrefixTuning, PromptTuning
 from preface.prompts import Prompts
-from preface.tasks import load_split, load_task
+from preface.tasks import iter_examples, load_split, load_task
 from preface.tasks.registry import task_of
+from preface.tasks.split import few
 from preface.tasks.task import SENTINEL
 
 TEXTS = ["where is the cat?", "who said so, and when?", "what?"]
@@ -229,6 +230,17 @@ def test_squad_is_read_as_it_is_distributed(tmp_path: Path) -> None:
     assert rows[0].answers == ("here", "is here")
     assert len({row.group for row in rows}) == 6
     assert load_task("squad").free_text
+
+
+def test_new_rows_need_no_group_and_shots_no_free_text(tmp_path: Path) -> None:
+    row = {"question": "Where is A?", "context": "A is here."}
+    (tmp_path / "new.jsonl").write_text(json.dumps(row))
+    ((_, example),) = iter_examples(load_task("squad"), tmp_path / "new.jsonl")
+    assert example.text == "Question: Where is A? Context: A is here."
+    (tmp_path / "squad").mkdir()
+    (tmp_path / "squad" / "dev-v1.1.json").write_text(json.dumps(SQUAD))
+    with pytest.raises(UserError, match="the answers of squad are free text; give train-rows"):
+        few(load_split("squad", "test", data=tmp_path), 2, 0)
 
 
 @pytest.mark.parametrize(

@@ -296,3 +296,12 @@ def test_a_number_beyond_the_labels_is_named() -> None:
     for value in ("7.3", "nan", "inf"):
         with pytest.raises(UserError, match=rf"a\.csv line 7: the field 'label' is '{value}'"):
             label_of(load_task("stsb"), row(label=value))
+
+
+def test_wsc_of_files_has_the_fields_of_the_hub() -> None:
+    task = load_task("wsc")
+    assert task.source.files is not None
+    fields = {"text": "Mark told Pete, so he knew.", "span1_text": "Pete", "span2_text": "he", "label": 1}
+    example = example_of(task, Row("hub", 1, fields), "yes")
+    assert example.text == 'Mark told Pete, so he knew. In that passage, does "he" mean "Pete"?'
+    assert set(task.source.files.nested) == set(fields)

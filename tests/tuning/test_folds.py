@@ -30,7 +30,7 @@ RECIPE: dict[str, Any] = {"learning_rates": [1e-3, 0.1], "steps": 6, "batch_size
 
 @given(st.lists(st.sampled_from("abc"), min_size=6, max_size=40), st.integers(2, 6), st.integers(0, 3))
 def test_folds_part_the_rows_and_are_even(labels: list[str], count: int, seed: int) -> None:
-    dealt = folds_of([("", label) for label in labels], [], count, seed)
+    dealt = folds_of([(str(i), label) for i, label in enumerate(labels)], [], count, seed)
     assert sorted(place for fold in dealt for place in fold) == list(range(len(labels)))
     sizes = [Counter(labels[place] for place in fold) for fold in dealt]
     for label in set(labels):
@@ -42,7 +42,10 @@ def test_folds_part_the_rows_and_are_even(labels: list[str], count: int, seed: i
 def test_folds_are_as_even_as_scikit_learn_s() -> None:
     labels = ["a"] * 7 + ["b"] * 5 + ["c"] * 3
     theirs = [Counter(labels[i] for i in test) for _, test in StratifiedKFold(3).split(labels, labels)]
-    ours = [Counter(labels[i] for i in fold) for fold in folds_of([("", label) for label in labels], [], 3, 0)]
+    ours = [
+        Counter(labels[i] for i in fold)
+        for fold in folds_of([(str(i), label) for i, label in enumerate(labels)], [], 3, 0)
+    ]
     assert {label: sorted(c[label] for c in ours) for label in "abc"} == {
         label: sorted(c[label] for c in theirs) for label in "abc"
     }
@@ -54,6 +57,12 @@ def test_groups_are_dealt_whole_and_too_few_are_refused() -> None:
         assert len({groups[place] for place in fold}) == 1
     with pytest.raises(UserError, match="folds 4: there are 3 rows"):
         folds_of([("", "a")] * 6, groups, 4, 0)
+
+
+def test_the_same_text_is_in_one_fold() -> None:
+    rows = [(text, "a") for text in ("One  text", "two", "one text", "three", "ONE text", "two ")]
+    for fold in folds_of(rows, [], 3, 0):
+        assert len({rows[place][0].lower().split()[0] for place in fold}) == 1
 
 
 @pytest.fixture(scope="module")
@@ -83,6 +92,42 @@ def test_the_best_rate_and_number_of_steps_are_chosen(run: Run) -> None:
     said = [json.loads(line) for line in (run.folder / "predictions.jsonl").read_text().splitlines()]
     assert len(said) == 12
     assert sum(row["label"] == row["gold"] for row in said) / 12 == pytest.approx(run.best.score)
+
+
+def test_each_begins_from_rows_that_it_is_trained_on(nano: Backbone, tmp_path: Path, monkeypatch: Any) -> None:
+    begun: list[tuple[list[str], list[int]]] = []
+    begin = folds.CrossValidation._begun
+
+    def watched(self: Any, examples: Any, seeds: Any) -> Any:
+        module = begin(self, examples, seeds)
+        begun.append(([text for text, _ in examples], list(seeds)))
+        if len(seeds) > 1:
+            self.everything = [text for text, _ in examples]
+        else:
+            (fold,) = seeds
+            held_out = {self.everything[place] for place in self.folds[fold]}
+            assert not held_out & {text for text, _ in examples}
+        return module
+
+    monkeypatch.setattr(folds.CrossValidation, "_begun", watched)
+    preface.train(nano, "film", METHOD, out=tmp_path / "run", shots=4, **RECIPE | {"steps": 1})
+    assert [seeds for _, seeds in begun][-3:] == [[0], [1], [2]]
+
+
+def test_a_seed_that_diverges_on_all_rows_is_not_the_best(nano: Backbone, tmp_path: Path, monkeypatch: Any) -> None:
+    step = folds.OnAllRows.step
+
+    def spoiled(self: Any, number: int, done: float) -> int:
+        taken = step(self, number, done)
+        for parameter in self.parameters.values():
+            parameter.data[0] = float("nan")
+        self._stop(0, "it was spoiled")
+        return taken
+
+    monkeypatch.setattr(folds.OnAllRows, "step", spoiled)
+    run = preface.train(nano, "film", METHOD, out=tmp_path / "run", shots=4, seeds=2, **RECIPE)
+    assert run.result.best == 1
+    assert all(run.prompt(index).prompts.tensors["cross.keys"].isfinite().all() for index in (0, 1))
 
 
 def test_all_rows_are_drawn_from_what_is_no_test(run: Run) -> None:
