@@ -95,8 +95,8 @@ class T5Pieces(Pieces):
             raise UserError(f"cue sentinel: the tokenizer of {self.name} has no {FIRST_SENTINEL}")
         return sentinel
 
-    def answer_pieces(self, answers: Sequence[str], cue: str, ended: bool = True) -> list[list[int]]:
-        """Each is ended by `</s>`."""
+    def answer_pieces(self, answers: Sequence[str], cue: str, ended: bool = False) -> list[list[int]]:
+        """Each is ended by `</s>`, label words too."""
         return self.tokenize(answers, LONGEST_ANSWER)[0]
 
 

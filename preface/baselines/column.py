@@ -19,7 +19,7 @@ from preface.labelling.subjects import check_answers
 from preface.records.results import Cell
 from preface.tasks import Example, Split, Task
 from preface.tasks.options import DataOptions
-from preface.tasks.split import few, pooled
+from preface.tasks.split import few, labelled
 
 T = TypeVar("T")
 
@@ -75,10 +75,7 @@ class Setting:
 
     def drawn(self, task: Task, shots: int, draw: int) -> Split:
         """So many rows of each label, drawn by a seed from all that are labelled and no test."""
-        rows = self.split(task, "train")
-        if "validation" in task.splits:
-            rows = pooled(rows, self.split(task, "validation"))
-        return few(rows, shots, draw)
+        return few(labelled(task, lambda name: self.split(task, name)), shots, draw)
 
     def once(self, key: Hashable, compute: Callable[[], T]) -> T:
         """What is computed for a key, which is done once for all columns."""
@@ -181,10 +178,9 @@ class Trained(Column):
         )
 
 
-def check_rows(label: str, shots: int | None, train_rows: int | None) -> None:
-    """Raise UserError where both are given."""
-    if shots is not None and train_rows is not None:
-        raise UserError(f"{label}: shots are rows of each label, train_rows of all rows; give one of the two")
+def each_seed(seeds: int | Sequence[int]) -> Sequence[int]:
+    """A number of seeds means 0, 1, 2, …"""
+    return range(seeds) if isinstance(seeds, int) else seeds
 
 
 def axis_value(axis: str, value: Any) -> str:

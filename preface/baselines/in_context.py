@@ -11,7 +11,7 @@ import torch
 from pydantic import Field
 
 from preface.backbones.base import Backbone
-from preface.baselines.column import Setting, Trained
+from preface.baselines.column import Setting, Trained, each_seed
 from preface.errors import UserError
 from preface.labelling.answers import predictions_on
 from preface.labelling.options import Calibration
@@ -41,7 +41,7 @@ class InContext(Trained):
 
     def cells(self, setting: Setting, tasks: Sequence[Task]) -> Iterator[list[Cell]]:
         backbone, trained_on = setting.backbone(self.backbone), setting.task(self.train_task)
-        seeds = range(self.seeds) if isinstance(self.seeds, int) else self.seeds
+        seeds = each_seed(self.seeds)
         drawn = [
             self.demonstrations(backbone, setting.drawn(trained_on, self.shots, seed).examples, trained_on)
             for seed in seeds

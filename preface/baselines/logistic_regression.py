@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
-from preface.baselines.column import Setting, Trained, check_rows
+from preface.baselines.column import Setting, Trained, each_seed
 from preface.errors import UserError
 from preface.records.results import Cell
 from preface.tasks import Split, Task
+from preface.tasks.split import check_limits
 
 if TYPE_CHECKING:  # scikit-learn is slow to import, so only fitting does
     from sklearn.linear_model import LogisticRegression
@@ -108,14 +109,12 @@ class Classifier(Trained):
 
     def check(self, setting: Setting, tasks: Sequence[Task]) -> None:
         super().check(setting, tasks)
-        check_rows(self.label, self.shots, self.train_rows)
+        check_limits(self.train_rows, self.shots, f"{self.label}: ")
 
     @property
     def _draws(self) -> Sequence[int | None]:
         """The seeds of its draws; None: nothing is drawn."""
-        if self.shots is None:
-            return [None]
-        return range(self.seeds) if isinstance(self.seeds, int) else self.seeds
+        return [None] if self.shots is None else each_seed(self.seeds)
 
     def _rows(self, setting: Setting, task: Task, draw: int | None) -> tuple[Split, Split | None]:
         """What is fitted to, and what chooses."""

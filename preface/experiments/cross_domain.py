@@ -13,8 +13,7 @@ from preface.experiments.matrix import eval_tasks, measure
 from preface.experiments.report import write_report
 from preface.experiments.spec import Experiment, load_experiment
 from preface.records.results import Cell
-from preface.tasks import gold_of, groups_of
-from preface.tasks.metric import majority
+from preface.tasks.metric import majority_of
 
 
 def compare_cross_domain(
@@ -62,8 +61,7 @@ def majorities(experiment: Experiment, setting: Setting) -> str:
     """What a constant answer would score, by each task's own metric: a number below it is no achievement."""
     shares = []
     for task in eval_tasks(experiment, setting):
-        examples = setting.split(task, "test").examples
-        score = majority(task.metric, gold_of(examples), groups_of(examples))
+        score = majority_of(task.metric, setting.split(task, "test").examples)
         shares.append(f"{task.name} {100 * score:.1f}")
     return f"Always naming the commonest answer would score: {', '.join(shares)}."
 

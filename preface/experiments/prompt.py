@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 from pydantic import Field, model_validator
 
 from preface.backbones.base import Backbone
-from preface.baselines.column import Setting, Trained, check_rows
+from preface.baselines.column import Setting, Trained
 from preface.errors import UserError
 from preface.labelling.evaluate import evaluate
 from preface.methods import METHODS, Method, method_named
@@ -18,6 +18,7 @@ from preface.options import validated
 from preface.records.results import Cell
 from preface.records.run import RECORD, Run
 from preface.tasks import Task, load_task
+from preface.tasks.split import check_limits
 from preface.terminal.progress import say
 from preface.tuning.recipe import Recipe, recipe_from
 from preface.tuning.search import Search
@@ -63,7 +64,7 @@ class Prompt(Trained):
 
     def check(self, setting: Setting, tasks: Sequence[Task]) -> None:
         super().check(setting, tasks)
-        check_rows(self.label, self.shots, self.train_rows)
+        check_limits(self.train_rows, self.shots, f"{self.label}: ")
         if self.shots is not None and setting.task(self.train_task).free_text:
             raise UserError(f"{self.label}: shots are rows of each label, and the task's answers are free text")
         if self.shots is not None and self.recipe.folds is None:

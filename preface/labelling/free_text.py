@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -28,7 +29,7 @@ class FreeText:
     words: tuple[str, ...] = ()
     pieces: tuple[tuple[int, ...], ...] = ()
 
-    @property
+    @cached_property
     def lead_in(self) -> tuple[int, ...]:
         """The pieces that every answer begins after."""
         return self.backbone.lead_in(self.cue)

@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Sequence
+from statistics import fmean
 from typing import Any
 
 import numpy as np
 
-from preface.tasks import Example, gold_of, groups_of
-from preface.tasks.metric import metric
+from preface.tasks import Example, gold_of
+from preface.tasks.metric import score_of
 
 OTHER = "(none of the labels)"
 """What stands for text that is no label, as free generation may write."""
@@ -36,15 +37,16 @@ def measured(
     name: str, examples: Sequence[Example], predicted: Sequence[str], words: Sequence[str]
 ) -> tuple[float, dict[str, Any]]:
     """The metric of that name, in [0, 1], and what a cell's details say beside it; `words`: none of free text."""
-    gold, groups = gold_of(examples), groups_of(examples)
-    value = metric(name, gold, predicted, groups)
+    parts = {part: score_of(part, examples, predicted) for part in name.split("+")}
+    value = fmean(parts.values())
     details: dict[str, Any] = {}
     if words:
+        gold = gold_of(examples)
         details = {"confusion": confusion(gold, predicted, words), "right": _right(gold, predicted)}
-    if "+" in name:
-        details["metrics"] = {part: metric(part, gold, predicted, groups) for part in name.split("+")}
+    if len(parts) > 1:
+        details["metrics"] = parts
     if name == "accuracy":
-        details["interval"] = list(wilson(value, len(gold)))
+        details["interval"] = list(wilson(value, len(examples)))
     return value, details
 
 

@@ -10,9 +10,9 @@ from preface.backbones.base import Backbone
 from preface.labelling.answers import predictions_on
 from preface.labelling.options import Calibration
 from preface.prompts import Prompts
-from preface.tasks import Example, Task, gold_of, groups_of
+from preface.tasks import Example, Task
 from preface.tasks.example import literal
-from preface.tasks.metric import metric
+from preface.tasks.metric import score_of
 from preface.tasks.task import Instruction
 from preface.terminal.progress import say
 
@@ -50,7 +50,6 @@ def best_wording(
     rows = list(development)
     if len(rows) > most:
         rows = random.Random(0).sample(rows, most)
-    gold = gold_of(rows)
     scores: dict[Instruction, float] = {}
     for instruction in wordings(task):
         (given,), _ = predictions_on(
@@ -58,8 +57,7 @@ def best_wording(
             instruction=instruction, cue=task.cue, title=f"{task.name} · wording {len(scores) + 1}",
             calibration=calibration, answer_pieces=task.answer_pieces,
         )  # fmt: skip
-        said = [prediction.label for prediction in given]
-        scores[instruction] = metric(task.metric, gold, said, groups_of(rows))
+        scores[instruction] = score_of(task.metric, rows, [prediction.label for prediction in given])
     best = max(scores, key=lambda instruction: scores[instruction])
     say(f"zero-shot: of {len(scores)} wordings {best.shown} does best on {len(rows)} development rows of {task.name}")
     return Wording(best, f"{task.name}, {len(rows)} development rows, {task.metric} {100 * scores[best]:.1f}")

@@ -11,6 +11,7 @@ from statistics import correlation, fmean
 from typing import Any
 
 from preface.errors import UserError
+from preface.tasks.example import Example, gold_of, groups_of
 
 METRIC_NAMES = {
     "accuracy": "accuracy",
@@ -34,7 +35,7 @@ def check_metric(name: str, words: Sequence[str]) -> None:
     """Raise ValueError for a name that no metric has, or that does not suit these label words; none: free text."""
     for part in name.split("+"):
         if (part in OF_TEXT) == bool(words) and part in METRIC_NAMES:
-            suits = ", ".join(OF_TEXT if not words else [name for name in METRIC_NAMES if name not in OF_TEXT])
+            suits = ", ".join(OF_TEXT if not words else [one for one in METRIC_NAMES if one not in OF_TEXT])
             raise ValueError(f"metric {part} is for {'free text' if words else 'labels'}; give one of {suits}")
         if part in METRIC_NAMES:
             wrong = next((word for word in words if not is_number(word)), None) if part in OF_NUMBERS else None
@@ -103,6 +104,11 @@ def metric(name: str, gold: Sequence[Any], predicted: Sequence[Any], groups: Seq
     raise UserError(f"metric {name}: unknown; one of {', '.join((*METRIC_NAMES, 'f1:LABEL'))}")
 
 
+def score_of(name: str, examples: Sequence[Example], said: Sequence[str]) -> float:
+    """The metric of that name, of what was said of examples."""
+    return metric(name, gold_of(examples), said, groups_of(examples))
+
+
 def normalised(text: str) -> list[str]:
     """The words of a text in lower case, without punctuation and articles."""
     plain = "".join(letter for letter in text.lower() if letter not in string.punctuation)
@@ -155,3 +161,8 @@ def majority(name: str, gold: Sequence[Any], groups: Sequence[Hashable] = ()) ->
     [(commonest, _)] = Counter(gold).most_common(1)
     said = commonest[0] if isinstance(commonest, tuple) else commonest  # of several answers in free text
     return metric(name, gold, [said] * len(gold), groups)
+
+
+def majority_of(name: str, examples: Sequence[Example]) -> float:
+    """The same for examples."""
+    return majority(name, gold_of(examples), groups_of(examples))

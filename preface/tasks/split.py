@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
-from typing import get_args
+from typing import TypeVar, get_args
 
 from preface.errors import UserError
 from preface.tasks.example import Example
@@ -16,6 +16,8 @@ from preface.tasks.find import Source, read_part
 from preface.tasks.load import INPUT_NAMES, load_task
 from preface.tasks.read import OnBad, Row, iter_rows, raise_bad
 from preface.tasks.task import SplitName, SplitRule, Task, example_of, known_label
+
+T = TypeVar("T")
 
 ORDER: tuple[SplitName, ...] = ("test", "validation", "train")
 """Who draws first: a text that could stand in two splits goes to the first of them."""
@@ -145,13 +147,10 @@ def draw(task: Task, split: SplitName, part: Callable[[str], Sequence[Example]])
 def _chosen(rule: SplitRule, rows: Sequence[Example], free: list[int]) -> list[int]:
     if not free or (rule.share is None and (rule.size is None or rule.size >= len(free))):
         return free
-    # random() is the one method whose sequence Python guarantees to keep between versions
-    generator = random.Random(rule.seed)
     together: dict[str, list[int]] = defaultdict(list)
     for i in free:
         together[rows[i].group or str(i)].append(i)
-    ranks = {name: generator.random() for name in together}
-    shuffled = [together[name] for name in sorted(together, key=ranks.__getitem__)]
+    shuffled = [together[name] for name in _shuffled(together, random.Random(rule.seed))]
     if rule.share is None or len(shuffled) < len(free) or any(rows[i].answers for i in free):
         size = len(free) if rule.share is None else max(1, round(rule.share * len(free)))
         return sorted(_filled(shuffled, min(size, rule.size or size)))
@@ -162,11 +161,21 @@ def _chosen(rule: SplitRule, rows: Sequence[Example], free: list[int]) -> list[i
     return sorted(i for label, group in by_label.items() for i in group[: quotas[label]])
 
 
-def pooled(training: Split, development: Split) -> Split:
-    """All labelled rows but those of the test, as a training split."""
+def labelled(task: Task, split: Callable[[str], Split]) -> Split:
+    """All labelled rows but those of the test, as a training split; `split` reads one by its name."""
+    training = split("train")
+    if "validation" not in task.splits:
+        return training
+    development = split("validation")
     sources = list(dict.fromkeys([*training.sources, *development.sources]))
     skipped = list(dict.fromkeys([*training.skipped, *development.skipped]))
     return replace(training, examples=[*training.examples, *development.examples], sources=sources, skipped=skipped)
+
+
+def check_limits(train_rows: int | None, shots: int | None, of: str = "") -> None:
+    """Raise UserError where both are given; `of`: whose they are."""
+    if train_rows is not None and shots is not None:
+        raise UserError(f"{of}shots: is a number of rows of each label, train-rows of all rows; give one of the two")
 
 
 def few(split: Split, shots: int, draw: int) -> Split:
@@ -182,18 +191,14 @@ def few(split: Split, shots: int, draw: int) -> Split:
     for place, example in enumerate(split.examples):
         by_label[example.label].append(place)
     generator = random.Random(draw)
-    chosen = [
-        place
-        for _, own in sorted(by_label.items(), key=lambda item: str(item[0]))
-        for place in _drawn(generator, own, shots)
-    ]
+    chosen = [place for label in sorted(by_label, key=str) for place in _shuffled(by_label[label], generator)[:shots]]
     return replace(split, examples=[split.examples[place] for place in sorted(chosen)])
 
 
-def _drawn(generator: random.Random, places: list[int], count: int) -> list[int]:
+def _shuffled(items: Iterable[T], generator: random.Random) -> list[T]:
     # random() is the one method whose sequence Python guarantees to keep between versions
-    ranks = {place: generator.random() for place in places}
-    return sorted(places, key=ranks.__getitem__)[:count]
+    ranks = {item: generator.random() for item in items}
+    return sorted(ranks, key=ranks.__getitem__)
 
 
 def _filled(groups: Iterable[list[int]], size: int) -> list[int]:

@@ -337,14 +337,9 @@ def example_of(task: Task, row: Row, label: str | None) -> Example:
 def _answers(row: Row, field: str) -> tuple[str, ...]:
     """All answers that are right, each once: a text, a list of them, or, as SQuAD has them, objects with a `text`."""
     value = row.value(field)
-    for _ in range(2):  # objects with lists of texts, lists of objects with a text
-        value = value.get("text") if isinstance(value, dict) else value
-        value = (
-            [item.get("text") if isinstance(item, dict) else item for item in value]
-            if isinstance(value, list)
-            else value
-        )
-    answers = value if isinstance(value, list) else [value]
+    value = value.get("text") if isinstance(value, dict) else value
+    items = value if isinstance(value, list) else [value]
+    answers: list[Any] = [item.get("text") if isinstance(item, dict) else item for item in items]
     if not answers or any(is_blank(answer) or not isinstance(answer, str) for answer in answers):
         raise UserError(f"{row.place}: the field '{field}' holds no text; each row needs an answer, or a list of them")
     return tuple(dict.fromkeys(answer.strip() for answer in answers))

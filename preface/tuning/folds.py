@@ -51,6 +51,11 @@ class Chosen:
     predictions: list[Prediction]
     """Of these rows."""
 
+    @classmethod
+    def of(cls, fields: dict[str, Any]) -> Chosen:
+        """The inverse of `asdict`."""
+        return cls(**fields | {"predictions": [Prediction(**row) for row in fields["predictions"]]})
+
     def write(self, folder: Path) -> None:
         write_atomically(folder / CHOSEN, json.dumps(asdict(self), indent=1) + "\n")
 
@@ -61,8 +66,7 @@ class Chosen:
         if not file.exists():
             return None
         try:
-            fields = json.loads(file.read_text(encoding="utf-8"))
-            return cls(**fields | {"predictions": [Prediction(**row) for row in fields["predictions"]]})
+            return cls.of(json.loads(file.read_text(encoding="utf-8")))
         except (ValueError, TypeError, KeyError) as error:
             raise UserError(f"{file}: damaged ({error}); remove it to cross-validate again") from error
 
@@ -133,7 +137,7 @@ class CrossValidation(Population):
     def _evaluate(self, at: Position) -> Iterator[dict[str, Any]]:
         """Score every rate on all rows, each under the member that has not seen it."""
         members = self.recipe.members
-        judged = self.development.judge(self._prompts(), [self.folds[fold] for _, fold in members])
+        judged = self._judged(self._prompts(), [self.folds[fold] for _, fold in members])
         for rate in self.recipe.learning_rates:
             said: dict[int, Prediction] = {}
             loss = 0.0
@@ -163,7 +167,7 @@ class CrossValidation(Population):
     def restore(self, tensors: dict[str, Tensor], record: dict[str, Any]) -> None:
         super().restore(tensors, record)
         if (chosen := record["chosen"]) is not None:
-            self.chosen = Chosen(**chosen | {"predictions": [Prediction(**row) for row in chosen["predictions"]]})
+            self.chosen = Chosen.of(chosen)
 
 
 class OnAllRows(Population):

@@ -168,12 +168,12 @@ class Population:
         """All P prompts as they are."""
         return self.module()
 
-    def _judged(self, prompts: Prompts) -> list[Judged]:
-        """How each prompt does on the development rows."""
+    def _judged(self, prompts: Prompts, of_each: Sequence[Sequence[int]] | None = None) -> list[Judged]:
+        """How each prompt does on the development rows; or on some of them, `of_each`."""
         with suppress(torch.OutOfMemoryError):
-            return self.development.judge(prompts)
+            return self.development.judge(prompts, of_each)
         self.update.forget()
-        return self.development.judge(prompts)
+        return self.development.judge(prompts, of_each)
 
     def outcome(self, at: Position) -> Outcome:
         """Every member as it was at its best, and what the best of them says of the development rows."""

@@ -19,8 +19,8 @@ from preface.labelling.free_text import FreeText, Wanted, answer_losses, write_e
 from preface.labelling.label_words import LabelWords
 from preface.labelling.labeller import Labeller, Prediction, predictions_of
 from preface.prompts import Prompts
-from preface.tasks import Example, Split, gold_of, groups_of, render
-from preface.tasks.metric import majority, metric
+from preface.tasks import Example, Split, render
+from preface.tasks.metric import majority_of, score_of
 from preface.tasks.task import CUE
 from preface.terminal.progress import warn, warn_skipped
 from preface.tuning.recipe import Recipe
@@ -107,7 +107,7 @@ class Rows:
 
     def score(self, metric_name: str, said: Sequence[str]) -> float:
         """The metric of what was said of the development rows."""
-        return metric(metric_name, gold_of(self.held_out), said, groups_of(self.held_out))
+        return score_of(metric_name, self.held_out, said)
 
     def score_and_loss(self, metric_name: str, log_probabilities: Tensor) -> tuple[float, float]:
         """The metric on the development rows, and the mean −log of the right label's probability among the labels, of
@@ -125,7 +125,7 @@ class Rows:
 
     def majority(self, metric_name: str) -> float:
         """What always giving the commonest answer would score on the development rows."""
-        return majority(metric_name, gold_of(self.held_out), groups_of(self.held_out))
+        return majority_of(metric_name, self.held_out)
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 import sys
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from preface.records.run import RECORD, Run, RunRecord, SplitRecord, Splits, now
 from preface.tasks import Split, Task
 from preface.tasks.metric import metric_title
 from preface.tasks.options import DataOptions, sampled
-from preface.tasks.split import few, pooled
+from preface.tasks.split import check_limits, few, labelled
 from preface.terminal.progress import say
 from preface.tuning.finish import finish
 from preface.tuning.folds import FOLDS, Chosen, CrossValidation, OnAllRows
@@ -77,8 +78,7 @@ def train(
     for name, number in (("train-rows", train_rows), ("shots", shots)):
         if number is not None and number < 1:
             raise UserError(f"{name}: at least 1 (got {number})")
-    if train_rows is not None and shots is not None:
-        raise UserError("shots: is a number of rows of each label, train-rows of all rows; give one of the two")
+    check_limits(train_rows, shots)
     the_data = validated(DataOptions, data)
     the_task = the_data.task(task)
     the_method = validated(method_named(method), {}) if isinstance(method, str) else method or PrefixTuning()
@@ -98,6 +98,12 @@ class _Limits:
     shots: int | None
     draw: int
 
+    def of(self, rows: Split) -> Split:
+        """As many of these."""
+        if self.train_rows is not None:
+            return sampled(rows, self.train_rows)
+        return rows if self.shots is None else few(rows, self.shots, self.draw)
+
 
 @dataclass(frozen=True)
 class _Training:
@@ -112,17 +118,11 @@ class _Training:
 
     def read(self) -> tuple[Split, Split]:
         """The rows to train on, and the development split; with folds, all labelled rows are both."""
-        folds, rows = self.recipe.folds, self.limits.train_rows
-        training = self.data.split(self.task, "train", rows if folds is None else None)
-        there = folds is None or "validation" in self.task.splits
-        development = self.data.split(self.task, "validation") if there else training
-        if folds is not None:
-            training = pooled(training, development) if there else training
-            if rows is not None:
-                training = sampled(training, rows)
-        if self.limits.shots is not None:
-            training = few(training, self.limits.shots, self.limits.draw)
-        return training, development if folds is None else replace(training, split="validation")
+        split = partial(self.data.split, self.task)
+        if self.recipe.folds is None:
+            return self.limits.of(split("train")), split("validation")
+        rows = self.limits.of(labelled(self.task, split))
+        return rows, replace(rows, split="validation")
 
     def rows(self, training: Split, development: Split) -> Rows:
         asked = wanted(self.backbone, self.task)
@@ -137,8 +137,8 @@ class _Training:
         """What is trained on all rows, once folds have chosen."""
         return OnAllRows(self.backbone, self.method, self.recipe, rows, self.task.metric, chosen)
 
-    def record(self, recipe: Recipe, splits: Splits) -> RunRecord:
-        """`recipe`: with its steps as numbers."""
+    def record(self, splits: Splits) -> RunRecord:
+        """Once the recipe has its steps as numbers."""
         backbone, data = self.backbone, self.data.data
         return RunRecord(
             backbone=backbone.name,
@@ -149,7 +149,7 @@ class _Training:
             backbone_saw=backbone.seen_tasks,
             task=self.task,
             method=MethodRecord(name=self.method.name, config=self.method.model_dump(mode="json")),
-            recipe=recipe.model_dump(mode="json"),
+            recipe=self.recipe.model_dump(mode="json"),
             data=None if data is None else data.resolve(),
             skip_bad_rows=self.data.skip_bad_rows,
             train_rows=self.limits.train_rows,
@@ -168,13 +168,11 @@ class _Training:
 def _begin(folder: Path, work: _Training) -> Run:
     training, development = work.read()
     rows = work.rows(training, development)
+    work = replace(work, recipe=work.recipe.resolve(rows.steps_an_epoch(work.recipe)))
     population = work.first(rows)  # before there is a folder that would claim the name
     with locked(folder):
         _check_free(folder)
-        resolved = population.recipe.model_copy(
-            update={name: getattr(work.recipe, name) for name in ("seeds", "patience")}
-        )
-        record = work.record(resolved, _splits(training, development))
+        record = work.record(_splits(training, development))
         record.write(folder)
         _run(folder, work, rows, population, record)
     return Run(folder, work.backbone)
