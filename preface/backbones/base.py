@@ -23,7 +23,7 @@ from torch.nn import functional
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from preface.backbones.batching import padded
-from preface.backbones.frozen import FrozenLinear, cross_entropy, log_total, make_frozen
+from preface.backbones.frozen import FrozenLinear, cross_entropy, log_total, make_frozen, weights_of
 from preface.backbones.pieces import Pieces
 from preface.backbones.tree import Trees
 from preface.errors import UserError
@@ -87,6 +87,8 @@ class Backbone(Pieces):
     """w, the numbers that a context has a token."""
     default_sites: tuple[str, ...]
     """Where a prefix goes if its configuration does not say."""
+    parameters: int
+    """The number of the model's own parameters, all frozen."""
 
     def __init__(
         self, name: str, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, revision: str | None = None
@@ -104,7 +106,8 @@ class Backbone(Pieces):
             model.set_attn_implementation(self.attention)
         self.keep_contexts = size_in_bytes(os.environ.get("PREFACE_KEEP_CONTEXTS") or str(KEEP_CONTEXTS))
         self.kept: dict[str, Any] = {}  # contexts, by the texts they are of (`contexts`)
-        make_frozen(model)
+        self.parameters = sum(parameter.numel() for parameter in model.parameters())
+        make_frozen(model, self.head)
 
     # what a family says
 
@@ -205,11 +208,6 @@ class Backbone(Pieces):
     def seen_tasks(self) -> tuple[str, ...]:
         """Tasks whose labelled examples its training saw: none of them is a new domain for it. Empty if not known."""
         return tuple(getattr(self.model.config, SEEN, ()))
-
-    @cached_property
-    def parameters(self) -> int:
-        """The number of the model's own parameters, all frozen."""
-        return sum(parameter.numel() for parameter in self.model.parameters())
 
     @cached_property
     def fingerprint(self) -> str:
@@ -363,7 +361,7 @@ def send(tensor: Tensor, device: torch.device) -> Tensor:
 def weights_hash(backbone: Backbone, dtype: torch.dtype) -> str:
     """SHA-256 of a model's sizes and of all its weights, in `dtype`."""
     digest = hashlib.sha256(repr(backbone.sizes).encode())
-    for name, weight in sorted(backbone.model.state_dict().items()):
+    for name, weight in weights_of(backbone.model):
         digest.update(name.encode())
         digest.update(weight.to("cpu", dtype).contiguous().view(torch.uint8).numpy())
     return digest.hexdigest()

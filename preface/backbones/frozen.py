@@ -5,6 +5,7 @@ What each of them saves is in docs/performance.md.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import cached_property
 from typing import Any
 
@@ -17,18 +18,21 @@ from transformers.activations import NewGELUActivation
 
 from preface.backbones.packed import pack, packing_pays, times
 
+PACKED = ("packed", "packed_back")
 PIECES = 256
 """Positions whose logits are held at a time: 33 MB at T5's vocabulary."""
 
 
-def make_frozen(model: nn.Module) -> None:
-    """Let a model whose weights get no gradient compute with the layers of this module."""
+def make_frozen(model: nn.Module, head: nn.Module | None = None) -> None:
+    """Let a model whose weights get no gradient compute with the layers of this module; `head`: its projection onto the
+    vocabulary."""
     fuse_gelu(model)
     linears = [module for module in model.modules() if type(module) is nn.Linear]
     copies = 2 * sum(linear.weight.nbytes for linear in linears)  # one for each direction
     for linear in linears:
         linear.__class__ = FrozenLinear
         linear.packs = copies <= psutil.virtual_memory().total / 8  # type: ignore[assignment]
+        linear.has_rows = linear is head  # type: ignore[assignment]
     for module in model.modules():
         if hasattr(module, "variance_epsilon"):  # the layer norms of T5 and mT5
             module.__class__ = FrozenNorm
@@ -51,13 +55,15 @@ def refuse_gradient(weight: Tensor) -> None:
 
 
 class FrozenLinear(nn.Linear):
-    """A projection whose weights a CPU holds a second and a third time, laid out for the products of each direction.
+    """A projection whose weights a CPU holds laid out for the products of each direction, once they are wanted.
 
-    Torch's own products lay the weights out anew at every call.
+    Torch's own products lay the weights out anew at every call. The weights as they came are let go then.
     """
 
     packs: bool
     """Whether there is memory for that."""
+    has_rows: bool = True
+    """Whether others read its weights too, so that they are held as they came as well."""
     softcap: float | None = None
     """Of a projection onto the vocabulary: logits stay within ± this (Gemma 2)."""
 
@@ -78,12 +84,20 @@ class FrozenLinear(nn.Linear):
     @cached_property
     def packed(self) -> Tensor:
         """For products on the way forward."""
-        return pack(self.weight)
+        packed = pack(self.weight)
+        if not self.has_rows:
+            self.weight = nn.Parameter(self.weight.new_empty(0), requires_grad=False)
+        return packed
 
     @cached_property
     def packed_back(self) -> Tensor:
         """For products with the gradient of the output."""
-        return pack(self.weight.t())
+        return pack(self.plain.t())
+
+    @property
+    def plain(self) -> Tensor:
+        """The weights as they came, `[out, in]`."""
+        return self.weight if self.weight.numel() else self.packed.to_dense()
 
     def forward(self, input: Tensor) -> Tensor:
         """`[..., in]` to `[..., out]`."""
@@ -93,9 +107,26 @@ class FrozenLinear(nn.Linear):
         output: Tensor = _PackedLinear.apply(input, self)
         return output
 
+    def unpack(self) -> None:
+        """Hold the weights as they came again, and nothing else."""
+        self.weight = nn.Parameter(self.plain, requires_grad=self.weight.requires_grad)
+        for name in PACKED:
+            self.__dict__.pop(name, None)
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Any:
+        """To another device or precision, to which packed weights cannot go."""
+        self.unpack()
+        return super()._apply(fn, recurse)
+
+    def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        destination[f"{prefix}weight"] = self.plain
+
     def __getstate__(self) -> dict[str, Any]:
         """Without the packed weights, which nothing can copy or write."""
-        return {name: item for name, item in self.__dict__.items() if name not in {"packed", "packed_back"}}
+        state = {name: item for name, item in self.__dict__.items() if name not in PACKED}
+        plain = nn.Parameter(self.plain, requires_grad=self.weight.requires_grad)
+        return state | {"_parameters": {**self._parameters, "weight": plain}}
 
     @property
     def is_packed(self) -> bool:
@@ -105,6 +136,19 @@ class FrozenLinear(nn.Linear):
     def back(self, gradient: Tensor) -> Tensor:
         """The gradient of the input `[M, in]`, from that of the output `[M, out]`."""
         return times(gradient, self.packed_back) if self.is_packed else torch.mm(gradient, self.weight)
+
+
+def weights_of(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """What `state_dict` has, sorted by name, one by one: packed weights are made plain in turn, never all together."""
+    named = [
+        (f"{path}.{name}" if path else name, module, name)
+        for path, module in model.named_modules(remove_duplicate=False)
+        for name, tensor in (*module._parameters.items(), *module._buffers.items())
+        if tensor is not None and name not in module._non_persistent_buffers_set
+    ]
+    for full, module, name in sorted(named, key=lambda item: item[0]):
+        packed = isinstance(module, FrozenLinear) and name == "weight"
+        yield full, module.plain if packed else getattr(module, name)
 
 
 class _PackedLinear(torch.autograd.Function):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from pathlib import Path
 
 import pytest
@@ -14,8 +15,9 @@ from transformers import MT5Config, MT5ForConditionalGeneration, T5Config, T5For
 from transformers.models.t5.modeling_t5 import T5LayerNorm
 
 from preface.backbones import frozen
-from preface.backbones.frozen import FrozenLinear, FrozenNorm, cross_entropy, log_total, make_frozen
+from preface.backbones.frozen import FrozenLinear, FrozenNorm, cross_entropy, log_total, make_frozen, weights_of
 from preface.backbones.load import load_backbone
+from preface.backbones.packed import packing_pays
 
 VOCABULARY, WIDTH = 37, 12
 DTYPES = pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
@@ -187,3 +189,54 @@ def test_a_weight_that_wants_a_gradient_is_refused(part: str, checkpoint_folder:
     backbone.model.get_submodule(part).weight.requires_grad_(True)
     with pytest.raises(RuntimeError, match="load_checkpoint"):
         backbone.logits(backbone.read(ids, mask), torch.tensor([[0]]))
+
+
+needs_packing = pytest.mark.skipif(
+    not packing_pays(torch.device("cpu"), torch.float32), reason="torch has no oneDNN here"
+)
+
+
+def held_once(inputs: int = 6, outputs: int = 9) -> tuple[FrozenLinear, Tensor]:
+    """A layer that has let its weights go, and what they were."""
+    layer = linear(inputs, outputs)
+    layer.has_rows = False
+    plain = layer.weight.detach().clone()
+    layer(torch.randn(3, inputs))
+    return layer, plain
+
+
+@needs_packing
+def test_packed_weights_are_held_once_and_can_be_had_again() -> None:
+    layer, plain = held_once()
+    assert layer.weight.numel() == 0
+    x = torch.randn(5, 6)
+    for _ in range(2):
+        assert_same_through(layer, lambda x: functional.linear(x, plain), x)
+        assert torch.equal(layer.plain, plain)
+        layer = deepcopy(layer)
+    layer.unpack()
+    assert torch.equal(layer.weight, plain)
+    assert_same_through(layer, lambda x: functional.linear(x, plain), x)
+
+
+@needs_packing
+def test_packed_weights_go_to_another_precision_and_into_a_checkpoint() -> None:
+    layer, plain = held_once()
+    torch.testing.assert_close(layer.state_dict(), {"weight": plain}, atol=0, rtol=0)
+    torch.testing.assert_close(layer.double().weight, plain.double(), atol=0, rtol=0)
+    assert layer(torch.ones(2, 6).double()).dtype == torch.float64
+
+
+@needs_packing
+def test_the_weights_of_a_model_are_those_it_had() -> None:
+    kind, config = MODELS["t5-v1.0"]
+    model = kind(config).eval().requires_grad_(False)
+    before = {name: weight.clone() for name, weight in model.state_dict().items()}
+    make_frozen(model, model.lm_head)
+    ids = torch.tensor([[3, 4, 5]])
+    model(input_ids=ids, decoder_input_ids=ids)
+    assert any(weight.numel() == 0 for weight in model.parameters())
+    assert model.lm_head.weight is model.shared.weight
+    found = list(weights_of(model))
+    assert [name for name, _ in found] == sorted(before)
+    torch.testing.assert_close(dict(found), before, atol=0, rtol=0)

@@ -80,8 +80,8 @@ def test_weights_are_the_file_s_rounded_to_bfloat16(file: Path, cache: Path) -> 
     layer = backbone.model.model.layers[1]
     for own, name in (
         (backbone.embeddings, "token_embd"),
-        (layer.self_attn.v_proj.weight, "blk.1.attn_v"),
-        (layer.mlp.down_proj.weight, "blk.1.ffn_down"),
+        (layer.self_attn.v_proj.plain, "blk.1.attn_v"),
+        (layer.mlp.down_proj.plain, "blk.1.ffn_down"),
     ):
         assert torch.equal(own, theirs[f"{name}.weight"].bfloat16().float())
     assert backbone.tokenizer("ab a", add_special_tokens=False)["input_ids"] == [5, 6]
