@@ -159,7 +159,8 @@ class Weights(Trained):
         for name, tensor in _read(folder)[0].items():
             parameters[name].copy_(tensor)
         trained_on, pieces = setting.task(self.train_task), setting.backbone(self.backbone)
-        labels = LabelWords.of(pieces, trained_on.label_words, trained_on.cue)
+        words = trained_on.words_for(task)
+        labels = LabelWords.of(pieces, words, trained_on.cue)
         examples = setting.split(task, "test").examples
         question = pieces.question("{text}", trained_on.cue)
         texts, cut = render(pieces.tokenize, examples, self.recipe.max_input_tokens, question)
@@ -170,7 +171,7 @@ class Weights(Trained):
             task,
             examples,
             [prediction.label for prediction in predictions_of(scores, labels)],
-            words=trained_on.label_words,
+            words=words,
             trained_on=trained_on.name,
             seconds=time.perf_counter() - began,
             backbone=pieces.name,

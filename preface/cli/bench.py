@@ -37,6 +37,7 @@ def bench(
     task: Annotated[str, typer.Option("--task", help="A shipped task, a YAML, or a data file.")] = "film",
     batch_size: Annotated[int, typer.Option("--batch-size", help="Rows a step and prompt.")] = 32,
     steps: Annotated[int, typer.Option("--steps", help="Timed of each setting.")] = 8,
+    seconds: Annotated[float, typer.Option("--seconds", help="To be spent on all settings, about.", min=1)] = 75,
     prompts: Annotated[
         int | None,
         typer.Option("--prompts", min=2, help="Time so many prompts on the same texts instead: read once, one by one."),
@@ -52,7 +53,7 @@ def bench(
     if prompts is not None:
         _many_prompts(name, task, prompts, device, data_options, as_json)
         return
-    timings = preface.bench(name, task, batch_size=batch_size, steps=steps, device=device, **data_options)
+    timings = preface.bench(name, task, batch_size=batch_size, steps=steps, seconds=seconds, device=device, **data_options)
     if as_json:
         show_json([asdict(timing) for timing in timings])
         return

@@ -69,7 +69,9 @@ def train(
     method_options: dict[str, Any],
     recipe: dict[str, Any],
     data_options: dict[str, Any],
-    task: Annotated[str | None, typer.Option("--task", help="A shipped task, a YAML, or a data file.")] = None,
+    task: Annotated[
+        str | None, typer.Option("--task", help="A shipped task, a YAML, a data file; or several: `sst2+trec`.")
+    ] = None,
     backbone: Backbone = None,
     method: Annotated[
         str | None, typer.Option("--method", help="See `preface methods`. Default: prefix-tuning.")

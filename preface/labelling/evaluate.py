@@ -216,7 +216,7 @@ class _Evaluation:
         return wording
 
     def _words(self, task: Task) -> tuple[str, ...]:
-        return self.subjects.origin.label_words if self.subjects.origin else task.label_words
+        return self.subjects.origin.task.words_for(task) if self.subjects.origin else task.label_words
 
     def _warn(self, task: Task, examples: Split, cut: int, limit: int) -> None:
         """Say what a number alone would hide."""

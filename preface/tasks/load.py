@@ -13,6 +13,7 @@ from preface.errors import UserError
 from preface.options import validated
 from preface.tasks.example import Template
 from preface.tasks.lines import STDIN, listed
+from preface.tasks.mixture import PLUS, mixture_of
 from preface.tasks.read import SUFFIXES, format_of, is_blank, iter_rows
 from preface.tasks.registry import is_yaml, read_task, registered, split_reference, task_of, unknown_task
 from preface.tasks.task import CHAT, CUE, Task, label_value
@@ -73,7 +74,8 @@ class FileOptions(BaseModel):
 
 
 def load_task(spec: str | Path | Task, **options: Any) -> Task:
-    """The task that a reference names: `NAME`, a YAML file, both also with `:option=value,…`, or a data file.
+    """The task that a reference names: `NAME`, a YAML file, both also with `:option=value,…`, a data file, or several
+    of them with `+` in between: a mixture.
 
     `options` are fields of `FileOptions`: `input` and `label` name the fields of a data file (by default the fields
     that `template` names, or `text` or a like name, and `label`), `label_words` gives the word of each label value,
@@ -85,6 +87,8 @@ def load_task(spec: str | Path | Task, **options: Any) -> Task:
     if isinstance(spec, Task):
         return _overridden(spec, own)
     base, choices = (str(spec), None) if os.path.isfile(spec) else split_reference(str(spec))
+    if PLUS in base and not os.path.exists(base):
+        return _overridden(mixture_of([load_task(part) for part in str(spec).split(PLUS)]), own)
     if base in registered():
         return _overridden(read_task(registered()[base], choices), own)
     if is_yaml(base):
@@ -101,6 +105,8 @@ def _overridden(task: Task, own: FileOptions) -> Task:
         raise UserError(f"free-text: is for a data file; {task.name} says itself what its answers are")
     if file := own.validation or own.test:
         raise UserError(f"{file}: is for a data file; {task.name} has splits of its own")
+    if task.mixture and own != FileOptions(cue=own.cue):
+        raise UserError(f"{task.name}: of a mixture only the cue can be set; its tasks say the rest themselves")
     definition = task.model_dump(exclude_unset=True)
     inputs = own.input
     if own.template is not None:

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 
 from pydantic import Field
 
 from preface.tasks.load import FileOptions, load_task
 from preface.tasks.registry import is_yaml, registered, split_reference
-from preface.tasks.split import Split, load_split
+from preface.tasks.split import Split, load_split, sampled
 from preface.tasks.task import Task
 
 
@@ -43,10 +41,3 @@ class DataOptions(FileOptions):
         """A split of the task, or `rows` of it, sampled with a fixed seed. Raises UserError as `load_split` does."""
         whole = load_split(task, split, data=self.data, skip_bad_rows=self.skip_bad_rows)
         return whole if rows is None else sampled(whole, rows)
-
-
-def sampled(split: Split, rows: int) -> Split:
-    """So many rows of a split, sampled with a fixed seed; all where there are no more."""
-    if rows >= len(split.examples):
-        return split
-    return replace(split, examples=random.Random(0).sample(split.examples, rows))

@@ -7,6 +7,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
+from itertools import islice
 from pathlib import Path
 from typing import TypeVar, get_args
 
@@ -19,6 +20,8 @@ from preface.tasks.task import SplitName, SplitRule, Task, example_of, known_lab
 
 T = TypeVar("T")
 
+MIXED_DEVELOPMENT = 2000
+"""Development rows of a mixture, at most: as many of each task."""
 ORDER: tuple[SplitName, ...] = ("test", "validation", "train")
 """Who draws first: a text that could stand in two splits goes to the first of them."""
 
@@ -33,6 +36,8 @@ class Split:
     sources: list[Source]
     skipped: list[str]
     """Messages of the bad rows left out of the part that the split is drawn from."""
+    parts: tuple[int, ...] = ()
+    """Of a mixture, how many rows there are of each task, one after the other."""
 
 
 def load_split(
@@ -55,6 +60,8 @@ def load_split(
     if rule is None:
         raise UserError(f"{task.name} has no split '{split}'; it has {', '.join(task.splits)}")
     name: SplitName = next(known for known in get_args(SplitName) if known == split)
+    if task.mixture:
+        return _mixed(task, name, data, skip_bad_rows)
     read = cache(lambda part: read_part(task, part, data, skip_bad_rows))
     own = read(rule.part)
 
@@ -76,6 +83,40 @@ def load_split(
     if name == "train" and len(labels) < 2 and not task.free_text:
         raise UserError(f"{task.name}: only one label, '{labels.pop()}', in {name}; training needs two or more")
     return Split(task.name, name, examples, own.sources, own.skipped)
+
+
+def _mixed(task: Task, split: SplitName, data: str | Path | None, skip_bad_rows: bool) -> Split:
+    """A split of a mixture. Texts that another of its tasks has in an earlier split (see `ORDER`) are left out."""
+
+    def read(own: Task, name: str) -> Split:
+        return load_split(own, name, data=data, skip_bad_rows=skip_bad_rows)
+
+    each = [read(own, split) for own in task.mixture]
+    if split == "validation":
+        each = [sampled(part, max(1, MIXED_DEVELOPMENT // len(each))) for part in each]
+    before = ORDER[: ORDER.index(split)]
+    earlier = [read(own, name) for own in task.mixture for name in before if name in own.splits]
+    taken = {folded(example.text) for part in earlier for example in part.examples}
+    free = [[example for example in part.examples if folded(example.text) not in taken] for part in each]
+    return Split(
+        task.name,
+        split,
+        examples=[example for examples in free for example in examples],
+        sources=list(dict.fromkeys(source for part in each for source in part.sources)),
+        skipped=list(dict.fromkeys(line for part in each for line in part.skipped)),
+        parts=tuple(len(examples) for examples in free),
+    )
+
+
+def sampled(split: Split, rows: int) -> Split:
+    """So many rows of a split, of a mixture so many of each task, sampled with a fixed seed; all where there are no
+    more."""
+    parts, examples, chosen = split.parts or (len(split.examples),), iter(split.examples), []
+    for size in parts:
+        own = list(islice(examples, size))
+        chosen.append(random.Random(0).sample(own, rows) if rows < size else own)
+    sizes = tuple(len(some) for some in chosen) if split.parts else ()
+    return replace(split, examples=[example for some in chosen for example in some], parts=sizes)
 
 
 def iter_examples(
@@ -169,7 +210,8 @@ def labelled(task: Task, split: Callable[[str], Split]) -> Split:
     development = split("validation")
     sources = list(dict.fromkeys([*training.sources, *development.sources]))
     skipped = list(dict.fromkeys([*training.skipped, *development.skipped]))
-    return replace(training, examples=[*training.examples, *development.examples], sources=sources, skipped=skipped)
+    examples = [*training.examples, *development.examples]
+    return replace(training, examples=examples, sources=sources, skipped=skipped, parts=())
 
 
 def check_limits(train_rows: int | None, shots: int | None, of: str = "") -> None:
@@ -192,7 +234,7 @@ def few(split: Split, shots: int, draw: int) -> Split:
         by_label[example.label].append(place)
     generator = random.Random(draw)
     chosen = [place for label in sorted(by_label, key=str) for place in _shuffled(by_label[label], generator)[:shots]]
-    return replace(split, examples=[split.examples[place] for place in sorted(chosen)])
+    return replace(split, examples=[split.examples[place] for place in sorted(chosen)], parts=())
 
 
 def _shuffled(items: Iterable[T], generator: random.Random) -> list[T]:

@@ -218,6 +218,8 @@ class Task(Model):
     """As `preface.tasks.metric.metric` takes it: `macro_f1`, `f1:yes`, or `accuracy+macro_f1` for their mean."""
     splits: dict[SplitName, SplitRule] = Field(min_length=1)
     options: dict[str, Option] = {}
+    mixture: tuple[Task, ...] = ()
+    """Tasks whose rows this one is made of, each with its own template; its labels are theirs together."""
     folder: Path | None = None
     """The folder of the task's own YAML file: its data files and its hub folder may lie beside it."""
 
@@ -230,6 +232,12 @@ class Task(Model):
     def label_words(self) -> tuple[str, ...]:
         """The label words, each once, in the order in which `labels` has them."""
         return tuple(dict.fromkeys(word for word in self.labels.values() if word is not None))
+
+    def words_for(self, other: Task) -> tuple[str, ...]:
+        """What something that was trained on this task chooses among on another: the label words of this; after a
+        mixture those of the other, where it has learned them all."""
+        known = bool(self.mixture) and set(other.label_words) <= set(self.label_words)
+        return other.label_words if known else self.label_words
 
     @cached_property
     def wording(self) -> Template:
@@ -257,7 +265,7 @@ class Task(Model):
             raise ValueError(f"labels needs two or more different words, not {list(self.label_words)}")
         check_metric(self.metric, self.label_words)
         for name, rule in self.splits.items():
-            if rule.part not in self.source.parts:
+            if rule.part not in self.source.parts and not self.mixture:
                 known = ", ".join(sorted(self.source.parts)) or "none"
                 raise ValueError(f"splits.{name}.part {rule.part!r} is no part of the source; parts: {known}")
         return self

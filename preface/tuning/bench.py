@@ -25,10 +25,12 @@ from preface.methods.init import Initializer
 from preface.options import validated
 from preface.tasks import Example, Task, render
 from preface.tasks.options import DataOptions
-from preface.terminal.progress import progress
+from preface.terminal.progress import progress, say
 from preface.tuning.step import Step
 
 POPULATIONS = (1, 4, 8)
+SECONDS = 75.0
+"""That all settings together may take, but for one step each."""
 
 
 @dataclass(frozen=True)
@@ -62,19 +64,22 @@ def bench(
     *,
     batch_size: int = 32,
     steps: int = 8,
+    seconds: float = SECONDS,
     device: str = "auto",
     **data_options: Any,
 ) -> list[Timing]:
     """Time training steps of a backbone on a task's own inputs, under every setting worth trying here.
 
     First the precision and, on a CPU, the number of threads are tried with a prefix at all sites; then, with the
-    fastest of them, the methods and the sizes of population.
+    fastest of them, the methods and the sizes of population. A population whose steps would take more than is left is
+    left out, and said to be.
 
     Args:
         backbone: name or folder, as for `load_backbone`.
         task: as for `train`.
         batch_size: rows a step and prompt.
-        steps: steps timed of each setting.
+        steps: steps timed of each setting; fewer where they would take more than its share of the time.
+        seconds: to be spent on all settings together, about.
         device: as for `load_backbone`.
         data_options: fields of `preface.tasks.options.DataOptions`: `input`, `label`, `data`, …
 
@@ -97,18 +102,31 @@ def bench(
     model, *_ = subject.loaded(dtypes[0])
     sites = tuple(model.sites)
     everywhere = PrefixTuning(sites=None if model.default_sites == sites else sites)
-    others: list[tuple[Method, int]] = [(PromptTuning(length=100), 1)]
+    # what costs most comes last
+    others: list[tuple[Method, int]] = [(PrefixTuning(sites=(model.answer_site,)), members) for members in POPULATIONS]
     others += [(everywhere, members) for members in POPULATIONS[1:]]
-    others += [(PrefixTuning(sites=(model.answer_site,)), members) for members in POPULATIONS]
+    others += [(PromptTuning(length=100), 1)]
     with progress("timing", len(dtypes) * len(threads) + len(others), "settings") as advance:
-        timings = []
+        began, left = time.monotonic(), len(dtypes) * len(threads) + len(others)
+        timings: list[Timing] = []
+
+        def share() -> float:
+            """Of the next setting, in seconds."""
+            return max(0.0, seconds - (time.monotonic() - began)) / (left - len(timings))
+
         for dtype in dtypes:
             for count in threads:
-                timings.append(subject.time(dtype, count, everywhere, 1))
+                timings.append(subject.time(dtype, count, everywhere, 1, share()))
                 advance(1)
         best = fastest(timings)
         for method, members in others:
-            timings.append(subject.time(best.dtype, best.threads, method, members))
+            alone = next((timing for timing in timings if timing.options == _options(method)), None)
+            if alone is not None and alone.first_seconds * members > max(share(), alone.first_seconds):
+                about = f"some {alone.first_seconds * members:.0f} s a step"
+                say(f"{describe(method)} × {members}: not timed, {about}; more --seconds would do")
+                left -= 1
+            else:
+                timings.append(subject.time(best.dtype, best.threads, method, members, share()))
             advance(1)
     return timings
 
@@ -145,6 +163,8 @@ class _Subject:
         self.task, self.examples = task, examples
         self.batch_size, self.steps = batch_size, steps
         self.loaded = cache(self._load)
+        self.warm: set[tuple[str, int]] = set()
+        """Precisions and numbers of threads that have been at work."""
 
     def _load(self, dtype: str) -> tuple[Backbone, list[list[int]], Wanted]:
         """The backbone, the task's inputs in its pieces, and what is asked about them."""
@@ -152,28 +172,21 @@ class _Subject:
         ids, _ = render(model.tokenize, self.examples, 512, model.question("{text}", self.task.cue))
         return model, ids, wanted(model, self.task)
 
-    def time(self, dtype: str, threads: int, method: Method, members: int) -> Timing:
-        model, ids, asked = self.loaded(dtype)
+    def time(self, dtype: str, threads: int, method: Method, members: int, budget: float) -> Timing:
+        """`budget`: seconds that its steps may take; one is timed in any case."""
+        model, ids, _ = self.loaded(dtype)
         lengths = [len(item) for item in ids]
         orders = [batching.epoch(lengths, seed, 0, self.batch_size) for seed in range(members)]
-        count = min(self.steps, len(orders[0]))
-        # the inputs of the steps timed, and no others: what is encoded is what they ask for
-        rows = sorted({index for order in orders for batch in order[:count] for index in batch})
-        at = {index: place for place, index in enumerate(rows)}
-        batches = [[[at[index] for index in order[place]] for order in orders] for place in range(count)]
-        ids, answers = [ids[index] for index in rows], [str(self.examples[index].label) for index in rows]
-        module = method.build(model, Initializer.parse("random", asked.words, cue=self.task.cue), range(members))
-        targets = targets_of(asked, module(), answers)
-        keep = module.leaves_reading
-        step = Step(model, module, Inputs(model, ids, keep), targets, lead_in=model.lead_in(self.task.cue))
         with _threads(threads):
-            self._seconds(step, batches[:1])  # the first step of a process pays for much that no other does
-            for _ in range(3 if step.few_shapes else 0):  # nor is a shape recorded and checked but once
-                self._seconds(step, batches)
-            model.kept.clear()
-            step.inputs = Inputs(model, ids, keep)
-            first = self._seconds(step, batches)
-            again = self._seconds(step, batches) if step.inputs.kept is not None else first
+            step, batches = self._made(dtype, method, orders, 1)
+            (tried,) = first = self._seconds(step, batches)
+            count = min(self.steps, len(orders[0]), max(1, int(budget / tried)))
+            # the first step of a process pays for much that no other does
+            if count > 1 or (dtype, threads) not in self.warm:
+                self.warm.add((dtype, threads))
+                step, batches = self._made(dtype, method, orders, count)
+                first = self._seconds(step, batches)
+            again = first if step.inputs.kept is None else self._seconds(step, batches)
         rows_a_step = statistics.fmean(len(batch) for step_batches in batches for batch in step_batches) * members
         return Timing(
             describe(method),
@@ -189,8 +202,29 @@ class _Subject:
             statistics.fmean(again) * len(orders[0]),
         )
 
+    def _made(
+        self, dtype: str, method: Method, orders: Sequence[list[list[int]]], count: int
+    ) -> tuple[Step, list[list[list[int]]]]:
+        """So many steps: what takes them, and the rows of each prompt in each, none of which has been read."""
+        model, ids, asked = self.loaded(dtype)
+        # the inputs of these steps, and no others: what is read is what they ask for
+        rows = sorted({index for order in orders for batch in order[:count] for index in batch})
+        at = {index: place for place, index in enumerate(rows)}
+        batches = [[[at[index] for index in order[place]] for order in orders] for place in range(count)]
+        ids, answers = [ids[index] for index in rows], [str(self.examples[index].label) for index in rows]
+        cue = self.task.cue
+        module = method.build(model, Initializer.parse("random", asked.words, cue=cue), range(len(orders)))
+        targets, keep = targets_of(asked, module(), answers), module.leaves_reading
+        step = Step(model, module, Inputs(model, ids, keep), targets, lead_in=model.lead_in(cue))
+        for _ in range(3 if step.few_shapes else 0):  # a shape is recorded and checked but once
+            self._seconds(step, batches)
+        model.kept.clear()
+        step.inputs = Inputs(model, ids, keep)
+        return step, batches
+
     @staticmethod
     def _seconds(step: Step, batches: Sequence[list[list[int]]]) -> list[float]:
+        """Of each step."""
         members = list(range(len(batches[0])))
         times = []
         for batch in batches:

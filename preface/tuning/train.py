@@ -24,8 +24,8 @@ from preface.records.results import installed_versions
 from preface.records.run import RECORD, Run, RunRecord, SplitRecord, Splits, now
 from preface.tasks import Split, Task
 from preface.tasks.metric import metric_title
-from preface.tasks.options import DataOptions, sampled
-from preface.tasks.split import check_limits, few, labelled
+from preface.tasks.options import DataOptions
+from preface.tasks.split import check_limits, few, labelled, sampled
 from preface.terminal.progress import say
 from preface.tuning.finish import finish
 from preface.tuning.folds import FOLDS, Chosen, CrossValidation, OnAllRows
@@ -53,9 +53,9 @@ def train(
 
     Args:
         backbone: a loaded backbone, or a name or folder for `load_backbone` (default: the embedded one).
-        task: a shipped task's name, a YAML, or a data file (`preface.tasks.read.SUFFIXES`).
+        task: a shipped task's name, a YAML, a data file (`preface.tasks.read.SUFFIXES`), or several with `+` in between.
         method: a method, or its name. Default: a prefix of 20 at all three attention sites.
-        train_rows: train on so many rows, sampled with a fixed seed.
+        train_rows: train on so many rows, of a mixture on so many of each task, sampled with a fixed seed.
         shots: train on so many rows of each label, drawn by the seed `draw`.
         out: the run's folder (default: `runs/TASK-METHOD-TIME`).
         resume: the folder of an interrupted run: goes on where that stopped, and takes all else from there; where

@@ -232,6 +232,34 @@ def test_squad_is_read_as_it_is_distributed(tmp_path: Path) -> None:
     assert load_task("squad").free_text
 
 
+def test_record_is_read_as_it_is_distributed(tmp_path: Path) -> None:
+    rows = [
+        {
+            "source": "Daily mail",
+            "passage": {
+                "text": f"{name} Mackay came to Ljubljana.\n@highlight\nMackay won",
+                "entities": [{"start": 0, "end": 5}],
+            },
+            "qas": [
+                {
+                    "query": "@placeholder won there",
+                    "idx": 0,
+                    "answers": [{"start": 0, "end": 9, "text": f"{name} Mackay"}, {"start": 41, "end": 46, "text": "Mackay"}],
+                }
+            ],
+            "idx": 0,
+        }
+        for name in ("Hamish", "Ivan")
+    ]  # fmt: skip
+    (tmp_path / "super_glue" / "ReCoRD").mkdir(parents=True)
+    (tmp_path / "super_glue" / "ReCoRD" / "val.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    first, _ = load_split("record", "test", data=tmp_path).examples
+    assert first.text == (
+        "Hamish Mackay came to Ljubljana. Mackay won Query: @placeholder won there What is @placeholder?"
+    )
+    assert first.answers == ("Hamish Mackay", "Mackay")
+
+
 def test_new_rows_need_no_group_and_shots_no_free_text(tmp_path: Path) -> None:
     row = {"question": "Where is A?", "context": "A is here."}
     (tmp_path / "new.jsonl").write_text(json.dumps(row))

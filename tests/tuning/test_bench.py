@@ -31,6 +31,16 @@ def test_every_setting_is_timed_once(timings: list[Timing]) -> None:
     assert {timing.threads for timing in timings} <= set(range(1, torch.get_num_threads() + 1))
 
 
+def test_without_time_each_setting_takes_one_step_and_populations_none(
+    checkpoint_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "rows.csv").write_text("text,label\n" + "".join(f"thing number {i},{i % 2}\n" for i in range(40)))
+    timed = preface.bench(checkpoint_folder, tmp_path / "rows.csv", batch_size=4, seconds=0, device="cpu")
+    assert {timing.members for timing in timed} == {1}
+    assert len({timing.method for timing in timed}) == 3
+    assert capsys.readouterr().err.count("not timed") == 2 * len(POPULATIONS[1:])
+
+
 def test_numbers_belong_together(timings: list[Timing]) -> None:
     for timing in timings:
         assert timing.step_seconds > 0
