@@ -416,7 +416,7 @@ def draw(measures: list[Measure], path: Path) -> None:
     axes.set_yticks(list(places), [item.measure for item in both], fontsize=9)
     axes.set_xlabel("time or memory, PEFT = 1")
     axes.set_xlim(0, 1.35)
-    axes.legend(loc="upper right", frameon=False)
+    axes.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=2, frameon=False)
     axes.spines[["top", "right"]].set_visible(False)
     figure.savefig(path, dpi=150)
 

@@ -363,7 +363,7 @@ def weights_hash(backbone: Backbone, dtype: torch.dtype) -> str:
     digest = hashlib.sha256(repr(backbone.sizes).encode())
     for name, weight in weights_of(backbone.model):
         digest.update(name.encode())
-        digest.update(weight.to("cpu", dtype).contiguous().view(torch.uint8).numpy())
+        digest.update(weight.to("cpu", dtype).contiguous().view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 

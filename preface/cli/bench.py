@@ -53,7 +53,9 @@ def bench(
     if prompts is not None:
         _many_prompts(name, task, prompts, device, data_options, as_json)
         return
-    timings = preface.bench(name, task, batch_size=batch_size, steps=steps, seconds=seconds, device=device, **data_options)
+    timings = preface.bench(
+        name, task, batch_size=batch_size, steps=steps, seconds=seconds, device=device, **data_options
+    )
     if as_json:
         show_json([asdict(timing) for timing in timings])
         return

@@ -50,7 +50,9 @@ Json = Annotated[
 ]
 Out = Annotated[Path | None, typer.Option("--out", help="Folder to write into.")]
 On = Annotated[list[str] | None, typer.Option("--on", help="A task or a data file to evaluate on; may be repeated.")]
-TrainRows = Annotated[int | None, typer.Option("--train-rows", help="Train on so many rows; of several tasks together, of each.", min=1)]
+TrainRows = Annotated[
+    int | None, typer.Option("--train-rows", help="Train on so many rows; of several tasks together, of each.", min=1)
+]
 
 
 def command(*arguments: object) -> str:

@@ -76,14 +76,18 @@ class _Lines:
         self.title, self.total, self.unit, self.note = title, total, unit, ""
         self.done = self.begun_with = self.shown = done
         self.began = time.monotonic()
+        self.marks = [(self.began, done)]
+        """When how much was done, no two within a second."""
         self.shown_at: float | None = None
 
     def advance(self, count: float = 1, note: str | None = None) -> None:
         self.done += count
         self.note = self.note if note is None else note
         now = time.monotonic()
+        if now - self.marks[-1][0] >= 1:
+            self.marks.append((now, self.done))
         if self._due(now):
-            say(self._line(now - self.began))
+            say(self._line(now))
             self.shown, self.shown_at = self.done, now
 
     def _due(self, now: float) -> bool:
@@ -93,13 +97,18 @@ class _Lines:
         enough = self.total is None or self.done - self.shown >= SHARE * self.total
         return pause >= PAUSE and (enough or pause >= LONGEST_PAUSE)
 
-    def _line(self, seconds: float) -> str:
-        here = self.done - self.begun_with  # what was done before tells nothing about today's speed
+    def _line(self, now: float) -> str:
         parts = [f"{self.title}: {self.done:,.0f}{f' of {self.total:,.0f}' if self.total else ''} {self.unit}"]
         parts += [self.note] if self.note else []
-        if self.total and here > 0:
-            parts.append(f"{_clock((self.total - self.done) / here * seconds)} left")
+        if self.total and (speed := self._speed(now)):
+            parts.append(f"{_clock((self.total - self.done) / speed)} left")
         return " · ".join(parts)
+
+    def _speed(self, now: float) -> float:
+        """Of the later half of what was done today: the first steps may read what others find read. 0: not known."""
+        half = (self.begun_with + self.done) / 2
+        since, before = next((mark for mark in self.marks[1:] if mark[1] >= half), self.marks[0])
+        return (self.done - before) / (now - since) if now > since else 0.0
 
 
 def _clock(seconds: float) -> str:

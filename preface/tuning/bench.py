@@ -110,9 +110,12 @@ def bench(
         began, left = time.monotonic(), len(dtypes) * len(threads) + len(others)
         timings: list[Timing] = []
 
+        def remaining() -> float:
+            return max(0.0, seconds - (time.monotonic() - began))
+
         def share() -> float:
             """Of the next setting, in seconds."""
-            return max(0.0, seconds - (time.monotonic() - began)) / (left - len(timings))
+            return remaining() / (left - len(timings))
 
         for dtype in dtypes:
             for count in threads:
@@ -121,7 +124,7 @@ def bench(
         best = fastest(timings)
         for method, members in others:
             alone = next((timing for timing in timings if timing.options == _options(method)), None)
-            if alone is not None and alone.first_seconds * members > max(share(), alone.first_seconds):
+            if alone is not None and alone.first_seconds * members > remaining() / 2:
                 about = f"some {alone.first_seconds * members:.0f} s a step"
                 say(f"{describe(method)} × {members}: not timed, {about}; more --seconds would do")
                 left -= 1

@@ -53,7 +53,7 @@ def train(
 
     Args:
         backbone: a loaded backbone, or a name or folder for `load_backbone` (default: the embedded one).
-        task: a shipped task's name, a YAML, a data file (`preface.tasks.read.SUFFIXES`), or several with `+` in between.
+        task: a shipped task's name, a YAML, a data file (`preface.tasks.read.SUFFIXES`), or several, `sst2+trec`.
         method: a method, or its name. Default: a prefix of 20 at all three attention sites.
         train_rows: train on so many rows, of a mixture on so many of each task, sampled with a fixed seed.
         shots: train on so many rows of each label, drawn by the seed `draw`.

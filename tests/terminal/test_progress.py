@@ -52,6 +52,17 @@ def test_a_line_says_step_note_and_time_left(clock: Clock, capsys: pytest.Captur
     assert [at for at, _ in others] == list(range(70, 1200, 60))  # each twentieth
 
 
+def test_time_left_is_that_of_later_steps_not_of_the_first(clock: Clock, capsys: pytest.CaptureFixture[str]) -> None:
+    with progress("training", 101, "steps") as advance:
+        clock.now += 600  # reads what others find read
+        advance(1)
+        assert capsys.readouterr().err == "training: 1 of 101 steps\n"
+        for _ in range(40):
+            clock.now += 1
+            advance(1)
+    assert capsys.readouterr().err.splitlines()[-1].endswith(" of 101 steps · 1:10 left")
+
+
 def test_never_more_than_two_a_minute(clock: Clock, capsys: pytest.CaptureFixture[str]) -> None:
     assert [at for at, _ in lines(clock, capsys, steps=100, seconds=1, total=100)] == [10, 40, 70, 100]
 
