@@ -32,7 +32,7 @@ def make_frozen(model: nn.Module, head: nn.Module | None = None) -> None:
     for linear in linears:
         linear.__class__ = FrozenLinear
         linear.packs = copies <= psutil.virtual_memory().total / 8  # type: ignore[assignment]
-        linear.has_rows = linear is head  # type: ignore[assignment]
+        linear.keeps_plain = linear is head  # type: ignore[assignment]
     for module in model.modules():
         if hasattr(module, "variance_epsilon"):  # the layer norms of T5 and mT5
             module.__class__ = FrozenNorm
@@ -62,8 +62,8 @@ class FrozenLinear(nn.Linear):
 
     packs: bool
     """Whether there is memory for that."""
-    has_rows: bool = True
-    """Whether others read its weights too, so that they are held as they came as well."""
+    keeps_plain: bool = True
+    """Whether the weights are held as they came too, for others read them."""
     softcap: float | None = None
     """Of a projection onto the vocabulary: logits stay within ± this (Gemma 2)."""
 
@@ -85,7 +85,7 @@ class FrozenLinear(nn.Linear):
     def packed(self) -> Tensor:
         """For products on the way forward."""
         packed = pack(self.weight)
-        if not self.has_rows:
+        if not self.keeps_plain:
             self.weight = nn.Parameter(self.weight.new_empty(0), requires_grad=False)
         return packed
 
@@ -109,7 +109,8 @@ class FrozenLinear(nn.Linear):
 
     def unpack(self) -> None:
         """Hold the weights as they came again, and nothing else."""
-        self.weight = nn.Parameter(self.plain, requires_grad=self.weight.requires_grad)
+        if not self.weight.numel():
+            self.weight = nn.Parameter(self.plain, requires_grad=False)
         for name in PACKED:
             self.__dict__.pop(name, None)
 
@@ -125,8 +126,9 @@ class FrozenLinear(nn.Linear):
     def __getstate__(self) -> dict[str, Any]:
         """Without the packed weights, which nothing can copy or write."""
         state = {name: item for name, item in self.__dict__.items() if name not in PACKED}
-        plain = nn.Parameter(self.plain, requires_grad=self.weight.requires_grad)
-        return state | {"_parameters": {**self._parameters, "weight": plain}}
+        if not self.weight.numel():
+            state["_parameters"] = {**self._parameters, "weight": nn.Parameter(self.plain, requires_grad=False)}
+        return state
 
     @property
     def is_packed(self) -> bool:

@@ -89,7 +89,7 @@ class CrossAttention(nn.Module):
     def __init__(self, original: Any) -> None:
         super().__init__()
         self.q, self.k, self.v, self.o = original.q, original.k, original.v, original.o
-        self.k.has_rows = self.v.has_rows = True
+        self.k.keeps_plain = self.v.keeps_plain = True
         self.heads, self.d_kv = original.n_heads, original.key_value_proj_dim
         self.layer_idx, self.dropout = original.layer_idx, original.dropout
         self.train(original.training)
