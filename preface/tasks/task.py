@@ -348,9 +348,11 @@ def _answers(row: Row, field: str) -> tuple[str, ...]:
     value = value.get("text") if isinstance(value, dict) else value
     items = value if isinstance(value, list) else [value]
     answers: list[Any] = [item.get("text") if isinstance(item, dict) else item for item in items]
-    if not answers or any(is_blank(answer) or not isinstance(answer, str) for answer in answers):
+    if not answers or any(
+        is_blank(answer) or not isinstance(answer, str | int | float) or isinstance(answer, bool) for answer in answers
+    ):
         raise UserError(f"{row.place}: the field '{field}' holds no text; each row needs an answer, or a list of them")
-    return tuple(dict.fromkeys(answer.strip() for answer in answers))
+    return tuple(dict.fromkeys(label_value(answer) for answer in answers))
 
 
 def _group(row: Row, fields: tuple[str, ...]) -> str:

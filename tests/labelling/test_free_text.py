@@ -280,7 +280,8 @@ def test_new_rows_need_no_group_and_shots_no_free_text(tmp_path: Path) -> None:
         ([{"text": "red"}, {"text": "blue"}], ("red", "blue")),
         ([], None),
         (" ", None),
-        (3, None),
+        (1987, ("1987",)),
+        (True, None),
     ],
 )
 def test_forms_of_answers(answers: Any, right: tuple[str, ...] | None, tmp_path: Path) -> None:
