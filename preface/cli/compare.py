@@ -67,7 +67,7 @@ def compare_cross_domain(
     show(rich_table(pivot(cells)))
     typer.echo(f"\nreport      {out / 'report.html'}")
     typer.echo(f"results     {out / 'results.json'}")
-    typer.echo(f"runs        {out / 'train'}")
+    typer.echo(f"runs        {out / ('tasks' if (out / 'tasks').exists() else 'train')}")
     if experiment.next:
         typer.echo("\nTry next:")
         for line in experiment.next:
