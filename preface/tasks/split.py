@@ -13,12 +13,14 @@ from typing import TypeVar, get_args
 
 from preface.errors import UserError
 from preface.tasks.example import Example
-from preface.tasks.find import Source, read_part
+from preface.tasks.find import Part, Source, read_part
 from preface.tasks.load import INPUT_NAMES, load_task
 from preface.tasks.read import OnBad, Row, iter_rows, raise_bad
 from preface.tasks.task import SplitName, SplitRule, Task, example_of, known_label
 
 T = TypeVar("T")
+ReadPart = Callable[[str], Part]
+"""Reads a part of a task's source by its name, once."""
 
 MIXED_DEVELOPMENT = 2000
 """Development rows of a mixture, at most: as many of each task."""
@@ -56,13 +58,21 @@ def load_split(
     or train has only one label.
     """
     task = load_task(task)
-    rule = next((rule for name, rule in task.splits.items() if name == split), None)
-    if rule is None:
+    if split not in task.splits:
         raise UserError(f"{task.name} has no split '{split}'; it has {', '.join(task.splits)}")
     name: SplitName = next(known for known in get_args(SplitName) if known == split)
+
+    def reader(own: Task) -> ReadPart:
+        return cache(lambda part: read_part(own, part, data, skip_bad_rows))
+
     if task.mixture:
-        return _mixed(task, name, data, skip_bad_rows)
-    read = cache(lambda part: read_part(task, part, data, skip_bad_rows))
+        return _mixed(task, name, reader)
+    return _drawn(task, name, reader(task))
+
+
+def _drawn(task: Task, name: SplitName, read: ReadPart) -> Split:
+    """A split of one task, drawn from its parts. Raises UserError as `load_split` does."""
+    rule = task.splits[name]
     own = read(rule.part)
 
     def examples_of(part: str) -> list[Example]:
@@ -85,17 +95,14 @@ def load_split(
     return Split(task.name, name, examples, own.sources, own.skipped)
 
 
-def _mixed(task: Task, split: SplitName, data: str | Path | None, skip_bad_rows: bool) -> Split:
+def _mixed(task: Task, split: SplitName, reader: Callable[[Task], ReadPart]) -> Split:
     """A split of a mixture. Texts that another of its tasks has in an earlier split (see `ORDER`) are left out."""
-
-    def read(own: Task, name: str) -> Split:
-        return load_split(own, name, data=data, skip_bad_rows=skip_bad_rows)
-
-    each = [read(own, split) for own in task.mixture]
+    readers = [(own, reader(own)) for own in task.mixture]
+    each = [_drawn(own, split, read) for own, read in readers]
     if split == "validation":
         each = [sampled(part, max(1, MIXED_DEVELOPMENT // len(each))) for part in each]
     before = ORDER[: ORDER.index(split)]
-    earlier = [read(own, name) for own in task.mixture for name in before if name in own.splits]
+    earlier = [_drawn(own, name, read) for own, read in readers for name in before if name in own.splits]
     taken = {folded(example.text) for part in earlier for example in part.examples}
     free = [[example for example in part.examples if folded(example.text) not in taken] for part in each]
     return Split(
