@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -28,6 +28,9 @@ from preface.backbones.pieces import Pieces
 from preface.backbones.tree import Trees
 from preface.errors import UserError
 from preface.prompts import Prompts, of_rows
+
+if TYPE_CHECKING:
+    from preface.backbones.writing import Writing
 
 SEEN = "preface_seen_tasks"
 """Where a model's configuration lists the tasks whose labelled examples it was trained on, as far as Preface knows."""
@@ -132,6 +135,11 @@ class Backbone(Pieces):
             prompts, rows: the prompt of each row (`Prompts.at`).
         """
 
+    def read_in_parts(self, ids: Sequence[int], part: int, prompts: Prompts | None = None) -> Iterator[Context | None]:
+        """Read one text, so many tokens at a time where the model can, under one prompt: None while there is more to
+        read, and then the context that `read` makes."""
+        yield self.read(*self.pad([ids]), prompts)
+
     @abstractmethod
     def last_states(self, input_ids: Tensor, mask: Tensor) -> Tensor:
         """What the bare model's last layer makes of texts `[B, T]`: `[B, T, d]`."""
@@ -157,6 +165,22 @@ class Backbone(Pieces):
 
         Returns:
             What the projection onto the vocabulary reads after each input, `[B, S, d]`.
+        """
+
+    @abstractmethod
+    def write(
+        self, writing: Writing, embedded: Tensor, real: Tensor, prompts: Prompts | None, rows: Tensor | None
+    ) -> tuple[Writing, Tensor]:
+        """Go on with answers that are being written (`writing.begin` and `go_on` call it).
+
+        Args:
+            writing: what is there.
+            embedded: what comes after it, `[B, q, d]`.
+            real: which of that is no padding, `[B, q]`.
+            prompts, rows: the prompt of each row.
+
+        Returns:
+            The whole, and what the projection onto the vocabulary reads after the last place, `[B, d]`.
         """
 
     @abstractmethod
@@ -341,6 +365,16 @@ def label_logits(hidden: Tensor, prompts: Prompts | None, rows: Tensor | None) -
         return None
     vectors = of_rows(prompts.labels, rows, len(hidden))  # [B, C, d]
     return hidden.float() @ vectors.float().mT
+
+
+def placed(prompts: Prompts, carrier: str, rows: Tensor | None, like: Tensor) -> tuple[Tensor, Tensor]:
+    """Each row's embeddings `[B, n, d]`, and which of them are real `[B, n]`; `like` `[B, ...]` has their type."""
+    size = len(like)
+    embeddings = of_rows(prompts.tensors[carrier].to(like.dtype), rows, size)
+    real = prompts.tensors.get(f"{carrier}.mask")
+    if real is None:
+        return embeddings, torch.ones(embeddings.shape[:2], dtype=torch.bool, device=like.device)
+    return embeddings, of_rows(real, rows, size)
 
 
 def size_in_bytes(size: str) -> int:

@@ -19,11 +19,12 @@ from torch.nn.functional import pad
 from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 
 from preface.backbones import causal_attention
-from preface.backbones.base import Backbone, Context, Site
+from preface.backbones.base import Backbone, Context, Site, placed
 from preface.backbones.causal_attention import Call
 from preface.backbones.families import FAMILIES, refusal
 from preface.backbones.frozen import FrozenLinear
 from preface.backbones.pieces import CausalPieces
+from preface.backbones.writing import Writing, seen_before
 from preface.errors import UserError
 from preface.prompts import Prompts, of_rows
 
@@ -88,7 +89,7 @@ class CausalBackbone(CausalPieces, Backbone):
         """The keys and values of the text, and of the embeddings before it."""
         embedded, own = self.embed(input_ids), None
         if prompts is not None and prompts.embeddings is not None:
-            before, seen = _placed(prompts, "embeddings", rows, embedded)
+            before, seen = placed(prompts, "embeddings", rows, embedded)
             embedded, mask = torch.cat([before, embedded], dim=1), torch.cat([seen.to(mask.dtype), mask], dim=1)
             if "embeddings.mask" in prompts.tensors:  # what is padded on its left has to be hidden
                 own = _earlier(mask.shape[1], mask.device) & mask.bool()[:, None] | _itself(mask)
@@ -96,8 +97,26 @@ class CausalBackbone(CausalPieces, Backbone):
         made: list[tuple[Tensor, Tensor]] = []
         call = Call(positions, own, positions, ("input",), prompts, rows, made=made)
         self._run(embedded, call)
-        states = torch.stack([torch.stack(pair, dim=1) for pair in made], dim=1)  # [B, L, 2, H, T, e]
-        return Context(states.permute(0, 4, 1, 2, 3, 5).flatten(2), mask)
+        return _context(made, mask)
+
+    def read_in_parts(self, ids: Sequence[int], part: int, prompts: Prompts | None = None) -> Iterator[Context | None]:
+        embedded = self.embed(torch.tensor([list(ids)], device=self.device))
+        real = torch.ones(embedded.shape[:2], dtype=torch.bool, device=self.device)
+        if prompts is not None and prompts.embeddings is not None:
+            before, seen = placed(prompts, "embeddings", None, embedded)
+            embedded, real = torch.cat([before, embedded], dim=1), torch.cat([seen, real], dim=1)
+        positions = self._positions(real.long(), prompts, None)  # [1, T]
+        made: list[tuple[Tensor, Tensor]] = []
+        for start in range(0, real.shape[1], part):
+            if start:
+                yield None
+            queries = positions[:, start : start + part]
+            end = start + queries.shape[1]
+            own, _ = seen_before(real[:, :end], queries.shape[1])
+            call = Call(queries, own, positions[:, :end], ("input",), prompts, written=made or None, made=[])
+            self._run(embedded[:, start:end], call)
+            made = call.made or []
+        yield _context(made, real.long())
 
     def last_states(self, input_ids: Tensor, mask: Tensor) -> Tensor:
         positions = self._positions(mask, None, None)
@@ -134,7 +153,7 @@ class CausalBackbone(CausalPieces, Backbone):
         own = mask[:, 0] if mask is not None else _earlier(length, device) if length > 1 else None
         if prompts is None or prompts.after is None:
             return embedded, own, positions
-        after, seen = _placed(prompts, "after", rows, embedded)
+        after, seen = placed(prompts, "after", rows, embedded)
         n = after.shape[1]
         counts = seen.cumsum(1)  # [B, n]
         positions = torch.cat([(counts - 1).clamp(min=0), positions + counts[:, -1:]], dim=1)
@@ -191,6 +210,18 @@ class CausalBackbone(CausalPieces, Backbone):
             inputs_embeds=embedded, position_ids=call.positions, use_cache=False, call=call
         ).last_hidden_state
         return states
+
+    def write(
+        self, writing: Writing, embedded: Tensor, real: Tensor, prompts: Prompts | None, rows: Tensor | None
+    ) -> tuple[Writing, Tensor]:
+        queries = real.shape[1]
+        real = torch.cat([writing.real, real], dim=1)
+        own, places = seen_before(real, queries)
+        call = self._after(writing.context, len(real), places, own, prompts, rows)
+        call.own_positions, call.positions = call.positions, call.positions[:, -queries:]
+        call.written, call.made = writing.own, []
+        hidden = self._run(embedded, call)[:, -1] / getattr(self.model.config, "logits_scaling", 1.0)
+        return Writing(writing.context, real, tuple(call.made)), hidden
 
     @torch.no_grad()
     def generate(
@@ -277,14 +308,10 @@ class CausalBackbone(CausalPieces, Backbone):
         return list(islice(words, count))
 
 
-def _placed(prompts: Prompts, carrier: str, rows: Tensor | None, like: Tensor) -> tuple[Tensor, Tensor]:
-    """Each row's embeddings `[B, n, d]`, and which of them are real `[B, n]`."""
-    size = len(like)
-    embeddings = of_rows(prompts.tensors[carrier].to(like.dtype), rows, size)
-    real = prompts.tensors.get(f"{carrier}.mask")
-    if real is None:
-        return embeddings, torch.ones(embeddings.shape[:2], dtype=torch.bool, device=like.device)
-    return embeddings, of_rows(real, rows, size)
+def _context(made: Sequence[tuple[Tensor, Tensor]], mask: Tensor) -> Context:
+    """Of the keys and values of each layer, `[B, H, T, e]`."""
+    states = torch.stack([torch.stack(pair, dim=1) for pair in made], dim=1)  # [B, L, 2, H, T, e]
+    return Context(states.permute(0, 4, 1, 2, 3, 5).flatten(2), mask)
 
 
 def _lengths(prompts: Prompts | None, site: str, rows: Tensor | None, like: Tensor) -> Tensor:

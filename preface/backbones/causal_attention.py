@@ -44,8 +44,10 @@ class Call:
     """`[N, T]`, True where a token is real."""
     text_positions: Tensor | None = None
     """`[B, T]`."""
+    written: Sequence[tuple[Tensor, Tensor]] | None = None
+    """Keys and values of what stands before, in its own sequence, in each layer: `[B, H, k - q, e]`."""
     made: list[tuple[Tensor, Tensor]] | None = None
-    """Takes the keys and values that each layer makes, `[B, H, k, e]`, where they are wanted."""
+    """Takes each layer's keys and values of its own sequence, `[B, H, k, e]`, where they are wanted."""
     biases: dict[Any, Tensor | None] = field(default_factory=dict)
     """What is added to the scores, by kind of key and window: built by the first layer, read by the others."""
 
@@ -65,6 +67,9 @@ def attention(
 ) -> tuple[Tensor, None]:
     """Attention to each row's prefixes, to the text and to the own sequence; returns `[B, q, G * H, e]`."""
     assert call is not None
+    if call.written is not None:
+        before = call.written[module.layer_idx]
+        key, value = torch.cat([before[0], key], dim=2), torch.cat([before[1], value], dim=2)
     if call.made is not None:
         call.made.append((key, value))
     scaling = query.shape[-1] ** -0.5 if scaling is None else scaling

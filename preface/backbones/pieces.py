@@ -60,6 +60,10 @@ class Pieces(ABC):
         """The pieces of answers after a cue. Where they are label words, they may be told apart without what ends an
         answer; `ended`: each has it."""
 
+    @abstractmethod
+    def continued(self, text: str) -> tuple[list[int], tuple[int, ...]]:
+        """What is read of a text that the bare model goes on from, and the pieces that it goes on after."""
+
     def _pieces(self, text: str) -> list[int]:
         pieces: list[int] = self.tokenizer(text, add_special_tokens=False)["input_ids"]
         return pieces
@@ -88,6 +92,10 @@ class T5Pieces(Pieces):
     def lead_in(self, cue: str) -> tuple[int, ...]:
         start = (self.config.decoder_start_token_id,)
         return (*start, self._sentinel()) if cue == SENTINEL else start
+
+    def continued(self, text: str) -> tuple[list[int], tuple[int, ...]]:
+        """T5's encoder reads all of it."""
+        return [*self._pieces(text), self.end], self.lead_in("")
 
     def _sentinel(self) -> int:
         sentinel = int(self.tokenizer.convert_tokens_to_ids(FIRST_SENTINEL) or 0)  # type: ignore[arg-type]
@@ -141,6 +149,11 @@ class CausalPieces(Pieces):
         if not ended:  # a comparison of every two: for some label words, not for thousands of answers
             ended = any(a is not b and b[: len(a)] == a for a in pieces for b in pieces)
         return [[*item, self.end] for item in pieces] if ended else pieces
+
+    def continued(self, text: str) -> tuple[list[int], tuple[int, ...]]:
+        """All but the last piece; of a text of one piece the end of another text."""
+        ids = [*self.begin, *self._pieces(text)]
+        return ids[:-1] or [self.end], tuple(ids[-1:])
 
     def _around(self, cue: str) -> tuple[str, str]:
         """What stands before a text and after it, where `cue` may ask for the model's own chat template."""

@@ -14,6 +14,7 @@ from preface.backbones import t5_attention
 from preface.backbones.base import Backbone, Context, Site
 from preface.backbones.frozen import FrozenLinear
 from preface.backbones.pieces import T5Pieces
+from preface.backbones.writing import Writing, seen_before
 from preface.prompts import Prompts, of_rows
 
 
@@ -116,9 +117,33 @@ class T5Backbone(T5Pieces, Backbone):
         decoder, embedded = self.model.decoder, self.embed(input_ids)
         context = context.repeated(len(input_ids) // len(context.mask))
         hidden = self._states(decoder, embedded, mask, context, prompts=prompts, rows=rows, query_positions=positions)
-        # T5 v1.0 shares the projection with the input embeddings, and scales for it; mT5 never does
+        return self._scaled(hidden)
+
+    def _scaled(self, hidden: Tensor) -> Tensor:
+        """T5 v1.0 shares the projection with the input embeddings, and scales for it; mT5 never does."""
         scaled = getattr(self.model.config, "scale_decoder_outputs", False)
         return hidden * self.model.config.d_model**-0.5 if scaled else hidden
+
+    def write(
+        self, writing: Writing, embedded: Tensor, real: Tensor, prompts: Prompts | None, rows: Tensor | None
+    ) -> tuple[Writing, Tensor]:
+        queries = real.shape[1]
+        real = torch.cat([writing.real, real], dim=1)
+        own, positions = seen_before(real, queries)
+        made: list[tuple[Tensor, Tensor]] = []
+        states = self._states(
+            self.model.decoder,
+            embedded,
+            own[:, None],
+            writing.context,
+            prompts=prompts,
+            rows=rows,
+            query_positions=positions[:, -queries:],
+            key_positions=positions,
+            written=writing.own,
+            made=made,
+        )
+        return Writing(writing.context, real, tuple(made)), self._scaled(states[:, -1])
 
     @torch.no_grad()
     def generate(

@@ -7,6 +7,7 @@ no fork of the model's code, no key-value cache, gradient checkpointing and `tor
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -38,21 +39,31 @@ def attention(
     prompts: Prompts | None = None,
     rows: Tensor | None = None,  # [B]
     query_positions: Tensor | None = None,  # [q] or [B, q]
+    key_positions: Tensor | None = None,  # [B, k]
+    written: Sequence[tuple[Tensor, Tensor]] | None = None,  # in each layer [B, H, k - q, d_kv]
+    made: list[tuple[Tensor, Tensor]] | None = None,
     biases: Biases | None = None,
     **_: Any,
 ) -> tuple[Tensor, None]:
     """Self-attention of T5 with the keys and values of each row's prompt before its own; returns `[B, q, H, d_kv]`.
 
     `query_positions` is the position of each query in its sequence, needed only where several sequences are packed
-    into one (`tree`), or where a sequence begins with padding. Without `biases` each layer builds its own.
+    into one (`tree`), or where a sequence begins with padding; `key_positions` where keys stand before the queries:
+    those of `written`. `made` takes each layer's keys and values. Without `biases` each layer builds its own.
     """
+    if written is not None:
+        before_it = written[module.layer_idx]
+        key, value = torch.cat([before_it[0], key], dim=2), torch.cat([before_it[1], value], dim=2)
+    if made is not None:
+        made.append((key, value))
     site = "decoder" if module.is_decoder else "encoder"
     prefix = prompts.at(site, module.layer_idx, query, rows) if prompts is not None else None
     biases = {} if biases is None else biases
     if site not in biases or module.has_relative_attention_bias:
         table = module.preceding_bias
         if site == "decoder" and query_positions is not None:  # a tree of words: places are no positions
-            distance = query_positions[..., :, None] - query_positions[..., None, :]
+            keys_at = query_positions if key_positions is None else key_positions
+            distance = query_positions[..., :, None] - keys_at[..., None, :]
             position_bias = _by_row(_at_distance(table, distance), query_positions).to(query.dtype)  # [1 or B, H, q, q]
         if prefix is not None and query_positions is None:
             # with a cache, the queries are the last q of k tokens

@@ -9,7 +9,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from preface.backbones.base import Backbone
+from preface.backbones.base import Backbone, Context
 from preface.backbones.batching import by_length
 from preface.backbones.contexts import Inputs
 from preface.backbones.tree import Trees
@@ -113,6 +113,11 @@ class Labeller:
         texts = len(inputs.ids)
         once = rows is None and prompts.leaves_reading and len(inputs) > texts
         context = inputs.read(places[: len(places) // prompts.size] if once else places, prompts, rows)
+        return self.score(context, which, prompts, rows)
+
+    def score(self, context: Context, which: Tensor, prompts: Prompts, rows: Tensor | None) -> Tensor:
+        """Log-probabilities `[B, C]` of the label words after what was read, on the CPU; `which` `[B]` is the tree of
+        each row, the others are as for `Backbone.log_probabilities`."""
         scores = [self.backbone.log_probabilities(context, trees, which, prompts, rows) for trees in self.trees]
         return torch.cat(scores, dim=1).cpu()
 
@@ -161,13 +166,17 @@ class Labeller:
         """Texts of like length, as many as fit the budgets where each is there once for each of so many prompts."""
         lengths = [length + self.prompts.reading_length for length in inputs.lengths]
         budget = TOKEN_BUDGET if self.backbone.device.type == "cpu" else GPU_TOKEN_BUDGET
+        most = max(1, self.most_rows(max(lengths, default=0)) // prompts)
+        yield from by_length(lengths, max(1, budget // prompts), most)
+
+    def most_rows(self, longest: int) -> int:
+        """Rows that may answer together about texts of at most so many tokens (`ANSWER_BYTES`)."""
         answer = max((trees.inputs.shape[1] for trees in self.trees), default=len(self.lead_in))
         places = answer + self.prompts.answering_length
         keys = places + max([*(self.prompts.length(site) for site in self.prompts.sites), 0])
         heads = max(site.heads for site in self.backbone.sites.values())
-        a_row = 4 * places * (heads * (keys + max(lengths, default=0)) + 4 * self.backbone.width)
-        most = max(1, ANSWER_BYTES // (a_row * prompts))
-        yield from by_length(lengths, max(1, budget // prompts), most)
+        a_row = 4 * places * (heads * (keys + longest) + 4 * self.backbone.width)
+        return max(1, ANSWER_BYTES // a_row)
 
 
 def predictions_of(scores: Tensor, label_words: LabelWords) -> list[Prediction]:

@@ -1,0 +1,1 @@
+"""One frozen model, thousands of prompts: what answers requests as they come."""

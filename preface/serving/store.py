@@ -1,0 +1,176 @@
+"""The prompts that are served: a folder of them, each loaded when it is first asked for and kept by recency.
+
+The folder is the truth: a prompt that is written there, replaced or removed, by the server or by another program, is
+known from the next request on. Requests that have begun keep the version they began with.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from threading import RLock
+from typing import Any
+
+from preface.backbones.base import Backbone
+from preface.errors import UserError
+from preface.labelling.fit import backbone_of
+from preface.labelling.free_text import Wanted, wanted
+from preface.prompts import Prompts
+from preface.records.atomic import naming, remove, replacing
+from preface.records.card import Ensemble, PromptCard, load_prompt
+from preface.tasks import Row, render
+from preface.tasks.task import example_of
+
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+"""What a prompt may be called: nothing that leads out of the folder, or is hidden in it."""
+KEEP = 2**30
+"""Bytes of prompts that stay loaded, the last used of them."""
+FILES = ("prompt.json", "prompt.safetensors")
+
+
+Text = str | Mapping[str, Any]
+"""A text, or a row with the fields of a prompt's task."""
+
+
+class UnknownPromptError(UserError):
+    """There is no prompt of that name."""
+
+
+@dataclass(frozen=True, eq=False)
+class Served:
+    """One version of a prompt, ready to answer."""
+
+    name: str
+    card: PromptCard
+    prompts: Prompts
+    """A single one, or those of an ensemble; on the backbone's device."""
+    wanted: Wanted
+    question: str
+    """The template of what is read (`Pieces.question`)."""
+
+    @property
+    def ensemble(self) -> Ensemble | None:
+        return self.card.ensemble
+
+    @cached_property
+    def leaves_reading(self) -> bool:
+        """Whether a text's context is the same as under other prompts."""
+        return self.prompts.leaves_reading
+
+    @cached_property
+    def bytes(self) -> int:
+        return sum(tensor.nbytes for tensor in self.prompts.tensors.values())
+
+    def pieces(
+        self, backbone: Backbone, texts: Sequence[str | Mapping[str, Any]]
+    ) -> tuple[list[list[int]], list[bool]]:
+        """What is read of texts, or of rows with the fields of the prompt's task, and whether each was cut.
+
+        Raises UserError for a row that lacks a field, or whose text is empty.
+        """
+        field = self.card.task.fields.input[0]
+        rows = [{field: text} if isinstance(text, str) else text for text in texts]
+        examples = [
+            example_of(self.card.task, Row("request", number, dict(row), "text"), None)
+            for number, row in enumerate(rows, 1)
+        ]
+        return render(backbone.tokenize, examples, self.card.max_input_tokens, self.question)
+
+
+@dataclass(frozen=True)
+class _Loaded:
+    served: Served
+    stamp: tuple[int, int]
+    """Of the file that it was read from."""
+
+
+class Store:
+    """A folder of prompts of one backbone: a folder each, as `preface train` exports it, or a whole run."""
+
+    def __init__(self, folder: str | Path, backbone: Backbone, keep: int = KEEP) -> None:
+        """`keep`: bytes of prompts that stay loaded. Raises UserError if there is no such folder."""
+        self.folder, self.backbone, self.keep = Path(folder), backbone, keep
+        if not self.folder.is_dir():
+            raise UserError(f"{folder}: no folder here; give one that holds prompts, a folder each")
+        self.loaded: OrderedDict[str, _Loaded] = OrderedDict()
+        self.lock = RLock()
+
+    def names(self) -> list[str]:
+        """Of all prompts that are there, loaded or not."""
+        with self.lock:
+            return sorted(path.name for path in self.folder.iterdir() if NAME.fullmatch(path.name) and _card_of(path))
+
+    def get(self, name: str) -> Served:
+        """A prompt as it is now. Raises UnknownPromptError, or UserError where it is damaged or of another backbone."""
+        with self.lock:
+            stamp = self._stamp(name)
+            known = self.loaded.get(name)
+            if known is not None and known.stamp == stamp:
+                self.loaded.move_to_end(name)
+                return known.served
+            served = self._load(name, self.folder / name)
+            self.loaded[name] = _Loaded(served, stamp)
+            self.loaded.move_to_end(name)
+            self._make_room()
+            return served
+
+    def add(self, name: str, files: Mapping[str, bytes]) -> Served:
+        """Write a prompt, `prompt.json` and `prompt.safetensors`, in the place of one of that name if there is one.
+
+        Raises UserError, and leaves everything as it was, if it is damaged or of another backbone.
+        """
+        _check(name)
+        if set(files) != set(FILES):
+            raise UserError(f"prompt {name}: needs the files {' and '.join(FILES)}, not {', '.join(files) or 'none'}")
+        path = self.folder / name
+        with self.lock, naming(path), replacing(path) as temporary:
+            temporary.mkdir()
+            for file in FILES:
+                (temporary / file).write_bytes(files[file])
+            try:
+                return self._load(name, temporary)
+            except UserError as error:
+                raise UserError(str(error).replace(str(temporary), name)) from error
+
+    def remove(self, name: str) -> None:
+        """Raises UnknownPromptError."""
+        with self.lock:
+            self._stamp(name)
+            remove(self.folder / name)
+            self.loaded.pop(name, None)
+
+    def _stamp(self, name: str) -> tuple[int, int]:
+        card = _card_of(self.folder / name) if NAME.fullmatch(name) else None
+        if card is None:
+            self.loaded.pop(name, None)
+            raise UnknownPromptError(f"prompt {name}: there is none of that name; /v1/models lists those there are")
+        about = card.stat()
+        return about.st_ino, about.st_mtime_ns
+
+    def _load(self, name: str, folder: Path) -> Served:
+        saved = load_prompt(folder)
+        saved.check_sizes(backbone_of(saved.card, known=self.backbone))
+        asked = wanted(self.backbone, saved.card.task)
+        prompts = saved.prompts.to(self.backbone.device, self.backbone.dtype)
+        return Served(name, saved.card, prompts, asked, self.backbone.question("{text}", saved.card.task.cue))
+
+    def _make_room(self) -> None:
+        """Let go of those that were not used for longest; the last one stays, whatever its size."""
+        size = sum(each.served.bytes for each in self.loaded.values())
+        while size > self.keep and len(self.loaded) > 1:
+            _, oldest = self.loaded.popitem(last=False)
+            size -= oldest.served.bytes
+
+
+def _check(name: str) -> None:
+    if not NAME.fullmatch(name):
+        raise UserError(f"prompt {name[:80]!r}: a name has letters, digits, dots, dashes and underscores, 128 at most")
+
+
+def _card_of(path: Path) -> Path | None:
+    """Where a prompt's card lies: in its own folder, or in a run's."""
+    return next((card for card in (path / "prompt.json", path / "prompt" / "prompt.json") if card.is_file()), None)
