@@ -104,6 +104,7 @@ for module in (
     "train",
     "evaluate",
     "predict",
+    "serve",
     "ensemble",
     "neighbors",
     "similarity",

@@ -33,6 +33,7 @@ from preface.serving.store import Served, Store, Text
 from preface.serving.texts import KeptTexts, Key, apart, side_by_side
 from preface.serving.waiting import Waiting
 from preface.serving.writers import Writers
+from preface.tasks.lines import refuse_half_characters
 
 WAIT = 0.002
 """Seconds that an idle engine waits for more to go with what has come."""
@@ -175,6 +176,7 @@ class Engine:
         if served is None:
             if not isinstance(text, str) or not text:
                 raise UserError(f"{model}: goes on from a text, and there is none")
+            refuse_half_characters(text, "request", ("prompt",))
             with self.tokenizing:
                 read, lead_in = self.backbone.continued(text)
             if len(read) > MOST_PIECES:

@@ -50,7 +50,10 @@ class Waiting(Generic[Item]):
         return self.count
 
     def put(self, items: list[Item], beside: int = 0) -> None:
-        """Let several of one caller wait, or none; `beside`: others that wait elsewhere. Raises FullError, ClosedError."""
+        """Let several of one caller wait, or none; `beside`: others that wait elsewhere.
+
+        Raises FullError, ClosedError.
+        """
         with self.changed:
             if self.closed:
                 raise ClosedError

@@ -1,0 +1,93 @@
+"""`serve`: prompts over HTTP."""
+
+from __future__ import annotations
+
+import ipaddress
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from preface.cli.app import verb
+from preface.cli.common import Backbone, Device, Dtype
+from preface.cli.options import Fields, fields
+from preface.errors import UserError
+
+
+def _options() -> dict[str, Fields]:
+    _check_installed()
+    from preface.serving.http.limits import Limits
+
+    return {"limits": fields(Limits)}
+
+
+def _check_installed() -> None:
+    """Raise UserError where what a server needs is missing."""
+    if missing := [name for name in ("fastapi", "uvicorn", "prometheus_client", "multipart") if not find_spec(name)]:
+        raise UserError(f"serve: needs {', '.join(missing)}; `pip install 'preface[serve]'` brings what is missing")
+
+
+@verb(
+    options=_options,
+    epilog="""
+Examples:
+
+`preface serve prompts --backbone smollm2` (each folder in `prompts` is a prompt, or a run)
+
+`curl localhost:8000/classify -d '{"model": "film", "input": "a warm, funny film"}' -H 'content-type: application/json'`
+""",
+)
+def serve(
+    limits: dict[str, Any],
+    folder: Annotated[Path, typer.Argument(help="A folder of prompts, as train writes them, or of runs.")],
+    backbone: Backbone = None,
+    dtype: Dtype = "auto",
+    device: Device = "auto",
+    host: Annotated[str, typer.Option("--host", help="The address to listen at.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option("--port", help="0: any that is free.", min=0, max=65535)] = 8000,
+    keys: Annotated[Path | None, typer.Option("--keys", help="A YAML file of the keys that may be used.")] = None,
+    open_to_all: Annotated[
+        bool,
+        typer.Option("--open-to-all", help="Listen beyond this machine without keys, for everybody."),
+    ] = False,
+    keep_texts: Annotated[
+        str, typer.Option("--keep-texts", metavar="SIZE", help="Memory for what was read of texts.")
+    ] = "2GB",
+    keep_prompts: Annotated[
+        str, typer.Option("--keep-prompts", metavar="SIZE", help="Memory for prompts that stay loaded.")
+    ] = "1GB",
+) -> None:
+    """Answer requests over HTTP, for all prompts in a folder, from one frozen model."""
+    if not _is_loopback(host) and keys is None and not open_to_all:
+        raise UserError(
+            f"host {host}: others could use and replace the prompts; give --keys FILE, or say --open-to-all"
+        )
+    import uvicorn
+
+    from preface.backbones.base import size_in_bytes
+    from preface.labelling.fit import loaded
+    from preface.serving.engine import Engine
+    from preface.serving.http.access import Access
+    from preface.serving.http.app import create_app
+    from preface.serving.http.limits import Limits
+    from preface.serving.store import Store
+    from preface.terminal.progress import say
+
+    access, bounds = Access() if keys is None else Access.read(keys), Limits(**limits)
+    store = Store(folder, loaded(backbone, dtype, device), size_in_bytes(keep_prompts))
+    engine = Engine(store, keep_texts=size_in_bytes(keep_texts), most_waiting=bounds.max_waiting)
+    say(f"{len(store.names()):,} prompts of {folder}, answered by {store.backbone.name}")
+    config = uvicorn.Config(
+        create_app(engine, access, bounds), host, port, log_level="info", access_log=False, timeout_graceful_shutdown=60
+    )
+    uvicorn.Server(config).run()
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False

@@ -1,0 +1,90 @@
+"""The server: an engine behind routes, limits and keys."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+from fastapi import FastAPI, Response
+from starlette.concurrency import run_in_threadpool
+
+from preface.serving.engine import Engine
+from preface.serving.http import completions, labels, prompts
+from preface.serving.http.access import Access
+from preface.serving.http.asking import ACaller, AServing, Serving
+from preface.serving.http.errors import RefusedError, add_handlers
+from preface.serving.http.limits import Limits
+from preface.serving.http.metrics import Measured, Metrics
+
+FOR_PROMPTS = 64
+"""How many times larger a prompt that is sent may be than another request."""
+
+
+def create_app(engine: Engine, access: Access | None = None, limits: Limits | None = None) -> FastAPI:
+    """An application that serves an engine, and closes it at its end: what was accepted is answered first."""
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        yield
+        await run_in_threadpool(engine.close)
+
+    app = FastAPI(title="Preface", summary="One frozen model, any number of soft prompts", lifespan=lifespan)
+    limits = limits or Limits()
+    app.state.serving = Serving(engine, access or Access(), limits, time.time())
+    metrics = Metrics(engine)
+    add_handlers(app)
+    for module in (labels, completions, prompts):
+        app.include_router(module.router)
+
+    @app.get("/health", tags=["state"], summary="Whether the engine runs")
+    def health(serving: AServing) -> dict[str, str]:
+        if not serving.engine.thread.is_alive():
+            raise RefusedError(503, "the engine has stopped")
+        return {"status": "ok"}
+
+    @app.get("/ready", tags=["state"], summary="Whether requests are accepted")
+    def ready(serving: AServing) -> dict[str, str]:
+        if serving.engine.waiting.closed:
+            raise RefusedError(503, "the server is stopping")
+        return {"status": "ready"}
+
+    @app.get("/metrics", tags=["state"], summary="What was done, for Prometheus")
+    def measured(_: ACaller) -> Response:
+        return Response(metrics.text(), media_type="text/plain; version=0.0.4")
+
+    app.add_middleware(Bounded, most=limits.max_body)
+    app.add_middleware(Measured, metrics=metrics)
+    return app
+
+
+class Bounded:
+    """Middleware that refuses a body that is too large before it is read, or while it is."""
+
+    def __init__(self, app: Any, most: int) -> None:
+        self.app, self.most = app, most
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] != "http":
+            return await self.app(scope, receive, send)
+        most = self.most * (FOR_PROMPTS if scope["path"] == prompts.router.prefix else 1)
+        failure = RefusedError(413, f"a request may have {most:,} bytes here")
+        length = dict(scope["headers"]).get(b"content-length", b"0")
+        if length.isdigit() and int(length) > most:
+            return await failure.response(scope, receive, send)
+        had = 0
+
+        async def receiving() -> Any:
+            nonlocal had
+            message = await receive()
+            had += len(message.get("body", b""))
+            return message if had <= most else {"type": "http.disconnect"}
+
+        async def sending(message: Any) -> None:
+            if had <= most:  # else what the application says of half a body
+                await send(message)
+
+        await self.app(scope, receiving, sending)
+        if had > most:
+            await failure.response(scope, receive, send)

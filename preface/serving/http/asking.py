@@ -1,0 +1,100 @@
+"""What every route has at hand, and how it waits for the engine."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+import uuid
+from collections.abc import Iterable, Sequence
+from concurrent.futures import Future
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Annotated, Any, TypeVar
+
+from fastapi import Depends, Request
+
+from preface.serving.engine import Engine
+from preface.serving.http.access import Access, Caller
+from preface.serving.http.errors import RefusedError
+from preface.serving.http.limits import Limits
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Serving:
+    """What a server consists of."""
+
+    engine: Engine
+    access: Access
+    limits: Limits
+    started: float
+
+    def check_size(self, texts: Sequence[Any], models: Sequence[str] = ("",)) -> None:
+        """Raise RefusedError where a request has too much of something."""
+        limits = self.limits
+        if not texts or not models:
+            raise RefusedError(400, "a request needs at least one text and one prompt")
+        if len(texts) > limits.max_texts:
+            raise RefusedError(413, f"{len(texts):,} texts: a request may have {limits.max_texts:,}; send several")
+        if len(models) > limits.max_models or len(models) * len(texts) > limits.max_answers:
+            raise RefusedError(
+                413,
+                f"{len(models):,} prompts on {len(texts):,} texts: a request may have {limits.max_models:,} prompts, "
+                f"and {limits.max_answers:,} answers; send several",
+            )
+        longest = max(sum(map(_length, text.values())) if isinstance(text, dict) else _length(text) for text in texts)
+        if longest > limits.max_characters:
+            raise RefusedError(413, f"a text of {longest:,} characters: it may have {limits.max_characters:,}")
+
+
+def _length(text: Any) -> int:
+    return len(text) if isinstance(text, str) else 0
+
+
+def _serving(request: Request) -> Serving:
+    serving: Serving = request.app.state.serving
+    return serving
+
+
+def _caller(request: Request) -> Caller:
+    address = request.client.host if request.client else "unknown"
+    return _serving(request).access.caller(request.headers.get("authorization"), address)
+
+
+AServing = Annotated[Serving, Depends(_serving)]
+ACaller = Annotated[Caller, Depends(_caller)]
+
+
+async def result(request: Request, futures: Iterable[Future[T]], timeout: float) -> list[T]:
+    """What the engine answers. A caller that goes, or waits too long, frees its places.
+
+    Raises RefusedError, or what the engine raised.
+    """
+    futures = list(futures)
+    answers: asyncio.Future[Any] = asyncio.gather(*map(asyncio.wrap_future, futures))
+    gone: asyncio.Future[Any] = asyncio.ensure_future(_gone(request))
+    done, _ = await asyncio.wait({answers, gone}, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
+    gone.cancel()
+    if answers in done:
+        return list(answers.result())
+    answers.cancel()
+    with suppress(asyncio.CancelledError):
+        await answers
+    if gone in done:
+        raise RefusedError(499, "the caller has gone")  # nobody reads it
+    raise RefusedError(503, f"no answer within {timeout:g} seconds: too much is asked here; try again later", after=5)
+
+
+async def _gone(request: Request) -> None:
+    """Until the caller closes the connection."""
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+def new_id(kind: str) -> str:
+    return f"{kind}-{uuid.uuid4().hex}"
+
+
+def now() -> int:
+    return int(time.time())
