@@ -51,6 +51,7 @@ def serve(
         bool,
         typer.Option("--open-to-all", help="Listen beyond this machine without keys, for everybody."),
     ] = False,
+    runs: Annotated[Path | None, typer.Option("--runs", help="A folder whose runs the page shows.")] = None,
     keep_texts: Annotated[
         str, typer.Option("--keep-texts", metavar="SIZE", help="Memory for what was read of texts.")
     ] = "2GB",
@@ -63,6 +64,8 @@ def serve(
         raise UserError(
             f"host {host}: others could use and replace the prompts; give --keys FILE, or say --open-to-all"
         )
+    if runs is not None and not runs.is_dir():
+        raise UserError(f"runs {runs}: no folder here")
     import uvicorn
 
     from preface.backbones.base import size_in_bytes
@@ -79,7 +82,12 @@ def serve(
     engine = Engine(store, keep_texts=size_in_bytes(keep_texts), most_waiting=bounds.max_waiting)
     say(f"{len(store.names()):,} prompts of {folder}, answered by {store.backbone.name}")
     config = uvicorn.Config(
-        create_app(engine, access, bounds), host, port, log_level="info", access_log=False, timeout_graceful_shutdown=60
+        create_app(engine, access, bounds, runs),
+        host,
+        port,
+        log_level="info",
+        access_log=False,
+        timeout_graceful_shutdown=60,
     )
     uvicorn.Server(config).run()
 

@@ -108,10 +108,18 @@ class Engine:
         """Items that have been taken, and wait again: to be read on, or to be written."""
         return len(self.long) + len(self.writers.waiting)
 
-    def ask(self, models: Sequence[str], texts: Sequence[Text], caller: str = "") -> Future[Result]:
+    def ask(
+        self, models: Sequence[str], texts: Sequence[Text], caller: str = "", zero_shot: bool = False
+    ) -> Future[Result]:
         """Have texts, or rows with the fields of the prompts' task, answered under all of some prompts.
 
-        A future that is cancelled frees its place. `caller`: of whom none waits long because another asks much.
+        A future that is cancelled frees its place.
+
+        Args:
+            models: the prompts' names.
+            texts: for each of them.
+            caller: of whom none waits long because another asks much.
+            zero_shot: answer without a prompt too, once for each task of the prompts.
 
         Raises:
             UserError: an unknown or damaged prompt, a prompt that writes its answers, a text that is empty.
@@ -121,6 +129,8 @@ class Engine:
         for each in served:
             if not isinstance(each.wanted, LabelWords):
                 raise UserError(f"prompt {each.name}: writes its answers; ask it for a completion")
+        if zero_shot:
+            served += {each.card.task.name: each.without_prompt for each in reversed(served)}.values()
         if not served or not texts:
             raise UserError("a request needs at least one prompt and one text")
         request = Request([[None] * len(served) for _ in texts], left=0)

@@ -65,6 +65,12 @@ class Served:
     def bytes(self) -> int:
         return sum(tensor.nbytes for tensor in self.prompts.tensors.values())
 
+    @cached_property
+    def without_prompt(self) -> Served:
+        """The bare model on the same task, in the same words."""
+        card = self.card.model_copy(update={"ensemble": None})
+        return Served(f"zero-shot {card.task.name}", card, Prompts.bare(), self.wanted, self.question)
+
     def pieces(
         self, backbone: Backbone, texts: Sequence[str | Mapping[str, Any]]
     ) -> tuple[list[list[int]], list[bool]]:

@@ -5,13 +5,15 @@ from __future__ import annotations
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 from fastapi import FastAPI, Response
 from starlette.concurrency import run_in_threadpool
 
 from preface.serving.engine import Engine
-from preface.serving.http import completions, labels, prompts
+from preface.serving.http import completions, labels, page, prompts
+from preface.serving.http import runs as runs_of_a_folder
 from preface.serving.http.access import Access
 from preface.serving.http.asking import ACaller, AServing, Serving
 from preface.serving.http.errors import RefusedError, add_handlers
@@ -22,8 +24,13 @@ FOR_PROMPTS = 64
 """How many times larger a prompt that is sent may be than another request."""
 
 
-def create_app(engine: Engine, access: Access | None = None, limits: Limits | None = None) -> FastAPI:
-    """An application that serves an engine, and closes it at its end: what was accepted is answered first."""
+def create_app(
+    engine: Engine, access: Access | None = None, limits: Limits | None = None, runs: Path | None = None
+) -> FastAPI:
+    """An application that serves an engine, and closes it at its end: what was accepted is answered first.
+
+    `runs`: a folder whose runs are shown.
+    """
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -32,10 +39,10 @@ def create_app(engine: Engine, access: Access | None = None, limits: Limits | No
 
     app = FastAPI(title="Preface", summary="One frozen model, any number of soft prompts", lifespan=lifespan)
     limits = limits or Limits()
-    app.state.serving = Serving(engine, access or Access(), limits, time.time())
+    app.state.serving = Serving(engine, access or Access(), limits, time.time(), runs)
     metrics = Metrics(engine)
     add_handlers(app)
-    for module in (labels, completions, prompts):
+    for module in (labels, completions, prompts, runs_of_a_folder, page):
         app.include_router(module.router)
 
     @app.get("/health", tags=["state"], summary="Whether the engine runs")

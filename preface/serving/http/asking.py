@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 from fastapi import Depends, Request
@@ -29,6 +30,8 @@ class Serving:
     access: Access
     limits: Limits
     started: float
+    runs: Path | None = None
+    """The folder whose runs are shown."""
 
     def check_size(self, texts: Sequence[Any], models: Sequence[str] = ("",)) -> None:
         """Raise RefusedError where a request has too much of something."""

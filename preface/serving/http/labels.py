@@ -27,6 +27,7 @@ class Classify(_Body):
     model: StrictStr | None = Field(None, description="The prompt's name.")
     models: list[StrictStr] | None = Field(None, description="Several prompts, on the same texts.")
     input: Text | list[Text] = Field(description="A text, or the fields of the prompts' task; or a list of either.")
+    zero_shot: bool = Field(False, description="Whether the bare model answers too, once for each task.")
     user: StrictStr | None = None
 
 
@@ -69,7 +70,7 @@ async def classify(body: Classify, request: Request, serving: AServing, caller: 
         raise RefusedError(422, "give model, the name of a prompt, or models, a list of them", "model")
     models = body.models if body.models is not None else [str(body.model)]
     texts = body.input if isinstance(body.input, list) else [body.input]
-    answered = await _ask(request, serving, caller, models, texts)
+    answered = await _ask(request, serving, caller, models, texts, body.zero_shot)
     rows = [(number, answer) for number, answers in enumerate(answered.answers) for answer in answers]
     read = sum(max(answer.pieces for answer in answers) for answers in answered.answers)
     return Labels(
@@ -152,8 +153,11 @@ def _scores(answer: Answer, raw: bool) -> list[Score]:
     return [Score(label=label, score=math.log(max(value, 1e-38)) if raw else value) for label, value in pairs]
 
 
-async def _ask(request: Request, serving: Serving, caller: ACaller, models: list[str], texts: list[Text]) -> Result:
+async def _ask(
+    request: Request, serving: Serving, caller: ACaller, models: list[str], texts: list[Text], zero_shot: bool = False
+) -> Result:
     caller.check(models)
     serving.check_size(texts, models)
-    (answered,) = await result(request, [serving.engine.ask(models, texts, caller.name)], serving.limits.timeout)
+    future = serving.engine.ask(models, texts, caller.name, zero_shot)
+    (answered,) = await result(request, [future], serving.limits.timeout)
     return answered

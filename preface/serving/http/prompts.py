@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+import shlex
+from contextlib import suppress
+from pathlib import Path
 from typing import Annotated, Any
 
+import torch
 from fastapi import APIRouter, File, Form, Response, UploadFile
 
+from preface.backbones.base import Backbone
+from preface.errors import UserError
+from preface.records.results import read_cells
+from preface.records.run import RunRecord
 from preface.serving.http.asking import ACaller, AServing
 from preface.serving.store import Served
 
@@ -15,13 +23,17 @@ router = APIRouter(prefix="/v1/prompts", tags=["prompts"])
 @router.get("", summary="The names of all prompts")
 def listed(serving: AServing, caller: ACaller) -> dict[str, Any]:
     names = serving.engine.store.names()
-    return {"object": "list", "data": [name for name in names if caller.key is None or caller.key.may_use(name)]}
+    allowed = [name for name in names if caller.key is None or caller.key.may_use(name)]
+    may_write = caller.key is None or caller.key.write
+    return {"object": "list", "data": allowed, "backbone": serving.engine.bare, "may_write": may_write}
 
 
 @router.get("/{name}", summary="What a prompt is for")
 def one(name: str, serving: AServing, caller: ACaller) -> dict[str, Any]:
     caller.check([name])
-    return about(serving.engine.store.get(name))
+    served = serving.engine.store.get(name)
+    words = nearest_words(served, serving.engine.backbone)
+    return about(served) | of_its_run(serving.engine.store.folder / name) | {"words": words}
 
 
 @router.post("", status_code=201, summary="Add a prompt, or put another in the place of one")
@@ -44,6 +56,35 @@ def removed(name: str, serving: AServing, caller: ACaller) -> Response:
     caller.check([name])
     serving.engine.store.remove(name)
     return Response(status_code=204)
+
+
+def of_its_run(folder: Path) -> dict[str, Any]:
+    """What a run's folder tells beside its prompt: how it was made, and its scores by task; nothing of what is not
+    there, or cannot be read."""
+    found: dict[str, Any] = {"command": None, "scores": []}
+    with suppress(UserError):
+        command = RunRecord.read(folder).command
+        found["command"] = shlex.join(["preface", *command[1:]])
+    with suppress(UserError):
+        found["scores"] = [
+            {"task": cell.eval_task, "metric": cell.metric, "value": cell.value, "rows": cell.n}
+            for cell in read_cells(folder / "evaluations" / "results.json")
+        ]
+    return found
+
+
+@torch.inference_mode()
+def nearest_words(served: Served, backbone: Backbone) -> list[str]:
+    """The piece that each input embedding of a prompt is nearest to, by cosine, each once; of a prefix, none."""
+    tensors = served.prompts.tensors
+    carrier = next((name for name in ("embeddings", "after") if name in tensors), None)
+    if carrier is None or served.prompts.size > 1:
+        return []
+    table = backbone.embeddings.float()  # [vocabulary, d]
+    likeness = tensors[carrier][0].float() @ table.T / table.norm(dim=1).clamp(min=1e-6)  # [n, vocabulary]
+    pieces = likeness[:, : len(backbone.tokenizer)].argmax(1).tolist()
+    words = [str(backbone.tokenizer.decode([piece])).strip() for piece in pieces]
+    return list(dict.fromkeys(word for word in words if word))
 
 
 def about(served: Served) -> dict[str, Any]:
