@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from preface.pretraining.making import pretrain as pretrain
     from preface.pretraining.tokens import tokenize as tokenize
     from preface.records.run import Run as Run
+    from preface.serving.engine import Engine as Engine
+    from preface.serving.store import Store as Store
     from preface.tasks import list_tasks as list_tasks
     from preface.tuning.bench import bench as bench
     from preface.tuning.listing import list_methods as list_methods
@@ -34,9 +36,11 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "Backbone": "backbones.base",
+    "Engine": "serving.engine",
     "PrefixTuning": "methods",
     "PromptTuning": "methods",
     "Run": "records.run",
+    "Store": "serving.store",
     "UserError": "errors",
     "adapt": "pretraining.making",
     "bench": "tuning.bench",
