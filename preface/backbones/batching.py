@@ -45,9 +45,12 @@ def cut(
     return batches
 
 
-def padded(sequences: Sequence[Sequence[int]], padding: int) -> tuple[Tensor, Tensor]:
-    """Ids and mask `[B, T]`, padded on the right, on the CPU."""
+def padded(sequences: Sequence[Sequence[int]], padding: int, left: bool = False) -> tuple[Tensor, Tensor]:
+    """Ids and mask `[B, T]`, padded on the right, or on the `left`, on the CPU."""
     length = max(map(len, sequences))
+    if left:
+        ids, mask = padded([item[::-1] for item in sequences], padding)
+        return ids.flip(1), mask.flip(1)
     ids = torch.tensor([[*item, *[padding] * (length - len(item))] for item in sequences])
     mask = torch.tensor([[1] * len(item) + [0] * (length - len(item)) for item in sequences])
     return ids, mask

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,10 +14,11 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from preface.backbones.load import load_checkpoint
-from preface.baselines.column import Setting, Trained
+from preface.baselines.column import UNFIT, Setting, Trained
 from preface.errors import UserError
+from preface.labelling.evaluate import with_predictions
+from preface.labelling.free_text import FreeText, wanted
 from preface.labelling.label_words import LabelWords
-from preface.labelling.labeller import predictions_of
 from preface.records.atomic import DamagedError, read_folder, remove, write_folder
 from preface.records.lock import locked
 from preface.records.record import Record
@@ -29,7 +31,7 @@ from preface.tuning.recipe import Recipe, recipe_from
 from preface.tuning.rows import Rows
 from preface.tuning.search import Search
 from preface.tuning.tunable import NAMES, OF_PEFT, RATES, Tuning, check_peft, make_tunable
-from preface.tuning.tuned import Tuned, label_scores
+from preface.tuning.tuned import Tuned, predictions
 
 FROZEN_ONLY = ("gradient_checkpointing", "cuda_graphs", "folds")
 """Fields of a recipe that are for prompts alone."""
@@ -59,6 +61,7 @@ class Weights(Trained):
     """A model of its own for each seed, in float32, trained by the recipe of the prompts."""
 
     kind: ClassVar[str] = "weights"
+    writes: ClassVar[bool] = True
     backbone: str
     tuning: Tuning
     rank: int = Field(8, ge=1)
@@ -94,6 +97,7 @@ class Weights(Trained):
 
     def check(self, setting: Setting, tasks: Sequence[Task]) -> None:
         super().check(setting, tasks)
+        self.recipe.check_answers(setting.task(self.train_task).free_text)
         if self.tuning in OF_PEFT:
             check_peft(self.tuning)
 
@@ -121,8 +125,7 @@ class Weights(Trained):
         task = setting.task(self.train_task)
         training, development = setting.split(task, "train", self.train_rows), setting.split(task, "validation")
         pieces = setting.backbone(self.backbone)
-        labels = LabelWords.of(pieces, task.label_words, task.cue)
-        rows = Rows.of(pieces, labels, training, development, recipe.max_input_tokens, task.cue)
+        rows = Rows.of(pieces, wanted(pieces, task), training, development, recipe.max_input_tokens, task.cue)
         model, parameters = self._tunable(setting, seed)
         one = recipe.model_copy(update={"learning_rates": (rate,), "seeds": (seed,)})
         tuned = Tuned(f"{self.label} · {rate:g} · seed {seed}", model, parameters, rows, one, task.metric)
@@ -160,17 +163,17 @@ class Weights(Trained):
             parameters[name].copy_(tensor)
         trained_on, pieces = setting.task(self.train_task), setting.backbone(self.backbone)
         words = trained_on.words_for(task)
-        labels = LabelWords.of(pieces, words, trained_on.cue)
-        examples = setting.split(task, "test").examples
-        question = pieces.question("{text}", trained_on.cue)
+        cue, examples = trained_on.cue, setting.split(task, "test").examples
+        asked = LabelWords.of(pieces, words, cue) if words else FreeText(pieces, cue, task.answer_pieces)
+        question = pieces.question("{text}", cue)
         texts, cut = render(pieces.tokenize, examples, self.recipe.max_input_tokens, question)
         began = time.perf_counter()
         with progress(f"{task.name} · {self.label}", len(texts), "rows") as advance:
-            scores = label_scores(model.eval(), texts, labels, advance)
-        return self.cell(
+            given = predictions(model.eval(), texts, asked, advance)
+        cell = self.cell(
             task,
             examples,
-            [prediction.label for prediction in predictions_of(scores, labels)],
+            [prediction.label for prediction in given],
             words=words,
             trained_on=trained_on.name,
             seconds=time.perf_counter() - began,
@@ -183,8 +186,11 @@ class Weights(Trained):
                 "train_seconds": outcome.seconds,
                 "members": 1,
                 "cut_inputs": sum(cut),
+                **({"scoring": "generate"} if task.free_text else {}),
             },
         )
+        path = folder / "evaluations" / f"{re.sub(UNFIT, '-', task.name)}-test.jsonl"
+        return with_predictions(cell, path, examples, given)
 
 
 def _outcome(folder: Path) -> Outcome:

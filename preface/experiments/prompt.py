@@ -64,6 +64,7 @@ class Prompt(Trained):
 
     def check(self, setting: Setting, tasks: Sequence[Task]) -> None:
         super().check(setting, tasks)
+        self.recipe.check_answers(setting.task(self.train_task).free_text)
         check_limits(self.train_rows, self.shots, f"{self.label}: ")
         if self.shots is not None and setting.task(self.train_task).free_text:
             raise UserError(f"{self.label}: shots are rows of each label, and the task's answers are free text")

@@ -24,7 +24,7 @@ from preface.options import divided, validated
 from preface.records.atomic import write_atomically
 from preface.records.results import Cell, add_cells, read_cells
 from preface.records.run import Run
-from preface.tasks import Split, Task
+from preface.tasks import Example, Split, Task
 from preface.tasks.find import refuse_outside
 from preface.tasks.metric import of_numbers
 from preface.tasks.options import DataOptions
@@ -164,7 +164,7 @@ class _Evaluation:
         ]
         if self.folder is not None:
             cells = [
-                _write_predictions(self.folder, cell, examples, given)
+                with_predictions(cell, _predictions_path(self.folder, cell), examples.examples, given)
                 for cell, given in zip(cells, predictions, strict=True)
             ]
             add_cells(self.folder / "results.json", cells)
@@ -250,17 +250,20 @@ def _unusual(cell: Cell) -> list[str]:
     return said
 
 
-def _write_predictions(folder: Path, cell: Cell, examples: Split, given: Sequence[Prediction]) -> Cell:
-    """Write what was said of each row; the cell then says where."""
+def _predictions_path(folder: Path, cell: Cell) -> Path:
     name = f"{Path(cell.eval_task).name}-{cell.split}-{cell.method}".replace(":", "-")
     name += "".join(f"-{said}" for said in _unusual(cell))
     if cell.seed is not None:
         name += f"-lr{cell.details['learning_rate']:g}-seed{cell.seed}"
-    rows = zip(examples.examples, given, strict=True)
+    return folder / f"{name}.jsonl"
+
+
+def with_predictions(cell: Cell, path: Path, examples: Sequence[Example], given: Sequence[Prediction]) -> Cell:
+    """Write what was said of each row, as JSON a line; the cell then says where."""
+    rows = zip(examples, given, strict=True)
     lines = [
         asdict(prediction) | {"gold": example.answers or example.label, "text": example.text}
         for example, prediction in rows
     ]
-    path = folder / f"{name}.jsonl"
     write_atomically(path, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
     return replace(cell, details=cell.details | {"predictions": str(path)})

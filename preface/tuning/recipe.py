@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from preface.errors import UserError
 from preface.options import validated
 from preface.tuning.optimizers import OPTIMIZERS, OptimizerName
 from preface.tuning.schedules import ScheduleName
@@ -78,6 +79,13 @@ class Recipe(BaseModel):
     def members(self) -> list[tuple[float, int]]:
         """Learning rate and seed of each member of the population."""
         return [(rate, seed) for rate in self.learning_rates for seed in self.seeds]
+
+    def check_answers(self, free_text: bool) -> None:
+        """Raise UserError for what needs labels, where answers are free text."""
+        if free_text and self.class_weights != "none":
+            raise UserError(
+                f"class-weights {self.class_weights}: the task's answers are free text, not labels; leave it out"
+            )
 
     def resolve(self, an_epoch: int) -> Recipe:
         """The same recipe with steps and evaluations as numbers, where an epoch is so many batches."""

@@ -14,7 +14,6 @@ from torch.nn.functional import cross_entropy
 from preface.backbones import batching
 from preface.backbones.base import Backbone
 from preface.backbones.contexts import Inputs
-from preface.errors import UserError
 from preface.labelling.free_text import FreeText, Wanted, answer_losses, write_each
 from preface.labelling.label_words import LabelWords
 from preface.labelling.labeller import Labeller, Prediction, predictions_of
@@ -69,9 +68,8 @@ class Rows:
 
     @property
     def labels(self) -> LabelWords:
-        """The label words. Raises UserError where answers are free text."""
-        if isinstance(self.wanted, FreeText):
-            raise UserError("the task's answers are free text: only prompts are trained for such tasks as yet")
+        """The label words; there are none where answers are free text."""
+        assert isinstance(self.wanted, LabelWords)
         return self.wanted
 
     @cached_property
@@ -90,15 +88,19 @@ class Rows:
         """Of each training row."""
         return [answer for _, answer in self.examples]
 
+    @property
+    def held_out_answers(self) -> list[str]:
+        """Of each development row, the one that would be trained on."""
+        return [str(example.label) for example in self.held_out]
+
     def weights(self, recipe: Recipe) -> list[float] | None:
         """Of each training row in its batch's loss; None: all alike.
 
         Balanced: rows / (labels × rows of its label), as scikit-learn has it.
         """
+        recipe.check_answers(isinstance(self.wanted, FreeText))
         if recipe.class_weights == "none":
             return None
-        if isinstance(self.wanted, FreeText):
-            raise UserError("class-weights balanced: the task's answers are free text, not labels; leave it out")
         counts = Counter(label for _, label in self.examples)
         return [len(self.examples) / (len(counts) * counts[label]) for _, label in self.examples]
 
@@ -168,7 +170,7 @@ class Development:
             rows = self.rows if of_each is None else self.rows.held(of_each[number])
             inputs = self.inputs if of_each is None else Inputs(self.backbone, rows.development)
             one = Labeller(self.backbone, labeller.prompts.select([number]), text)
-            loss = answer_losses(one, text, inputs, [str(example.label) for example in rows.held_out])
+            loss = answer_losses(one, text, inputs, rows.held_out_answers)
             (said,) = write_each(one, text, inputs)
             judged.append(Judged(rows.score(self.metric, said), float(loss), [Prediction(row, None) for row in said]))
         return judged

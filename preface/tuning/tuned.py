@@ -6,17 +6,19 @@ The model runs as Transformers runs it: nothing of Preface's frozen layers, kept
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from typing import Any
 
 import torch
 from torch import Tensor
+from transformers import DynamicCache, EncoderDecoderCache
 
 from preface.backbones import batching
 from preface.backbones.base import set_dropout
+from preface.labelling.free_text import FreeText, Wanted
 from preface.labelling.label_words import LabelWords
-from preface.labelling.labeller import TOKEN_BUDGET
+from preface.labelling.labeller import TOKEN_BUDGET, OnBatch, Prediction, predictions_of
 from preface.terminal.progress import warn
 from preface.tuning.loop import Evaluation, Position
 from preface.tuning.optimizers import clip_gradients, optimizer
@@ -42,7 +44,7 @@ class Tuned:
         """`parameters`: those of the model that are tuned; `recipe`: with one rate and one seed."""
         self.title, self.model, self.parameters = title, model.eval(), parameters
         self.rows, self.metric = rows, metric_name
-        self.targets = rows.labels.targets(rows.answers)
+        self.targets = rows.wanted.targets(rows.answers)
         self.recipe = recipe = recipe.resolve(rows.steps_an_epoch(recipe))
         assert recipe.steps is not None
         assert recipe.evaluate_every is not None
@@ -84,7 +86,7 @@ class Tuned:
                 self.model,
                 [self.rows.training[index] for index in chosen],
                 [self.targets[index] for index in chosen],
-                self.rows.labels.lead_in,
+                self.rows.wanted.lead_in,
             )
             owner = torch.zeros(len(chosen), dtype=torch.long)
             weights = None if self.weights is None else torch.tensor([self.weights[index] for index in chosen])
@@ -116,14 +118,21 @@ class Tuned:
 
     def _evaluate(self, at: Position) -> Iterator[dict[str, Any]]:
         """Score the development rows; remember the best."""
-        scores = label_scores(self.model, self.rows.development, self.rows.labels)
-        score, loss = self.rows.score_and_loss(self.metric, scores)
+        score, loss = self._score_and_loss()
         yield {"step": at.steps, "dev_score": score, "dev_loss": loss if math.isfinite(loss) else None}
         if not math.isfinite(loss):
             self._diverge(f"the development loss is not finite at step {at.steps}")
         elif self.best.judge(score, loss, at.steps, self.recipe.patience):
             for name, parameter in self.parameters.items():
                 self.kept[name].copy_(parameter.detach())
+
+    def _score_and_loss(self) -> tuple[float, float]:
+        """On the development rows, as prompts are judged (`preface.tuning.rows.Judged`)."""
+        rows, wanted = self.rows, self.rows.wanted
+        if isinstance(wanted, FreeText):
+            loss = answer_loss(self.model, rows.development, wanted.targets(rows.held_out_answers), wanted.lead_in)
+            return rows.score(self.metric, written_answers(self.model, rows.development, wanted)), loss
+        return rows.score_and_loss(self.metric, label_scores(self.model, rows.development, wanted))
 
     def _diverge(self, why: str) -> None:
         warn(f"{self.title}: {why}; it stops there")
@@ -173,16 +182,84 @@ def piece_losses(
     return losses.view_as(labels), labels
 
 
+def predictions(
+    model: Any, texts: Sequence[Sequence[int]], wanted: Wanted, on_batch: OnBatch = lambda rows: None
+) -> list[Prediction]:
+    """What the model says of each text: a label word, or what it writes."""
+    if isinstance(wanted, FreeText):
+        return [Prediction(answer, None) for answer in written_answers(model, texts, wanted, on_batch)]
+    return predictions_of(label_scores(model, texts, wanted, on_batch), wanted)
+
+
 @torch.inference_mode()
 def label_scores(
-    model: Any, texts: Sequence[Sequence[int]], labels: LabelWords, on_batch: Callable[[int], None] = lambda rows: None
+    model: Any, texts: Sequence[Sequence[int]], labels: LabelWords, on_batch: OnBatch = lambda rows: None
 ) -> Tensor:
     """Log-probabilities of the label words after each text, `[N, C]`."""
     scores = torch.empty(len(texts), len(labels.words))
-    for places in batching.by_length([len(text) for text in texts], TOKEN_BUDGET):
+    for places in _batches(texts):
         chosen = [texts[place] for place in places]
         for column, pieces in enumerate(labels.pieces):
             losses, _ = piece_losses(model, chosen, [pieces] * len(chosen), labels.lead_in)
             scores[places, column] = -losses.sum(1).cpu()
         on_batch(len(places))
     return scores
+
+
+@torch.inference_mode()
+def answer_loss(
+    model: Any, texts: Sequence[Sequence[int]], answers: Sequence[Sequence[int]], lead_in: Sequence[int]
+) -> float:
+    """The mean of −log of the probability of an answer's pieces, over all texts; arguments as of `piece_losses`."""
+    total = 0.0
+    for places in _batches(texts):
+        losses, _ = piece_losses(
+            model, [texts[place] for place in places], [answers[place] for place in places], lead_in
+        )
+        total += float(losses.sum())
+    return total / sum(map(len, answers))
+
+
+@torch.inference_mode()
+def written_answers(
+    model: Any, texts: Sequence[Sequence[int]], text: FreeText, on_batch: OnBatch = lambda rows: None
+) -> list[str]:
+    """What the model writes of each text, the likeliest piece each time."""
+    output = [""] * len(texts)
+    for places in _batches(texts):
+        pieces = _written(model, [texts[place] for place in places], text)
+        said = text.backbone.tokenizer.batch_decode(pieces, skip_special_tokens=True)
+        for place, answer in zip(places, said, strict=True):
+            output[place] = text.word_of(answer)
+        on_batch(len(places))
+    return output
+
+
+def _written(model: Any, texts: Sequence[Sequence[int]], text: FreeText) -> Tensor:
+    """The pieces after the lead-in, `[B, S]`, padded once an answer has ended."""
+    padding, lead_in = model.config.pad_token_id or text.backbone.end, text.lead_in
+    more: dict[str, Any] = {}
+    if model.config.is_encoder_decoder:
+        ids, mask = batching.padded(texts, padding)
+        begun = torch.tensor(lead_in, device=model.device).expand(len(texts), -1)
+        # Transformers would size the cache by the encoder's depth, and fail where the decoder is deeper
+        cache = EncoderDecoderCache(DynamicCache(), DynamicCache())
+        more = {"decoder_input_ids": begun, "past_key_values": cache}
+    else:  # padded on the left, so that every answer goes on from the last place
+        ids, mask = batching.padded([[*item, *lead_in] for item in texts], padding, left=True)
+        begun = ids
+    output: Tensor = model.generate(
+        input_ids=ids.to(model.device),
+        attention_mask=mask.to(model.device),
+        max_new_tokens=text.most,
+        do_sample=False,  # whatever the checkpoint would rather do
+        num_beams=1,
+        pad_token_id=padding,
+        **more,
+    )
+    return output[:, begun.shape[1] :]
+
+
+def _batches(texts: Sequence[Sequence[int]]) -> list[list[int]]:
+    """Texts of like length."""
+    return batching.by_length([len(text) for text in texts], TOKEN_BUDGET)

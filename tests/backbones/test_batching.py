@@ -5,7 +5,7 @@ from itertools import islice
 from hypothesis import given
 from hypothesis import strategies as st
 
-from preface.backbones.batching import by_length, cut, endless, epoch
+from preface.backbones.batching import by_length, cut, endless, epoch, padded
 
 lengths = st.lists(st.integers(1, 60), min_size=1, max_size=300)
 
@@ -64,3 +64,10 @@ def test_members_of_a_population_see_like_lengths_at_each_step() -> None:
 
 def test_an_overlong_row_stands_alone() -> None:
     assert cut([0, 1, 2], [5, 900, 5], None, 20) == [[0], [1], [2]]
+
+
+def test_padding_on_either_side() -> None:
+    ids, mask = padded([[5, 6, 7], [8]], 9)
+    assert (ids.tolist(), mask.tolist()) == ([[5, 6, 7], [8, 9, 9]], [[1, 1, 1], [1, 0, 0]])
+    ids, mask = padded([[5, 6, 7], [8]], 9, left=True)
+    assert (ids.tolist(), mask.tolist()) == ([[5, 6, 7], [9, 9, 8]], [[1, 1, 1], [0, 0, 1]])

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from preface.baselines.column import Setting
 from preface.baselines.weights import Weights
 from preface.errors import UserError
 from preface.options import validated
+from preface.tasks.metric import metric
 from preface.tasks.options import DataOptions
 from preface.tuning.tunable import RATES
 
@@ -86,3 +88,47 @@ def test_peft_is_looked_for_before_anything_is_trained(setting: Setting, monkeyp
     monkeypatch.setattr("preface.tuning.tunable.find_spec", lambda name: None)
     with pytest.raises(UserError, match="LoRA: needs PEFT"):
         column(setting, tuning="lora").check(setting, [setting.task("film")])
+
+
+@pytest.fixture
+def written(checkpoint_folder: Path, tmp_path: Path) -> tuple[Setting, str]:
+    """A setting, and a data file whose answers are free text."""
+    path = tmp_path / "rows.jsonl"
+    rows = [{"text": f"the thing number {i}", "answer": ["the green", "red"]} for i in range(40)]
+    path.write_text("\n".join(map(json.dumps, rows)))
+    backbone = load_backbone(checkpoint_folder, dtype="float32", device="cpu")
+    data = DataOptions(input=("text",), label="answer", free_text=True)
+    return Setting(tmp_path / "out", data, backbone=backbone), str(path)
+
+
+def test_cells_of_free_text_are_of_what_is_written(written: tuple[Setting, str]) -> None:
+    setting, path = written
+    fields = {"tuning": "full", "seeds": 1, "learning_rates": [1e-2], "steps": 20, "evaluate_every": 10}
+    tuned = column(setting, train_task=path, train_rows=None, **fields)
+    task = setting.task(path)
+    tuned.check(setting, [task])
+    ((cell,),) = tuned.cells(setting, [task])
+    assert (cell.metric, cell.n, cell.details["scoring"]) == ("exact_text+text_f1", 40, "generate")
+    assert "confusion" not in cell.details
+    lines = [json.loads(line) for line in Path(cell.details["predictions"]).read_text().splitlines()]
+    assert all(line["gold"] == ["the green", "red"] and line["probabilities"] is None for line in lines)
+    said = [line["label"] for line in lines]
+    assert cell.details["metrics"] == {
+        name: pytest.approx(metric(name, [("the green", "red")] * 40, said)) for name in ("exact_text", "text_f1")
+    }
+    assert cell.value == pytest.approx(sum(cell.details["metrics"].values()) / 2)
+    assert cell.value > 0  # of the tuned weights: the random ones write nothing right
+
+
+def test_labels_and_free_text_do_not_mix(written: tuple[Setting, str]) -> None:
+    setting, path = written
+    for trained, other in ((path, "film"), ("film", path)):
+        tuned = column(setting, train_task=trained)
+        with pytest.raises(UserError, match=r"rows\.jsonl are free text, those of film are labels"):
+            tuned.check(setting, [setting.task(other)])
+
+
+def test_free_text_has_no_classes_to_weigh(written: tuple[Setting, str]) -> None:
+    setting, path = written
+    with pytest.raises(UserError, match="class-weights balanced: the task's answers are free text"):
+        column(setting, train_task=path, class_weights="balanced").check(setting, [setting.task(path)])
