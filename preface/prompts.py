@@ -29,6 +29,8 @@ class Prompts:
 
     - `embeddings`: input embeddings, `[P, n, d]`;
     - `after`: input embeddings between a text and its answer, `[P, n, d]` (decoder-only models);
+    - `embeddings.added`, `after.added`: what is added to the states of those embeddings before each layer but the
+      first, `[P, L - 1, n, d]`;
     - `labels`: a vector for each of C labels in the place of its word, `[P, C, d]`;
     - `SITE.keys`, `SITE.values`: of an attention site, `[P, L, H, n, d_head]`;
     - `embeddings.mask`, `after.mask`, `SITE.mask`: `[P, n]`, False where a shorter prompt was padded; missing:
@@ -124,9 +126,9 @@ class Prompts:
 
     @cached_property
     def _layers(self) -> dict[str, tuple[Tensor, ...]]:
-        """Keys and values by layer. Unbound once: one layer at a time, autograd would fill a full gradient for each."""
-        parts = (f"{site}.{part}" for site in self.sites for part in ("keys", "values"))
-        return {name: self.tensors[name].unbind(1) for name in parts}
+        """What is of a layer each. Unbound once: one layer at a time, autograd would fill a full gradient for each."""
+        names = (name for name in self.tensors if name.endswith((".keys", ".values", ".added")))
+        return {name: self.tensors[name].unbind(1) for name in names}
 
     def at(self, site: str, layer: int, query: Tensor, rows: Tensor | None) -> Prefix | None:
         """Keys and values of a site's layer for the queries `[B, ...]` of a batch; None: there are none.
@@ -144,6 +146,20 @@ class Prompts:
             keys, values = keys.index_select(0, rows), values.index_select(0, rows)
         mask, relative = self.tensors.get(f"{site}.mask"), self.tensors.get(f"{site}.relative")
         return Prefix(keys.to(query.dtype), values.to(query.dtype), mask, relative, rows, len(query))
+
+    def added(self, carrier: str, layer: int, states: Tensor, rows: Tensor | None, start: int = 0) -> Tensor | None:
+        """What is added to the first m of the states `[B, q, d]` before a layer, `[B, m, d]`; None: nothing.
+
+        Args:
+            carrier: whose embeddings the states' sequence begins with.
+            layer: counted from 0, which nothing is added before.
+            rows: the prompt of each row, `[B]`; None: B / P rows of each lie side by side.
+            start: how many of the sequence stand before these states.
+        """
+        if f"{carrier}.added" not in self.tensors:
+            return None
+        added = self._layers[f"{carrier}.added"][layer - 1][:, start : start + states.shape[1]]  # [P, m, d]
+        return of_rows(added, rows, len(states)).to(states.dtype) if added.shape[1] else None
 
 
 @dataclass(frozen=True)
@@ -191,7 +207,8 @@ def stack(several: Sequence[Prompts]) -> Prompts:
     """Prompts of any methods, lengths and carriers as one; the bare model is one that has no carrier.
 
     Shorter prompts are padded on the left and masked, which is exact where positions are relative: the last item of
-    each prompt still stands just before the first token. A prompt without a carrier is masked there whole.
+    each prompt still stands just before the first token. A prompt without a carrier is masked there whole; one whose
+    carrier has nothing added adds zeros.
     """
     tensors: dict[str, Tensor] = {}
     names = dict.fromkeys(name for prompts in several for name in prompts.tensors)
@@ -204,7 +221,8 @@ def _stack_carrier(several: Sequence[Prompts], carrier: str, names: Sequence[str
     """One carrier's tensors of all prompts."""
     padded = [name for name in names if not name.endswith((".mask", ".relative"))]
     like = {name: next(p.tensors[name] for p in several if name in p.tensors) for name in padded}
-    length = max(p.tensors[padded[0]].shape[-2] for p in several if padded[0] in p.tensors)
+    lengths = [max((p.tensors[name].shape[-2] for name in padded if name in p.tensors), default=0) for p in several]
+    length = max(lengths)
     joined = {}
     for name in padded:
         shape = (*like[name].shape[1:-2], 0, like[name].shape[-1])
@@ -212,8 +230,7 @@ def _stack_carrier(several: Sequence[Prompts], carrier: str, names: Sequence[str
         joined[name] = torch.cat([pad(part, (0, 0, length - part.shape[-2], 0)) for part in parts])
     device = like[padded[0]].device
     masks = []
-    for prompts in several:
-        own = prompts.tensors[padded[0]].shape[-2] if padded[0] in prompts.tensors else 0
+    for prompts, own in zip(several, lengths, strict=True):
         mask = prompts.tensors.get(f"{carrier}.mask", torch.ones(prompts.size, own, dtype=torch.bool, device=device))
         masks.append(pad(mask, (length - mask.shape[1], 0), value=False))
     if not (mask := torch.cat(masks)).all():

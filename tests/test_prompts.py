@@ -1,21 +1,24 @@
 from __future__ import annotations
 
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from preface.prompts import Prompts, stack
 
-carriers = st.dictionaries(st.sampled_from(["embeddings", "encoder", "decoder", "cross"]), st.integers(1, 4))
+carriers = st.dictionaries(st.sampled_from(["embeddings", "after", "encoder", "decoder", "cross"]), st.integers(1, 4))
 
 
 def of_lengths(lengths: dict[str, int], size: int, seed: int = 0) -> Prompts:
-    """`size` random prompts with carriers of these lengths."""
+    """`size` random prompts with carriers of these lengths; to `after` something is added."""
     generator = torch.Generator().manual_seed(seed)
     tensors = {}
     for carrier, length in lengths.items():
-        if carrier == "embeddings":
+        if carrier in ("embeddings", "after"):
             tensors[carrier] = torch.randn(size, length, 6, generator=generator)
+            if carrier == "after":
+                tensors["after.added"] = torch.randn(size, 3, length, 6, generator=generator)
         else:
             for part in ("keys", "values"):
                 tensors[f"{carrier}.{part}"] = torch.randn(size, 2, 3, length, 5, generator=generator)
@@ -65,6 +68,32 @@ def test_prompts_without_positions_stay_so_among_others() -> None:
     together = stack([of_lengths({"decoder": 3}, 1), without])
     assert together.tensors["decoder.relative"].tolist() == [True, False, False]
     assert together.tensors_of(1)["decoder.keys"].shape == (2, 3, 2, 5)
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_what_one_prompt_adds_another_of_the_carrier_does_not(turned: bool) -> None:
+    """In whichever order their tensors come."""
+    adding, plain = of_lengths({"after": 2}, 1), of_lengths({"after": 3}, 2)
+    del plain.tensors["after.added"]
+    if turned:
+        adding = Prompts(dict(reversed(adding.tensors.items())))
+    together = stack([adding, plain])
+    assert together.tensors["after.mask"].tolist() == [[False, True, True], [True] * 3, [True] * 3]
+    assert torch.equal(together.tensors_of(0)["after.added"], adding.tensors["after.added"][0])
+    assert torch.equal(together.tensors_of(2)["after"], plain.tensors["after"][1])
+    assert not together.tensors_of(2)["after.added"].any()
+
+
+def test_what_is_added_is_of_a_layer_and_of_rows() -> None:
+    prompts, states = of_lengths({"after": 2}, 2), torch.zeros(4, 7, 6, dtype=torch.bfloat16)
+    added = prompts.tensors["after.added"]
+    found = prompts.added("after", 1, states, torch.tensor([1, 0, 0, 1]))
+    assert found is not None
+    assert torch.equal(found, added[[1, 0, 0, 1], 0].bfloat16())  # before the second layer
+    side_by_side = prompts.added("after", 3, states, None)
+    assert side_by_side is not None
+    assert torch.equal(side_by_side, added[[0, 0, 1, 1], 2].bfloat16())
+    assert prompts.added("embeddings", 1, states, None) is None
 
 
 def test_rows_are_an_argument() -> None:

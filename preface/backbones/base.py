@@ -88,6 +88,10 @@ class Backbone(Pieces):
     """All sizes that a soft prompt must fit, as its card has them."""
     state_width: int
     """w, the numbers that a context has a token."""
+    layers: int
+    """L, those that input embeddings go through."""
+    hidden_width: int
+    """The numbers of a state between two layers: d, but in models that project their embeddings."""
     default_sites: tuple[str, ...]
     """Where a prefix goes if its configuration does not say."""
     parameters: int

@@ -14,11 +14,12 @@ from itertools import islice
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import pad
 from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 
 from preface.backbones import causal_attention
+from preface.backbones.added import Begun, add_before_layers
 from preface.backbones.base import Backbone, Context, Site, placed
 from preface.backbones.causal_attention import Call
 from preface.backbones.families import FAMILIES, refusal
@@ -48,6 +49,9 @@ class CausalBackbone(CausalPieces, Backbone):
         config = self.model.config
         self.position_limit = int(config.max_position_embeddings)
         self.layers, self.heads, self.head_width = self._probed()
+        self.hidden_width = int(config.hidden_size)
+        modules = self.model.get_decoder().modules()
+        add_before_layers(next(item for item in modules if isinstance(item, nn.ModuleList)), _begun)
         site = (self.layers, self.heads, self.head_width)
         self.sites = {"input": Site(*site, of="text"), "answer": Site(*site, of="text")}
         self.default_sites = (self.answer_site,)
@@ -95,7 +99,7 @@ class CausalBackbone(CausalPieces, Backbone):
                 own = _earlier(mask.shape[1], mask.device) & mask.bool()[:, None] | _itself(mask)
         positions = self._positions(mask, prompts, rows)
         made: list[tuple[Tensor, Tensor]] = []
-        call = Call(positions, own, positions, ("input",), prompts, rows, made=made)
+        call = Call(positions, own, positions, ("input",), prompts, rows, begins_with="embeddings", made=made)
         self._run(embedded, call)
         return _context(made, mask)
 
@@ -113,7 +117,8 @@ class CausalBackbone(CausalPieces, Backbone):
             queries = positions[:, start : start + part]
             end = start + queries.shape[1]
             own, _ = seen_before(real[:, :end], queries.shape[1])
-            call = Call(queries, own, positions[:, :end], ("input",), prompts, written=made or None, made=[])
+            call = Call(queries, own, positions[:, :end], ("input",), prompts, begins_with="embeddings", made=[])
+            call.written = made or None
             self._run(embedded[:, start:end], call)
             made = call.made or []
         yield _context(made, real.long())
@@ -186,6 +191,7 @@ class CausalBackbone(CausalPieces, Backbone):
             ("input", "answer"),
             prompts,
             rows,
+            "after",
             (keys.contiguous().unbind(), values.contiguous().unbind()),
             context.mask.bool(),
             text,
@@ -312,6 +318,12 @@ def _context(made: Sequence[tuple[Tensor, Tensor]], mask: Tensor) -> Context:
     """Of the keys and values of each layer, `[B, H, T, e]`."""
     states = torch.stack([torch.stack(pair, dim=1) for pair in made], dim=1)  # [B, L, 2, H, T, e]
     return Context(states.permute(0, 4, 1, 2, 3, 5).flatten(2), mask)
+
+
+def _begun(arguments: Mapping[str, Any]) -> Begun:
+    """What the sequence of a pass begins with (`add_before_layers`)."""
+    call: Call = arguments["call"]
+    return Begun(call.begins_with, call.prompts, call.rows, call.own_positions.shape[1] - call.positions.shape[1])
 
 
 def _lengths(prompts: Prompts | None, site: str, rows: Tensor | None, like: Tensor) -> Tensor:

@@ -38,6 +38,8 @@ class Call:
     """The sites whose prefixes are seen."""
     prompts: Prompts | None = None
     rows: Tensor | None = None
+    begins_with: str | None = None
+    """The carrier whose embeddings, where prompts have them, its own sequence begins with."""
     text: tuple[Sequence[Tensor], Sequence[Tensor]] | None = None
     """Keys and values of N texts in each layer, `[N, H, T, e]`: row b goes on from text b % N."""
     text_mask: Tensor | None = None

@@ -11,6 +11,7 @@ from transformers import DynamicCache, EncoderDecoderCache, PreTrainedModel, Pre
 from transformers.modeling_outputs import BaseModelOutput
 
 from preface.backbones import t5_attention
+from preface.backbones.added import Begun, add_before_layers
 from preface.backbones.base import Backbone, Context, Site
 from preface.backbones.frozen import FrozenLinear
 from preface.backbones.pieces import T5Pieces
@@ -39,6 +40,7 @@ class T5Backbone(T5Pieces, Backbone):
                 attention.preceding_bias = table
         for block in self.model.decoder.block:
             block.layer[1].EncDecAttention = self.cross_attention(block.layer[1].EncDecAttention)
+        add_before_layers(self.model.encoder.block, _begun)
         config = self.model.config
         heads = (config.num_heads, config.d_kv)
         self.sites = {
@@ -54,7 +56,8 @@ class T5Backbone(T5Pieces, Backbone):
             "decoder_layers": config.num_decoder_layers,
             "vocabulary": config.vocab_size,
         }
-        self.state_width = config.d_model
+        self.state_width = self.hidden_width = config.d_model
+        self.layers = config.num_layers
         self.default_sites = tuple(self.sites)
 
     @property
@@ -224,6 +227,11 @@ class T5Backbone(T5Pieces, Backbone):
             if index not in special and not (piece.startswith("<") and piece.endswith(">"))
         )
         return [index for index, _ in zip(ordinary, range(count), strict=False)]
+
+
+def _begun(arguments: Mapping[str, Any]) -> Begun:
+    """What the encoder's sequence begins with (`add_before_layers`)."""
+    return Begun("embeddings", arguments.get("prompts"), arguments.get("rows"))
 
 
 def _at(hidden: Tensor, places: Tensor) -> Tensor:

@@ -22,7 +22,7 @@ EMBEDDINGS = ("embeddings", "after", LABELS)
 """Tensors of vectors, each as wide as the model."""
 MEMBER = "/"
 """Stands between the number of an ensemble's member and the name of its tensor."""
-DIMENSIONS = {"": 2, "keys": 4, "values": 4, "relative": 0}
+DIMENSIONS = {"": 2, "added": 3, "keys": 4, "values": 4, "relative": 0}
 """Of a prompt's tensors, by what follows the carrier in their names."""
 
 
@@ -117,17 +117,23 @@ class SavedPrompt:
         """Raise UserError if its tensors do not fit the backbone."""
         every = (self.prompts.tensors_of(index) for index in range(self.prompts.size))
         for name, tensor in (item for tensors in every for item in tensors.items()):
-            carrier, _, part = name.partition(".")
-            site = backbone.sites.get(carrier)
-            if name in EMBEDDINGS:
-                fits = name in (*backbone.carriers, LABELS) and tensor.shape[1] == backbone.width
-            else:
-                fits = site is not None and (
-                    part == "relative" or (*tensor.shape[:2], tensor.shape[3]) == (site.layers, site.heads, site.width)
-                )
-            if not fits:
+            if not _fits(name, tensor, backbone):
                 sizes = list(tensor.shape)
                 raise UserError(f"{self.folder / TENSORS}: {name!r} of sizes {sizes} does not fit {backbone.name}")
+
+
+def _fits(name: str, tensor: Tensor, backbone: Backbone) -> bool:
+    """Whether one of a prompt's tensors fits the backbone."""
+    carrier, _, part = name.partition(".")
+    if name in EMBEDDINGS:
+        return name in (*backbone.carriers, LABELS) and tensor.shape[1] == backbone.width
+    if part == "added":
+        sizes = (backbone.layers - 1, backbone.hidden_width)
+        return carrier in backbone.carriers and (tensor.shape[0], tensor.shape[2]) == sizes
+    site = backbone.sites.get(carrier)
+    if site is None:
+        return False
+    return part == "relative" or (*tensor.shape[:2], tensor.shape[3]) == (site.layers, site.heads, site.width)
 
 
 def save_prompt(folder: Path, prompts: Prompts, card: PromptCard, index: int = 0) -> None:
@@ -202,6 +208,10 @@ def _problem(tensors: Mapping[str, Tensor]) -> str | None:
             return f"{name!r} has the sizes {list(tensor.shape)}, not {DIMENSIONS[part]} of them"
         if part != "relative" and not (tensor.is_floating_point() and bool(tensor.isfinite().all())):
             return f"{name!r} holds values that are no finite numbers"
+        if part == "added":
+            if carrier not in tensors or tensors[carrier].shape[-2:-1] != tensor.shape[-2:-1]:
+                return f"{name!r} does not add to as many {carrier} as there are"
+            continue
         keys, values = tensors.get(f"{carrier}.keys"), tensors.get(f"{carrier}.values")
         if part and (keys is None or values is None or keys.shape != values.shape):
             return f"{carrier!r} has not as many keys as values"

@@ -52,9 +52,9 @@ TEXTS = [[5, 6, 7, 8, 9, 10, 11, 12, 13], [20, 21], [31, 32, 33, 34, 35]]
 CUE = [40, 41]
 
 
-def pair(kind: str) -> tuple[CausalBackbone, Any]:
+def pair(kind: str, **sizes: Any) -> tuple[CausalBackbone, Any]:
     """A tiny random model as a backbone, and the same as Transformers has it."""
-    config = AutoConfig.for_model(kind, **SMALL | OWN.get(kind, {}))
+    config = AutoConfig.for_model(kind, **SMALL | OWN.get(kind, {}) | sizes)
     torch.manual_seed(0)
     plain = AutoModelForCausalLM.from_config(copy.deepcopy(config), attn_implementation="eager").eval().float()
     for parameter in plain.parameters():

@@ -17,6 +17,7 @@ from preface.methods.init import Initializer
 from preface.methods.low_dimensional_prompts import LowDimensionalPrompts
 from preface.methods.p_tuning import PTuning
 from preface.methods.residual_prompts import ResidualPrompts
+from preface.methods.soft_words import SoftWords
 from preface.records.card import load_prompt, save_prompt
 from preface.tuning.step import member_losses, shares_of
 from tests.backbones.test_t5 import forward
@@ -135,9 +136,11 @@ def test_reparametrised_prefix_starts_near_its_initialisation(method: Method, ti
 def test_numbers_of_t5_large(method: Method) -> None:
     sites = {name: Site(24, 16, 64, of="text") for name in ("encoder", "decoder", "cross")}
     large: Any = SimpleNamespace(name="t5-large", sites=sites, default_sites=tuple(sites), width=1024)
+    large.layers, large.hidden_width = 24, 1024
     assert PromptTuning(length=100).counts(large).trained == 102_400
     assert PrefixTuning(length=20).counts(large).trained == 2_949_120
     assert PrefixTuning(length=20, sites=("decoder",)).counts(large).stored == 983_040
     assert DecomposedPrompts(length=100).counts(large).trained == 11_240  # Xiao et al.: 11.2K
     assert ResidualPrompts(length=100).counts(large).trained == 925_072  # Xiao et al.: 925K
     assert LowDimensionalPrompts(length=100).counts(large).trained == 2_248
+    assert SoftWords(length=20).counts(large).stored == 20 * 24 * 1024

@@ -58,6 +58,10 @@ KEYS = torch.zeros(3, 3, 2, 5)  # of the decoder of a tiny backbone: [L, H, n, d
         ({"encoder.keys": KEYS, "encoder.values": KEYS}, "are not those of prompt.json"),
         ({"cross.keys": KEYS, "cross.values": KEYS}, "are not those of prompt.json"),
         ({"cross.keys": KEYS, "cross.values": KEYS, "cross.relative": torch.ones(2)}, r"sizes \[2\]"),
+        ({"embeddings.added": torch.ones(1, 2, 24)}, "'embeddings.added' does not add to as many embeddings"),
+        ({"embeddings": torch.ones(2, 24), "embeddings.added": torch.ones(1, 3, 24)}, "does not add to as many"),
+        ({"embeddings": torch.ones(2, 24), "embeddings.added": torch.ones(2, 24)}, r"the sizes \[2, 24\], not 3"),
+        ({"decoder.keys": KEYS, "decoder.values": KEYS, "decoder.added": torch.ones(1, 2, 24)}, "does not add to"),
     ],
 )
 def test_tensors_that_are_not_the_card_s(
@@ -109,6 +113,9 @@ def test_a_prefix_comes_back(tiny: Backbone, tmp_path: Path) -> None:
         {"encoder.keys": KEYS, "encoder.values": KEYS},  # has a layer less
         {"decoder.keys": KEYS[..., :4], "decoder.values": KEYS[..., :4]},
         {"input.keys": KEYS, "input.values": KEYS},
+        {"embeddings": torch.ones(2, 24), "embeddings.added": torch.ones(2, 2, 24)},  # of two layers, one is added to
+        {"embeddings": torch.ones(2, 24), "embeddings.added": torch.ones(1, 2, 23)},
+        {"after": torch.ones(2, 24), "after.added": torch.ones(1, 2, 24)},
     ],
 )
 def test_tensors_that_do_not_fit_the_backbone(tiny: Backbone, tmp_path: Path, tensors: dict[str, torch.Tensor]) -> None:
