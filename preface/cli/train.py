@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
     from preface.records.results import Cell
     from preface.records.run import Run
+    from preface.tasks import Task
 
 ELSEWHERE = {"resume", "as_json", "backbone", "data", "device", "keep_contexts"}
 """What may be given with --resume: where things lie on this machine, and how the result is printed."""
@@ -132,13 +133,21 @@ def train(
 def follow_ups(run: Run, task: str | None, data_options: dict[str, Any]) -> list[str]:
     """Commands that work for this run: on its own test split and tasks with the same label words, and for new texts."""
     data = arguments({name: data_options.get(name) for name in ("data", "encoding")})
+    saved = run.prompt()
+    if saved.card.shared_by:
+        own = saved.of_task(saved.card.shared_by[0])
+        return [command("evaluate", run.folder, *data), _on_a_text(own.card.task, own.folder)]
     on = [option for name in _fitting(run, data_options.get("data")) for option in ("--on", name)]
     evaluate = command("evaluate", run.folder, *on, *data)
     if task is not None and Path(task).suffix.lower() not in (".yaml", ".yml") and Path(task).is_file():
         encoding = arguments({"encoding": data_options.get("encoding")})
         return [evaluate, f"{command('predict', run.folder, task, *encoding)} > labels.jsonl"]
-    row = json.dumps(dict.fromkeys(run.record.task.fields.input, "a text"))
-    return [evaluate, f"echo '{row}' | {command('predict', run.folder)}"]
+    return [evaluate, _on_a_text(run.record.task, run.folder)]
+
+
+def _on_a_text(task: Task, folder: Path) -> str:
+    row = json.dumps(dict.fromkeys(task.fields.input, "a text"))
+    return f"echo '{row}' | {command('predict', folder)}"
 
 
 def _fitting(run: Run, data: Path | None) -> list[str]:
@@ -184,15 +193,19 @@ def run_table(run: Run) -> Table:
     from preface.tasks.metric import metric_title
 
     record, result = run.record, run.result
-    rows, metric = record.splits.validation.rows, metric_title(record.task.metric)
+    saved = run.prompt()
+    each = [(name, saved.of_task(name).card.member.score) for name in saved.card.shared_by]
+    rows, metric = record.splits.validation.rows, "mean over tasks" if each else metric_title(record.task.metric)
     folds = record.recipe.get("folds")
+    whose = "for all tasks" if each else "a prompt"
     crossed, which = (f", {folds}-fold cross-validated", "rows") if folds else ("", "development rows")
     table = empty_table(
         f"{record.method.name} on {record.task.name}, {record.backbone} frozen",
         ("learning rate", "seeds", "mean", "± deviation", "best"),
         f"{metric[0].upper()}{metric[1:]} in percent{crossed} on {rows:,} {which} (the commonest label alone: "
-        f"{100 * result.majority:.1f}).\n{result.trained_parameters:,} trained parameters a prompt, "
+        f"{100 * result.majority:.1f}).\n{result.trained_parameters:,} trained parameters {whose}, "
         f"{result.steps:,} steps, {result.seconds:,.0f} s."
+        + (f"\nThe best: {', '.join(f'{name} {100 * score:.1f}' for name, score in each)}." if each else "")
         + (f"\nThe backbone saw labelled examples of {', '.join(saw)}." if (saw := record.backbone_saw) else ""),
     )
     chosen = run.best_rate[0].learning_rate

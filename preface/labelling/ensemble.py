@@ -123,6 +123,8 @@ def _saved(
     saved = [subject.saved for subjects in every for subject in subjects.all if subject.saved is not None]
     if nested := [one for one in saved if one.card.ensemble is not None]:
         raise UserError(f"{nested[0].folder}: is an ensemble itself; give the runs that it is made of")
+    for one in saved:
+        one.refuse_shared()
     if len(saved) < 2:
         raise UserError(
             f"an ensemble needs two prompts, and there is {len(saved)}: train with --seeds 3, give more runs, or "

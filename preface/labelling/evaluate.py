@@ -82,17 +82,17 @@ def evaluate(
             raise UserError(f"calibration {how.calibration}: {task.name} is answered in free text, which has no scores")
         if subjects.origin is not None:
             check_answers(subjects.origin.task, task)
+    subjects_on = [subjects.on(task) for task in tasks]
     folder = Path(out) if out else subjects.folder and subjects.folder / "evaluations"
     if folder is not None:
         folder.mkdir(parents=True, exist_ok=True)
         read_cells(folder / "results.json")  # what is there should be known to be ours before the work, not after
-    evaluation = _Evaluation(model, subjects, how, data, folder)
     cells: list[Cell] = []
-    for task in tasks:
+    for task, own in zip(tasks, subjects_on, strict=True):
         examples = data.split(task, how.split)
         if not on:
             say(f"{task.name}, the task of the prompt: read from {', '.join(s.name for s in examples.sources)}")
-        cells += evaluation.on(task, examples)
+        cells += _Evaluation(model, own, how, data, folder).on(task, examples)
     return cells
 
 
@@ -104,7 +104,7 @@ def tasks_of(on: Sequence[str | Path | Task], subjects: Subjects, data: DataOpti
             raise UserError("on: no task given; `--on sst2`, or a data file")
         if subjects.foreign:
             refuse_outside(origin.task)
-        return [origin.task]
+        return list(origin.task.mixture) if subjects.shared else [origin.task]
     # a data file may hold the words themselves, or the labels of the file that was trained on
     labels = None if origin is None else {**{word: word for word in origin.label_words}, **origin.task.labels}
     tasks = [data.eval_task(task, labels) for task in on]

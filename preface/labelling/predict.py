@@ -63,6 +63,7 @@ def predict(
     """
     folder, known = (run.folder, run.backbone) if isinstance(run, Run) else (Path(run), None)
     saved = load_prompt(folder)
+    saved.refuse_shared()
     model = backbone_of(saved.card, backbone, known, dtype, device)
     saved.check_sizes(model)
     task = saved.card.task if input is None else load_task(saved.card.task, input=input)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -43,6 +43,13 @@ class Subject:
         seed: int | None = self.details.get("seed")
         return seed
 
+    def on(self, task: Task) -> Subject:
+        """For one of the tasks that share a prompt: the task's own. Raises UserError where there is none for it."""
+        if self.saved is None or not self.saved.card.shared_by:
+            return self
+        own = self.saved.of_task(task.name)
+        return replace(self, saved=own, details=self.details | {"development_score": own.card.member.score})
+
 
 @dataclass(frozen=True)
 class Subjects:
@@ -59,6 +66,15 @@ class Subjects:
     """Hashes of the files that were trained on, where they are known."""
     foreign: bool = False
     """True for a prompt without its run, which may come from anywhere."""
+
+    @property
+    def shared(self) -> bool:
+        """Whether there is a prompt for each task of a mixture."""
+        return any(subject.saved is not None and subject.saved.card.shared_by for subject in self.all)
+
+    def on(self, task: Task) -> Subjects:
+        """As they are evaluated on one task. Raises UserError where there is no prompt for it."""
+        return replace(self, all=[subject.on(task) for subject in self.all])
 
 
 def subjects_of(run: Run | str | Path | None, prompts: Literal["best", "rate", "all"]) -> Subjects:

@@ -99,6 +99,8 @@ class PromptCard(Origin):
     """Of an ensemble, the best."""
     ensemble: Ensemble | None = None
     """None: the tensors are one prompt's."""
+    shared_by: tuple[str, ...] = ()
+    """Names of tasks: the tensors are what their prompts share, and each has its own in a folder below."""
     versions: dict[str, str]
     tensors: dict[str, tuple[int, ...]] | None = None
     """The sizes of each; None in cards that were written before they were recorded."""
@@ -113,6 +115,22 @@ class SavedPrompt:
     """A single one, or those of an ensemble."""
     card: PromptCard
 
+    def of_task(self, name: str) -> SavedPrompt:
+        """The prompt of one of the tasks that share this one. Raises UserError if it is none of them."""
+        if name not in self.card.shared_by:
+            raise UserError(f"{self.folder}: has no prompt for {name}; {self._advice}")
+        return load_prompt(folder_of_task(self.folder, name))
+
+    def refuse_shared(self) -> None:
+        """Raise UserError if it is only what the prompts of several tasks share."""
+        if self.card.shared_by:
+            raise UserError(f"{self.folder}: is only what the prompts of several tasks share; {self._advice}")
+
+    @property
+    def _advice(self) -> str:
+        tasks = self.card.shared_by
+        return f"give that of {' or '.join(tasks)}, such as {folder_of_task(self.folder, tasks[0])}"
+
     def check_sizes(self, backbone: Backbone) -> None:
         """Raise UserError if its tensors do not fit the backbone."""
         every = (self.prompts.tensors_of(index) for index in range(self.prompts.size))
@@ -122,6 +140,7 @@ class SavedPrompt:
                 raise UserError(f"{self.folder / TENSORS}: {name!r} of sizes {sizes} does not fit {backbone.name}")
 
 
+<<<<<<< HEAD
 def _fits(name: str, tensor: Tensor, backbone: Backbone) -> bool:
     """Whether one of a prompt's tensors fits the backbone."""
     carrier, _, part = name.partition(".")
@@ -134,6 +153,16 @@ def _fits(name: str, tensor: Tensor, backbone: Backbone) -> bool:
     if site is None:
         return False
     return part == "relative" or (*tensor.shape[:2], tensor.shape[3]) == (site.layers, site.heads, site.width)
+=======
+def folder_of_task(folder: Path, name: str) -> Path:
+    """Where a task's own prompt lies, in the folder of what it shares with others."""
+    return folder / "tasks" / plain(name)
+
+
+def plain(name: str) -> str:
+    """A task's name as a folder's."""
+    return "".join(letter if letter.isalnum() or letter in "._" else "-" for letter in name)
+>>>>>>> 3e2b7dc (Multitask prompt tuning: a prompt for each task of a mixture, with a part that all share)
 
 
 def save_prompt(folder: Path, prompts: Prompts, card: PromptCard, index: int = 0) -> None:

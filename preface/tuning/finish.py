@@ -13,11 +13,23 @@ from preface.labelling.labeller import Prediction
 from preface.methods.base import Counts
 from preface.prompts import Prompts
 from preface.records.atomic import write_atomically
-from preface.records.card import Member, Origin, PromptCard, save_prompt
+from preface.records.card import Member, Origin, PromptCard, folder_of_task, save_prompt
 from preface.records.results import installed_versions
 from preface.records.run import RateSummary, Result, RunRecord
+from preface.tasks import Task
 from preface.tasks.metric import metric_title
 from preface.terminal.progress import warn
+
+
+@dataclass(frozen=True)
+class TaskPrompts:
+    """The prompts of one of several tasks that were trained together."""
+
+    task: Task
+    prompts: Prompts
+    """Of each member."""
+    members: Sequence[Member]
+    """With their scores on this task."""
 
 
 @dataclass(frozen=True)
@@ -26,7 +38,7 @@ class Outcome:
 
     members: Sequence[Member]
     prompts: Prompts
-    """P prompts, each as it was at its best."""
+    """P prompts, each as it was at its best; or what those of `tasks` share."""
     predictions: Sequence[Prediction]
     """What the best member's prompt says of the development rows."""
     gold: Sequence[Any]
@@ -37,16 +49,17 @@ class Outcome:
     cut_inputs: dict[str, int]
     steps: int
     seconds: float
+    tasks: Sequence[TaskPrompts] = ()
+    """Where each task of a mixture has a prompt of its own."""
 
 
 def finish(folder: Path, record: RunRecord, outcome: Outcome) -> None:
     """Export every member's prompt and the best; write predictions; complete the run's record."""
     best = best_of(outcome.members)
     for member in outcome.members:
-        card = _card(record, outcome.counts, member)
-        save_prompt(folder / "prompts" / f"{member.index:02d}", outcome.prompts, card, member.index)
+        _save(folder / "prompts" / f"{member.index:02d}", record, outcome, member)
         if member is best:
-            save_prompt(folder / "prompt", outcome.prompts, card, member.index)
+            _save(folder / "prompt", record, outcome, member)
     warn_of(outcome.predictions, best.score, outcome.majority, record.task.metric)
     write_predictions(folder / "predictions.jsonl", outcome)
     result = Result(
@@ -61,6 +74,16 @@ def finish(folder: Path, record: RunRecord, outcome: Outcome) -> None:
         cut_inputs=outcome.cut_inputs,
     )
     record.finish(folder, result)
+
+
+def _save(folder: Path, record: RunRecord, outcome: Outcome, member: Member) -> None:
+    """Write a member's prompt, and in its folder those of the tasks that share it."""
+    card = _card(record, outcome.counts, member)
+    shared_by = tuple(own.task.name for own in outcome.tasks)
+    save_prompt(folder, outcome.prompts, card.model_copy(update={"shared_by": shared_by}), member.index)
+    for own in outcome.tasks:
+        about = {"task": own.task, "label_words": own.task.label_words, "member": own.members[member.index]}
+        save_prompt(folder_of_task(folder, own.task.name), own.prompts, card.model_copy(update=about), member.index)
 
 
 def _card(record: RunRecord, counts: Counts, member: Member) -> PromptCard:

@@ -46,7 +46,7 @@ class Population:
         # in less than an epoch few inputs come twice
         again = recipe.steps / an_epoch * len(recipe.seeds) > 1
         self.update = self._update(keep=again)
-        self.development = Development(backbone, rows, metric, keep=self.module.leaves_reading)
+        self.development = self._development()
         self.parameters = self.update.parameters
         self.best = {name: parameter.detach().clone() for name, parameter in self.parameters.items()}
         self.states = [Standing() for _ in recipe.members]
@@ -88,7 +88,11 @@ class Population:
             recipe.cuda_graphs,
             lead_in=self.rows.wanted.lead_in,
             weights=self.rows.weights(recipe),
+            of_task=self.rows.of_task,
         )
+
+    def _development(self) -> Development:
+        return Development(self.backbone, self.rows, self.metric, keep=self.module.leaves_reading)
 
     @property
     def active(self) -> list[int]:
@@ -146,9 +150,13 @@ class Population:
         if not members:  # the last of them has just diverged
             return
         for member, found in zip(members, self._judged(self._prompts().select(members)), strict=True):
-            shown = found.loss if math.isfinite(found.loss) else None  # JSON knows no NaN
-            yield {"step": at.steps, "member": member, "dev_score": found.score, "dev_loss": shown}
+            yield self._line(at, member, found.score, found.loss)
             self._judge(member, found.score, found.loss, at.steps)
+
+    def _line(self, at: Position, member: int, score: float, loss: float) -> dict[str, Any]:
+        """What `metrics.jsonl` says of a member's evaluation."""
+        shown = loss if math.isfinite(loss) else None  # JSON knows no NaN
+        return {"step": at.steps, "member": member, "dev_score": score, "dev_loss": shown}
 
     def _judge(self, member: int, score: float, loss: float, step: int) -> None:
         """Remember a member that is better than it was; stop one that stands still or has diverged."""

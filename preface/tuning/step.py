@@ -40,19 +40,25 @@ class Step:
         capture: bool = False,
         lead_in: Sequence[int] | None = None,
         weights: Sequence[float] | None = None,
+        of_task: Sequence[int] | None = None,
     ) -> None:
         """
         Args:
+            module: gives a prompt for each member; or T of them, side by side, for each of T tasks.
             targets: the pieces of each input's answer.
             lead_in: the pieces that each answer begins after; None: those after the usual cue.
             weights: of each input in its batch's loss; None: all alike.
+            of_task: the number of each input's task, where a member has a prompt for each; its loss is then the mean
+                over tasks, of which each batch has rows. None: a member is one prompt.
         """
         self.lead_in = backbone.lead_in(CUE) if lead_in is None else tuple(lead_in)
         self.backbone, self.module, self.inputs, self.targets = backbone, module, inputs, targets
         self.parameters: dict[str, Tensor] = dict(module.named_parameters())
         self.optimizer = optimizer(optimizer_name, self.parameters, weight_decay)
         self.leaves_reading = module.leaves_reading
-        self.weights = weights
+        self.weights, self.of_task = weights, of_task
+        self.tasks = 1 if of_task is None else 1 + max(of_task)
+        """T."""
         self.clip, self.dropout, self.gradient_checkpointing = clip, dropout, gradient_checkpointing
         self.size = len(next(iter(self.parameters.values())))
         """P."""
@@ -69,8 +75,8 @@ class Step:
 
         Args:
             batches: which inputs, for each of the members.
-            members: the prompts to be trained; the others stay as they are.
-            rates: of all P prompts.
+            members: those to be trained; the others stay as they are.
+            rates: of all P members.
 
         Returns:
             Each member's mean loss before the update, in the order of `members`.
@@ -107,10 +113,13 @@ class Step:
         """What `_work` reads of a batch, on the model's device."""
         send = self.backbone.send
         chosen = [index for batch in batches for index in batch]
-        rows = torch.tensor([place for place, batch in enumerate(batches) for _ in batch])  # [B]
+        owners = torch.tensor([place for place, batch in enumerate(batches) for _ in batch])  # [B]
+        rows = owners  # the prompt of each
+        if self.of_task is not None:
+            rows = owners * self.tasks + torch.tensor([self.of_task[index] for index in chosen])
         answers, labels = answers_of([self.targets[index] for index in chosen], self.lead_in)  # [B, S]
         weights = None if self.weights is None else torch.tensor([self.weights[index] for index in chosen])
-        shares = shares_of(labels, rows, len(batches), weights)
+        shares = shares_of(labels, rows, len(batches) * self.tasks, weights) / self.tasks
         with torch.no_grad():
             if self.leaves_reading and self.dropout == 0:
                 context = self.inputs.read(chosen)
@@ -123,18 +132,19 @@ class Step:
             mask = pad(mask, (0, more))
             more = self.longest + len(self.lead_in) - 1 - labels.shape[1]
             labels, answers = send(pad(labels, (0, more), value=-100)), pad(answers, (0, more))
-        owners = send(rows)
-        all_alike = len({len(batch) for batch in batches}) == 1  # then each prompt's rows lie side by side
+        # then each prompt's rows lie side by side
+        all_alike = self.of_task is None and len({len(batch) for batch in batches}) == 1
         every = list(members) == list(range(self.size))
+        prompts = [member * self.tasks + number for member in members for number in range(self.tasks)]
         return (
             inputs,
             mask,
             send(answers),
             labels,
-            owners,
+            send(owners),
             send(shares),
-            None if all_alike else owners,
-            None if every else send(torch.tensor(members)),
+            None if all_alike else send(rows),
+            None if every else send(torch.tensor(prompts)),
         )
 
     def _work(
@@ -146,7 +156,7 @@ class Step:
         owners: Tensor,
         shares: Tensor,
         rows: Tensor | None,
-        members: Tensor | None,
+        trained: Tensor | None,
     ) -> Outputs:
         """Through the model and back.
 
@@ -157,19 +167,19 @@ class Step:
             labels: `[B, S]`, −100 for padding; on the CPU, but where shapes must not depend on what they are.
             owners: which of the members each row trains, `[B]`.
             shares: of each row in its member's loss, `[B]`.
-            rows: `owners` where members have different numbers of rows.
-            members: the prompts that are trained; None: all.
+            rows: the prompt of each, `[B]`; None: those of each lie side by side, as many of one as of another.
+            trained: the prompts that are trained; None: all.
 
         Returns:
             Losses `[members]`, and the gradients of all parameters.
         """
         prompts = self.module()
-        if members is not None:
-            prompts = prompts.select(members)
+        if trained is not None:
+            prompts = prompts.select(trained)
         been_read = inputs.dim() == 3
         context = Context(inputs, mask) if been_read else self.backbone.read(inputs, mask, prompts, rows)
         pieces = self.backbone.losses(context, answers, labels, prompts, rows, self.few_shapes)  # [B, S]
-        losses = member_losses(pieces, owners, shares, prompts.size)
+        losses = member_losses(pieces, owners, shares, prompts.size // self.tasks)
         gradients = torch.autograd.grad(losses.sum(), list(self.parameters.values()), allow_unused=True)
         return losses.detach(), *gradients
 

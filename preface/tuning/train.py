@@ -17,8 +17,9 @@ from preface.errors import UserError
 from preface.labelling.fit import loaded
 from preface.labelling.free_text import wanted
 from preface.methods import Method, PrefixTuning, method_named
+from preface.methods.multitask_prompt_tuning import MultitaskPromptTuning
 from preface.options import divided, validated
-from preface.records.card import MethodRecord
+from preface.records.card import MethodRecord, plain
 from preface.records.lock import locked
 from preface.records.results import installed_versions
 from preface.records.run import RECORD, Run, RunRecord, SplitRecord, Splits, now
@@ -30,6 +31,7 @@ from preface.terminal.progress import say
 from preface.tuning.finish import finish
 from preface.tuning.folds import FOLDS, Chosen, CrossValidation, OnAllRows
 from preface.tuning.loop import Loop
+from preface.tuning.multitask import Multitask, TaskRows
 from preface.tuning.population import Population
 from preface.tuning.recipe import Recipe, recipe_from
 from preface.tuning.rows import Rows
@@ -126,10 +128,15 @@ class _Training:
 
     def rows(self, training: Split, development: Split) -> Rows:
         asked = wanted(self.backbone, self.task)
-        return Rows.of(self.backbone, asked, training, development, self.recipe.max_input_tokens, self.task.cue)
+        rows = Rows.of(self.backbone, asked, training, development, self.recipe.max_input_tokens, self.task.cue)
+        if isinstance(self.method, MultitaskPromptTuning) and self.task.mixture:
+            return TaskRows.of_mixture(self.backbone, rows, self.task, training, development)
+        return rows
 
     def first(self, rows: Rows) -> Population:
         """What is trained first; what can be wrong with the method shows here."""
+        if isinstance(rows, TaskRows):
+            return Multitask(self.backbone, self.method, self.recipe, rows, self.task.metric)
         kind = Population if self.recipe.folds is None else CrossValidation
         return kind(self.backbone, self.method, self.recipe, rows, self.task.metric)
 
@@ -275,5 +282,4 @@ def _splits(training: Split, development: Split) -> Splits:
 
 
 def _run_name(task: Task, method: Method) -> str:
-    plain = "".join(letter if letter.isalnum() or letter in "._" else "-" for letter in task.name)
-    return f"{plain}-{method.name}-{now():%Y%m%d-%H%M%S}"
+    return f"{plain(task.name)}-{method.name}-{now():%Y%m%d-%H%M%S}"

@@ -26,7 +26,8 @@ def test_all_that_is_trained_gets_a_gradient(dtype: str, call: Called) -> None:
     _, out, _ = call("methods", "--json", "--length", 7, "--dtype", dtype)
     for row in json.loads(out):
         assert row["gradient_receiving"] > 0.5 * row["trained"] > 0  # units of a network may be silent
-        if row["method"] in ("prompt-tuning", "prefix-tuning", "decomposed-prompts", "low-dimensional-prompts"):
+        plain = ("prompt-tuning", "prefix-tuning", "decomposed-prompts", "low-dimensional-prompts")
+        if row["method"] in (*plain, "multitask-prompt-tuning"):
             assert row["gradient_receiving"] == row["trained"]
         if row["method"] in ("prompt-tuning", "prefix-tuning", "p-tuning", "residual-prompts"):
             assert row["trained"] >= row["stored"] > 0

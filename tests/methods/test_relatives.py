@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 import torch
+from peft import MultitaskPromptTuningConfig
+from peft.tuners.multitask_prompt_tuning import MultitaskPromptEmbedding
 from torch import nn
 
 from preface.backbones.base import Backbone
@@ -15,6 +17,7 @@ from preface.methods import METHODS, PrefixTuning, method_named
 from preface.methods.decomposed_prompts import DecomposedPrompts, Products
 from preface.methods.init import Initializer
 from preface.methods.low_dimensional_prompts import LowDimensionalPrompts, MappedUp
+from preface.methods.multitask_prompt_tuning import SharedPrompts
 from preface.methods.p_tuning import Lstm, PTuning
 from preface.methods.residual_prompts import ResidualPrompts
 from preface.options import validated
@@ -113,3 +116,22 @@ def test_low_dimensional_prompts_of_t5_base_are_1736_numbers() -> None:
     """As Wu et al. 2025 count them."""
     base: Any = SimpleNamespace(width=768)
     assert LowDimensionalPrompts(length=100).counts(base).trained == 1_736
+
+
+@torch.no_grad()
+def test_multitask_prompts_are_pefts() -> None:
+    """With the same numbers; PEFT has a prompt for each row, of the row's task."""
+    config = MultitaskPromptTuningConfig(
+        task_type="SEQ_2_SEQ_LM", num_tasks=3, num_ranks=1, num_virtual_tokens=4, num_transformer_submodules=1,
+        token_dim=6, prompt_tuning_init="RANDOM",
+    )  # fmt: skip
+    theirs = MultitaskPromptEmbedding(config, nn.Embedding(8, 6))
+    for parameter in theirs.parameters():
+        nn.init.normal_(parameter)
+    ours = SharedPrompts(torch.stack([torch.zeros(4, 6), theirs.embedding.weight]), tasks=3)
+    torch.testing.assert_close(ours.embeddings()[3:], theirs.embedding.weight.expand(3, 4, 6))  # u and v are ones
+    ours.u[1], ours.v[1] = theirs.prefix_task_cols[..., 0], theirs.prefix_task_rows[:, 0]
+    expected = theirs(torch.arange(4).repeat(3, 1), torch.arange(3))
+    torch.testing.assert_close(ours.embeddings()[3:], expected)
+    torch.testing.assert_close(expected[2], ours.shared[1] * torch.outer(ours.u[1, 2], ours.v[1, 2]))
+    assert not ours.embeddings()[:3].any()
