@@ -159,6 +159,7 @@ class Store:
 
     def _load(self, name: str, folder: Path) -> Served:
         saved = load_prompt(folder)
+        saved.refuse_shared()
         saved.check_sizes(backbone_of(saved.card, known=self.backbone))
         asked = wanted(self.backbone, saved.card.task)
         prompts = saved.prompts.to(self.backbone.device, self.backbone.dtype)

@@ -21,6 +21,7 @@ from preface.methods.multitask_prompt_tuning import MultitaskPromptTuning, Share
 from preface.prompts import Prompts
 from preface.records.card import load_prompt
 from preface.records.run import Run
+from preface.serving.store import Store
 from preface.tasks import load_split, load_task
 from preface.terminal.interrupt import Interrupted
 from preface.tuning import multitask
@@ -178,6 +179,10 @@ def test_another_task_and_the_shared_part_are_refused(run: Run, nano: Backbone, 
         list(preface.predict(run, ["a text"], backbone=nano))
     with pytest.raises(UserError, match="is only what the prompts of several tasks share"):
         preface.ensemble([run], out=tmp_path / "ensemble", prompts="all", backbone=nano)
+    with pytest.raises(UserError, match="is only what the prompts of several tasks share"):
+        Store(run.folder.parent, nano).get(run.folder.name)
+    served = Store(run.folder / "prompt" / "tasks", nano)
+    assert [served.get(name).card.task.name for name in served.names()] == ["long", "short"]
 
 
 def test_a_target_task_begins_at_the_shared_part(run: Run, nano: Backbone, tmp_path: Path) -> None:
