@@ -140,7 +140,6 @@ class SavedPrompt:
                 raise UserError(f"{self.folder / TENSORS}: {name!r} of sizes {sizes} does not fit {backbone.name}")
 
 
-<<<<<<< HEAD
 def _fits(name: str, tensor: Tensor, backbone: Backbone) -> bool:
     """Whether one of a prompt's tensors fits the backbone."""
     carrier, _, part = name.partition(".")
@@ -153,7 +152,8 @@ def _fits(name: str, tensor: Tensor, backbone: Backbone) -> bool:
     if site is None:
         return False
     return part == "relative" or (*tensor.shape[:2], tensor.shape[3]) == (site.layers, site.heads, site.width)
-=======
+
+
 def folder_of_task(folder: Path, name: str) -> Path:
     """Where a task's own prompt lies, in the folder of what it shares with others."""
     return folder / "tasks" / plain(name)
@@ -162,7 +162,6 @@ def folder_of_task(folder: Path, name: str) -> Path:
 def plain(name: str) -> str:
     """A task's name as a folder's."""
     return "".join(letter if letter.isalnum() or letter in "._" else "-" for letter in name)
->>>>>>> 3e2b7dc (Multitask prompt tuning: a prompt for each task of a mixture, with a part that all share)
 
 
 def save_prompt(folder: Path, prompts: Prompts, card: PromptCard, index: int = 0) -> None:

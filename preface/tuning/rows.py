@@ -89,15 +89,14 @@ class Rows:
         return [answer for _, answer in self.examples]
 
     @property
-<<<<<<< HEAD
     def held_out_answers(self) -> list[str]:
         """Of each development row, the one that would be trained on."""
         return [str(example.label) for example in self.held_out]
-=======
+
+    @property
     def of_task(self) -> list[int] | None:
         """The number of each training row's task, where each task has a prompt of its own; None: there is one."""
         return None
->>>>>>> 3e2b7dc (Multitask prompt tuning: a prompt for each task of a mixture, with a part that all share)
 
     def weights(self, recipe: Recipe) -> list[float] | None:
         """Of each training row in its batch's loss; None: all alike.
