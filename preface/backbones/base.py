@@ -308,6 +308,7 @@ class Backbone(Pieces):
         which: Tensor,
         prompts: Prompts | None = None,
         rows: Tensor | None = None,
+        totals: bool = True,
     ) -> Tensor:
         """Log-probabilities `[B, C]` of the words of a tree, −inf where a row's tree has fewer than C.
 
@@ -319,17 +320,21 @@ class Backbone(Pieces):
             trees: V trees of words, on the model's device.
             which: the tree of each row, `[B]`.
             prompts, rows: the prompt of each row.
+            totals: False: words that differ in their last piece alone are compared, and nothing else. What they have in
+                common is left out, among it the sum over the vocabulary, which is most of the work.
         """
         size = len(which)
         trees = trees.of_rows(which)
         hidden = self.answer(context, trees.inputs, prompts, rows, trees.mask[:, None], trees.positions)  # [B, S, d]
         if (scores := label_logits(hidden[:, -1:], prompts, rows)) is not None:
             return scores.squeeze(1).log_softmax(-1)
-        totals = log_total(hidden.flatten(0, 1), self.head).view(size, -1)  # [B, S]
         own = hidden.gather(1, trees.places[..., None].expand(-1, -1, hidden.shape[2]))  # [B, K, d]
         chosen = self.head.logits_of(own, trees.pieces)  # [B, K]
-        scores = totals.new_zeros(size, trees.words + 1)  # the last column takes what is padding
-        scores.scatter_add_(1, trees.owners, chosen - totals.gather(1, trees.places))
+        if totals:
+            every = log_total(hidden.flatten(0, 1), self.head).view(size, -1)  # [B, S]
+            chosen = chosen - every.gather(1, trees.places)
+        scores = chosen.new_zeros(size, trees.words + 1)  # the last column takes what is padding
+        scores.scatter_add_(1, trees.owners, chosen)
         return scores[:, :-1].masked_fill(
             trees.counts[:, None] <= torch.arange(trees.words, device=self.device), -torch.inf
         )

@@ -62,9 +62,9 @@ class Setting:
         part.folder = self.folder / "tasks" / re.sub(UNFIT, "-", name)
         return part
 
-    def task(self, spec: str, labels: Mapping[str, str | None] | None = None) -> Task:
+    def task(self, spec: str, trained: Task | None = None) -> Task:
         """The task that `spec` names (`DataOptions.eval_task`)."""
-        return self.data.eval_task(spec, labels)
+        return self.data.eval_task(spec, trained)
 
     def split(self, task: Task, name: str, rows: int | None = None) -> Split:
         """A split of a task, or `rows` of it; read once."""
@@ -134,11 +134,15 @@ class Trained(Column):
     """Rows trained on, sampled with a fixed seed; None: all."""
     writes: ClassVar[bool] = False
     """Whether it can answer in free text."""
+    multi_label: ClassVar[bool] = False
+    """Whether it can give a text several labels."""
 
     def check(self, setting: Setting, tasks: Sequence[Task]) -> None:
         trained = setting.task(self.train_task)
         if trained.free_text and not self.writes:
             raise UserError(f"{self.label}: knows labels alone, and the answers of {trained.name} are free text")
+        if trained.multi_label and not self.multi_label:
+            raise UserError(f"{self.label}: gives a text one label, and texts of {trained.name} may have several")
         for task in tasks:
             check_answers(trained, task)
             if not set(task.label_words) <= set(trained.label_words):

@@ -6,14 +6,17 @@ import time
 from abc import abstractmethod
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field
 
 from preface.baselines.column import Setting, Trained, each_seed
 from preface.errors import UserError
+from preface.labelling.multi_label import NO, YES
 from preface.records.results import Cell
 from preface.tasks import Split, Task
+from preface.tasks.label_sets import as_text
 from preface.tasks.split import check_limits
 
 if TYPE_CHECKING:  # scikit-learn is slow to import, so only fitting does
@@ -65,6 +68,7 @@ def trained_parameters(classifier: LogisticRegression) -> int:
 class Classifier(Trained):
     """A column of logistic regression, on features that its kind makes of texts."""
 
+    multi_label: ClassVar[bool] = True
     seeds: int | tuple[int, ...] = 3
     """Of draws of `shots`."""
     shots: int | None = Field(None, ge=1)
@@ -84,7 +88,8 @@ class Classifier(Trained):
         fitted = []
         for seed in self._draws:
             began = time.perf_counter()
-            predict, parameters = self.fit(setting, *self._rows(setting, trained_on, seed))
+            fit = self._fit_each if trained_on.multi_label else self.fit
+            predict, parameters = fit(setting, *self._rows(setting, trained_on, seed))
             fitted.append((seed, predict, parameters, {"train_seconds": time.perf_counter() - began}))
         for task in tasks:
             split, cells = setting.split(task, "test"), []
@@ -107,6 +112,26 @@ class Classifier(Trained):
                 )
             yield cells
 
+    def _fit_each(
+        self, setting: Setting, training: Split, development: Split | None
+    ) -> tuple[Callable[[Split], list[str]], int]:
+        """As `fit`, where a text may have several labels: a classifier for each label. One that all texts have is
+        given to all."""
+        counts = Counter(label for example in training.examples for label in example.labels or ())
+        fitted = {
+            label: self.fit(setting, _asked(training, label), development and _asked(development, label))
+            for label, count in counts.items()
+            if count < len(training.examples)
+        }
+
+        def predict(split: Split) -> list[str]:
+            given = {label: [YES] * len(split.examples) for label in counts}
+            given |= {label: [*map(str, said(split))] for label, (said, _) in fitted.items()}
+            words = [word for word in setting.task(self.train_task).label_words if word in given]
+            return [as_text([word for word in words if given[word][row] == YES]) for row in range(len(split.examples))]
+
+        return predict, sum(parameters for _, parameters in fitted.values())
+
     def check(self, setting: Setting, tasks: Sequence[Task]) -> None:
         super().check(setting, tasks)
         check_limits(self.train_rows, self.shots, f"{self.label}: ")
@@ -121,6 +146,12 @@ class Classifier(Trained):
         if self.shots is None or draw is None:
             return setting.split(task, "train", self.train_rows), setting.split(task, "validation")
         return setting.drawn(task, self.shots, draw), None
+
+
+def _asked(split: Split, label: str) -> Split:
+    """The split with one question of each text: whether it has the label."""
+    asked = [replace(one, label=YES if label in (one.labels or ()) else NO, labels=None) for one in split.examples]
+    return replace(split, examples=asked)
 
 
 def labels_of(split: Split) -> list[str]:

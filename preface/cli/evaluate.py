@@ -70,10 +70,10 @@ def evaluate(
     show(rich_table(pivot(cells)))
     for cell in best_of_each_task(cells):
         path, title = Path(cell.details["predictions"]), f"{cell.method} on {cell.eval_task}"
-        if "confusion" not in cell.details:  # free text
+        if "right" not in cell.details:  # free text
             typer.echo(f"answers     {path}")
             continue
-        answers = read_answers(path)
+        answers = read_answers(path, multi_label="labels" in cell.details)
         write_answers(answers, title, path.with_suffix(".html"))
         show(label_table(answers, title))
         typer.echo(f"page        {path.with_suffix('.html')}")

@@ -66,11 +66,8 @@ def _measured(experiment: Experiment, setting: Setting) -> list[Cell]:
 
 def eval_tasks(experiment: Experiment, setting: Setting) -> list[Task]:
     """The tasks to evaluate on. A data file may hold the words of the labels, or the labels of the file trained on."""
-    labels: dict[str, str | None] | None = None
-    if experiment.train_task is not None:
-        trained = setting.task(experiment.train_task)
-        labels = {**{word: word for word in trained.label_words}, **trained.labels}
-    tasks = [setting.task(name, labels) for name in experiment.eval_tasks]
+    trained = None if experiment.train_task is None else setting.task(experiment.train_task)
+    tasks = [setting.task(name, trained) for name in experiment.eval_tasks]
     repeated = [name for name, count in Counter(task.name for task in tasks).items() if count > 1]
     if repeated:
         raise UserError(f"eval-tasks: {repeated[0]} is named twice; each row of the table needs a name of its own")

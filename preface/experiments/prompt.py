@@ -31,6 +31,7 @@ class Prompt(Trained):
 
     kind: ClassVar[str] = "prompt"
     writes: ClassVar[bool] = True
+    multi_label: ClassVar[bool] = True
     backbone: str
     method: Method
     recipe: Recipe
@@ -68,6 +69,8 @@ class Prompt(Trained):
         check_limits(self.train_rows, self.shots, f"{self.label}: ")
         if self.shots is not None and setting.task(self.train_task).free_text:
             raise UserError(f"{self.label}: shots are rows of each label, and the task's answers are free text")
+        if self.shots is not None and setting.task(self.train_task).multi_label:
+            raise UserError(f"{self.label}: shots are rows of each label, and a text may have several; give train_rows")
         if self.shots is not None and self.recipe.folds is None:
             raise UserError(f"{self.label}: with shots there is no development split to choose by; give folds too")
 

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from preface.errors import UserError
-from preface.labelling.measures import OTHER, confusion
+from preface.labelling.measures import OTHER, Label, confusion, label_of
 from preface.pages import inline, write_page
+from preface.tasks.label_sets import as_set
 
 if TYPE_CHECKING:  # drawing libraries are imported where they draw: they would slow every other command down
     from matplotlib.figure import Figure
@@ -18,19 +19,6 @@ if TYPE_CHECKING:  # drawing libraries are imported where they draw: they would 
 
 BINS = 10
 MISTAKES = 10
-
-
-@dataclass(frozen=True)
-class Label:
-    """How right the answers are for one label; shares of 1."""
-
-    name: str
-    precision: float
-    """Of the rows that were given it; 0 where there are none."""
-    recall: float
-    """Of the rows that have it; 0 where there are none."""
-    f1: float
-    rows: int
 
 
 @dataclass(frozen=True)
@@ -58,10 +46,12 @@ class Answers:
 
     n: int
     accuracy: float
+    """Of several labels a text, all must be right."""
     labels: tuple[Label, ...]
     confusion: dict[str, dict[str, int]]
+    """Empty where a text may have several labels."""
     bins: tuple[Bin, ...]
-    """Empty where answers have no probabilities."""
+    """Empty where answers have no probabilities. Of several labels a text, each is an answer of yes or no."""
     error: float | None
     """Expected calibration error: the mean distance of confidence and the share of right answers (Guo et al. 2017, over
     ten bins of equal width)."""
@@ -78,7 +68,7 @@ def answers_of(rows: Sequence[Mapping[str, Any]], words: Sequence[str]) -> Answe
     if all(row["probabilities"] for row in rows):
         sure = [row["probabilities"][row["label"]] for row in rows]
         bins = bins_of(sure, right)
-        error = sum(some.rows * abs(some.confidence - some.right) for some in bins) / len(rows)
+        error = calibration_error(bins)
         wrong = sorted((place for place, ok in enumerate(right) if not ok), key=lambda place: -sure[place])
         mistakes = [Mistake(rows[p]["text"], gold[p], said[p], sure[p]) for p in wrong[:MISTAKES]]
     else:
@@ -86,7 +76,7 @@ def answers_of(rows: Sequence[Mapping[str, Any]], words: Sequence[str]) -> Answe
     return Answers(
         len(rows),
         sum(right) / len(rows),
-        tuple(label_of(word, gold, said) for word in words),
+        tuple(label_of(word, [{label} for label in gold], [{label} for label in said]) for word in words),
         confusion(gold, said, words),
         bins,
         error,
@@ -94,16 +84,26 @@ def answers_of(rows: Sequence[Mapping[str, Any]], words: Sequence[str]) -> Answe
     )
 
 
-def label_of(name: str, gold: Sequence[str], said: Sequence[str]) -> Label:
-    """Precision, recall and F1 of one label."""
-    both = sum(one == other == name for one, other in zip(gold, said, strict=True))
-    there, given = list(gold).count(name), list(said).count(name)
-    return Label(name, share(both, given), share(both, there), share(2 * both, there + given), there)
+def answers_of_several(rows: Sequence[Mapping[str, Any]], words: Sequence[str]) -> Answers:
+    """The same where a text may have several labels, with the probability of each."""
+    gold, said = [as_set(row["gold"]) for row in rows], [as_set(row["label"]) for row in rows]
+    wrong = [right ^ given for right, given in zip(gold, said, strict=True)]
+    # of each answer of yes or no
+    sure = [{word: max(p := row["probabilities"][word], 1 - p) for word in words} for row in rows]
+    bins = bins_of([row[word] for row in sure for word in words], [word not in row for row in wrong for word in words])
+    surest = {place: max(sure[place][word] for word in some) for place, some in enumerate(wrong) if some}
+    mistakes = [
+        Mistake(rows[place]["text"], rows[place]["gold"], rows[place]["label"], surest[place])
+        for place in sorted(surest, key=lambda place: -surest[place])[:MISTAKES]
+    ]
+    labels = tuple(label_of(word, gold, said) for word in words)
+    right = wrong.count(frozenset()) / len(rows)
+    return Answers(len(rows), right, labels, {}, bins, calibration_error(bins), tuple(mistakes))
 
 
-def share(part: float, whole: float) -> float:
-    """0 of nothing."""
-    return part / whole if whole else 0.0
+def calibration_error(bins: Sequence[Bin]) -> float:
+    """The mean distance of confidence and the share of right answers."""
+    return sum(some.rows * abs(some.confidence - some.right) for some in bins) / sum(some.rows for some in bins)
 
 
 def bins_of(sure: Sequence[float], right: Sequence[bool]) -> tuple[Bin, ...]:
@@ -121,10 +121,12 @@ def bins_of(sure: Sequence[float], right: Sequence[bool]) -> tuple[Bin, ...]:
     )
 
 
-def read_answers(path: Path) -> Answers:
+def read_answers(path: Path, multi_label: bool = False) -> Answers:
     """From a file of predictions that `evaluate` wrote. Raises UserError if it is none."""
     try:
         rows = [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
+        if multi_label:
+            return answers_of_several(rows, list(rows[0]["probabilities"]))
         words = list(rows[0]["probabilities"] or dict.fromkeys(row["gold"] for row in rows))
         return answers_of(rows, words)
     except (OSError, ValueError, KeyError, IndexError, TypeError) as error:
@@ -149,7 +151,8 @@ def reliability(found: Answers) -> Figure:
     figure = Figure(figsize=(7.2, 3.6), layout="constrained")
     axes = figure.subplots()
     axes.plot([0, 100], [0, 100], color=INK, alpha=0.4, linewidth=1)
-    sizes = [20 + 380 * some.rows / found.n for some in found.bins]
+    answers = sum(some.rows for some in found.bins)
+    sizes = [20 + 380 * some.rows / answers for some in found.bins]
     x, y = [100 * some.confidence for some in found.bins], [100 * some.right for some in found.bins]
     axes.scatter(x, y, s=sizes, color="#2f8fdb", linewidths=0, alpha=0.85, zorder=3)
     axes.plot(x, y, color="#2f8fdb", linewidth=1)
@@ -167,7 +170,8 @@ def rich_table(found: Answers, title: str) -> Table:
     from rich.table import Table
     from rich.text import Text
 
-    said = f"{found.n:,} rows, accuracy {100 * found.accuracy:.1f} %."
+    what = "accuracy" if found.confusion else "all labels right in"
+    said = f"{found.n:,} rows, {what} {100 * found.accuracy:.1f} %."
     if found.error is not None:
         said += f" Probabilities are off by {100 * found.error:.1f} points on the mean (expected calibration error)."
     table = Table(box=box.SIMPLE_HEAD, title=Text(title), caption=Text(said))

@@ -9,8 +9,8 @@ from preface.backbones.base import Backbone
 from preface.backbones.contexts import Inputs
 from preface.labelling.calibration import calibrated, content_free
 from preface.labelling.free_text import FreeText, write_each
-from preface.labelling.label_words import LabelWords
 from preface.labelling.labeller import Labeller, Prediction, predictions_of
+from preface.labelling.multi_label import MultiLabel, labels_of
 from preface.labelling.options import Calibration
 from preface.labelling.voting import combined
 from preface.prompts import Prompts, stack
@@ -36,6 +36,7 @@ def predictions_on(
     ensembles: Sequence[Ensemble | None] | None = None,
     goes_on: bool = False,
     answer_pieces: int = 32,
+    multi_label: bool = False,
 ) -> tuple[list[list[Prediction]], int]:
     """What each prompt, or ensemble, says of each example, all in the same batches; and how many inputs were cut.
 
@@ -47,6 +48,7 @@ def predictions_on(
         goes_on: the texts go on from what prompts began, so they have no beginning of their own.
         calibration: what is taken out of the scores, where label words are ranked.
         answer_pieces: that are generated in free text, at most.
+        multi_label: any number of the words may be right; they are ranked, for nothing is generated.
     """
     answers = {instruction.answers.get(word, word): word for word in words}
     question = backbone.question(instruction.template, cue)
@@ -61,11 +63,11 @@ def predictions_on(
         with progress(title, len(inputs) * stacked.size, "rows") as advance:
             written = write_each(Labeller(backbone, stacked, text), text, tokenized, advance)
         return [[Prediction(one, None) for one in each] for each in written], sum(cut)
-    labels = LabelWords.of(backbone, tuple(answers), cue)
+    labels = labels_of(backbone, tuple(answers), cue, multi_label)
     labeller = Labeller(backbone, stacked, labels)
     with progress(title, len(inputs) * stacked.size, "rows") as advance:
-        if scoring == "rank":
-            scores = labeller.label_each(tokenized, advance)  # [P, N, C]
+        if scoring == "rank" or isinstance(labels, MultiLabel):
+            scores = labeller.label_each(tokenized, advance)  # [P, N, C] or [P, N, C, 2]
             if calibration == "batch":
                 scores = calibrated(scores, scores)
             elif calibration == "contextual":

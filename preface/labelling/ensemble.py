@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-import torch
 from torch import Tensor
 
 from preface.backbones.base import Backbone
@@ -17,9 +16,9 @@ from preface.backbones.contexts import Inputs
 from preface.errors import UserError
 from preface.labelling.evaluate import check_labels, tasks_of
 from preface.labelling.fit import backbone_of
-from preface.labelling.label_words import LabelWords
-from preface.labelling.labeller import Labeller
+from preface.labelling.labeller import Labeller, predictions_of
 from preface.labelling.measures import measured
+from preface.labelling.multi_label import labels_of
 from preface.labelling.subjects import Subjects, subjects_of
 from preface.labelling.voting import combined, fitted_weights
 from preface.options import validated
@@ -90,8 +89,9 @@ def ensemble(
         refuse_outside(card.task)
     development = data.split(card.task, "validation")
     scores = voters.scores(development)
-    gold = torch.tensor([card.label_words.index(str(example.label)) for example in development.examples])
-    ways = _ways(saved, fitted_weights(scores, gold))
+    gold = voters.labels.gold(str(example.label) for example in development.examples)
+    # each question about a text's several labels is a row
+    ways = _ways(saved, fitted_weights(scores.flatten(1, -2), gold.flatten()))
     best = max(range(len(saved)), key=lambda place: (saved[place].card.member.score, -saved[place].card.member.loss))
     _save(folder, saved, ways[combine], best)
     cells: list[Cell] = []
@@ -206,13 +206,13 @@ class _Voters:
 
     def __post_init__(self) -> None:
         card = self.saved[0].card
-        self.labels = LabelWords.of(self.model, card.label_words, card.task.cue)
+        self.labels = labels_of(self.model, card.label_words, card.task.cue, card.task.multi_label)
         self.prompts = stack([one.prompts for one in self.saved])
         self.question = self.model.question("{text}", card.task.cue)
         self.limit = max(one.card.max_input_tokens for one in self.saved)
 
     def scores(self, split: Split) -> Tensor:
-        """Log-probabilities `[E, N, C]`."""
+        """Log-probabilities `[E, N, C]`, or `[E, N, C, 2]`."""
         inputs = Inputs(self.model, self._pieces(split.examples), keep=self.prompts.leaves_reading)
         with progress(f"{split.task} · {len(self.saved)} prompts", len(inputs) * len(self.saved), "rows") as advance:
             return Labeller(self.model, self.prompts, self.labels).label_each(inputs, advance)
@@ -243,9 +243,8 @@ class _Voters:
         about: Mapping[str, Any] = {},
     ) -> Cell:
         """`place`: of a prompt among all, which stands for its seed: runs may have the same."""
-        words = self.labels.words
-        predicted = [words[column] for column in scores.argmax(-1).tolist()]
-        value, details = measured(task.metric, split.examples, predicted, words)
+        predicted = [prediction.label for prediction in predictions_of(scores, self.labels)]
+        value, details = measured(task.metric, split.examples, predicted, self.labels.words)
         return Cell(
             backbone=self.model.name,
             method=name,

@@ -26,6 +26,7 @@ from preface.records.results import Cell, add_cells, read_cells
 from preface.records.run import Run
 from preface.tasks import Example, Split, Task
 from preface.tasks.find import refuse_outside
+from preface.tasks.label_sets import NONE
 from preface.tasks.metric import of_numbers
 from preface.tasks.options import DataOptions
 from preface.terminal.progress import say, warn, warn_skipped
@@ -54,8 +55,9 @@ def evaluate(
             `preface.tasks.options.DataOptions` (`input`, `label`, `label_words`, …) for data files among `on`.
 
     Returns:
-        One cell for each prompt and task. Its details hold `confusion` (rows by right label, then by given label), for
-        accuracies `interval` (95 %), and where labels were generated `illegal`, the share of answers that are none.
+        One cell for each prompt and task. Its details hold `confusion` (rows by right label, then by given label), of
+        several labels a text `labels` (precision, recall and F1 of each) and `metrics`, for accuracies `interval`
+        (95 %), and where labels were generated `illegal`, the share of answers that are none.
 
     Raises:
         UserError: what the user can put right.
@@ -77,6 +79,9 @@ def evaluate(
         raise UserError(
             f"scoring generate: {wrong.name} is judged by numbers, and text need be none; give scoring rank"
         )
+    several = next((task for task in tasks if task.multi_label), None)
+    if how.scoring == "generate" and several is not None:
+        raise UserError(f"scoring generate: {several.name} asks about each label of a text; give scoring rank")
     for task in tasks:
         if task.free_text and how.calibration != "none":
             raise UserError(f"calibration {how.calibration}: {task.name} is answered in free text, which has no scores")
@@ -105,9 +110,7 @@ def tasks_of(on: Sequence[str | Path | Task], subjects: Subjects, data: DataOpti
         if subjects.foreign:
             refuse_outside(origin.task)
         return list(origin.task.mixture) if subjects.shared else [origin.task]
-    # a data file may hold the words themselves, or the labels of the file that was trained on
-    labels = None if origin is None else {**{word: word for word in origin.label_words}, **origin.task.labels}
-    tasks = [data.eval_task(task, labels) for task in on]
+    tasks = [data.eval_task(task, None if origin is None else origin.task) for task in on]
     if repeated := [name for name, count in Counter(task.name for task in tasks).items() if count > 1]:
         raise UserError(f"on: {repeated[0]} is named twice; evaluate files of one name one after another")
     return tasks
@@ -145,6 +148,7 @@ class _Evaluation:
             calibration=how.calibration,
             ensembles=[subject.ensemble for subject in subjects.all],
             answer_pieces=task.answer_pieces,
+            multi_label=task.multi_label,
         )
         seconds = (time.perf_counter() - began) / len(prompts)
         self._warn(task, examples, cut, limit)
@@ -231,7 +235,8 @@ class _Evaluation:
 
 def check_labels(task: Task, examples: Split, words: Sequence[str]) -> None:
     """Raise UserError for rows whose label is none of the words, if there are any."""
-    foreign = sorted({str(example.label) for example in examples.examples} - set(words))
+    labels = {label for example in examples.examples for label in example.labels or [str(example.label)]}
+    foreign = sorted(labels - {*words, *([NONE] if task.multi_label else [])})
     if foreign and words:
         advice = " ".join(f"{label}={words[-1]}" for label in foreign)
         raise UserError(
@@ -261,9 +266,6 @@ def _predictions_path(folder: Path, cell: Cell) -> Path:
 def with_predictions(cell: Cell, path: Path, examples: Sequence[Example], given: Sequence[Prediction]) -> Cell:
     """Write what was said of each row, as JSON a line; the cell then says where."""
     rows = zip(examples, given, strict=True)
-    lines = [
-        asdict(prediction) | {"gold": example.answers or example.label, "text": example.text}
-        for example, prediction in rows
-    ]
+    lines = [asdict(prediction) | {"gold": example.gold, "text": example.text} for example, prediction in rows]
     write_atomically(path, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
     return replace(cell, details=cell.details | {"predictions": str(path)})

@@ -12,8 +12,10 @@ from torch import Tensor
 from preface.backbones.base import Backbone
 from preface.backbones.batching import answers_of
 from preface.backbones.contexts import Inputs
+from preface.errors import UserError
 from preface.labelling.label_words import LabelWords
 from preface.labelling.labeller import Labeller, OnBatch
+from preface.labelling.multi_label import Labels, MultiLabel, labels_of
 from preface.prompts import Prompts
 from preface.tasks import Task
 
@@ -43,19 +45,22 @@ class FreeText:
         return written.strip().split("\n")[0].strip()
 
 
-Wanted = LabelWords | FreeText
-"""What a prompt is asked for: one of some words, or free text."""
+Wanted = Labels | FreeText
+"""What a prompt is asked for: one of some words, any number of them, or free text."""
 
 
 def wanted(backbone: Backbone, task: Task) -> Wanted:
     """What prompts of a task are asked for. Raises UserError as `LabelWords.of` does."""
     if task.free_text:
         return FreeText(backbone, task.cue, task.answer_pieces)
-    return LabelWords.of(backbone, task.label_words, task.cue)
+    return labels_of(backbone, task.label_words, task.cue, task.multi_label)
 
 
 def targets_of(wanted: Wanted, prompts: Prompts, answers: Sequence[str]) -> list[list[int]]:
-    """What prompts are trained to say for each answer: its pieces, or the number of its label vector."""
+    """What prompts are trained to say for each answer: its pieces, the number of its label vector, or, of several
+    labels, yes or no to each (`MultiLabel.targets`)."""
+    if prompts.labels is not None and isinstance(wanted, MultiLabel):
+        raise UserError("prompts with label vectors choose one label, and texts of the task may have several")
     if prompts.labels is not None and isinstance(wanted, LabelWords):
         return wanted.as_vectors().targets(answers)
     return wanted.targets(answers)

@@ -6,6 +6,9 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+import torch
+from torch import Tensor
+
 from preface.backbones.base import Backbone
 from preface.errors import UserError
 from preface.tasks.task import CUE
@@ -50,6 +53,11 @@ class LabelWords:
         """The pieces that a prompt is trained to answer for each label."""
         pieces = dict(zip(self.words, map(list, self.pieces), strict=True))
         return [pieces[label] for label in labels]
+
+    def gold(self, labels: Iterable[str]) -> Tensor:
+        """The place of each row's label among the words, `[N]`."""
+        places = {word: place for place, word in enumerate(self.words)}
+        return torch.tensor([places[label] for label in labels])
 
     def as_vectors(self) -> LabelWords:
         """The same for prompts with a vector for each label: its number stands in the place of its pieces."""

@@ -15,6 +15,7 @@ from preface.backbones.contexts import Inputs
 from preface.backbones.tree import Trees
 from preface.errors import UserError
 from preface.labelling.label_words import LabelWords
+from preface.labelling.multi_label import Labels, MultiLabel, question_scores
 from preface.prompts import LABELS, Prompts
 
 TOKEN_BUDGET = 2_048
@@ -34,9 +35,9 @@ class Prediction:
     """What one prompt says of one row."""
 
     label: str
-    """The label word; in free generation whatever was written."""
+    """The label word; of several labels all, as one text; in free generation whatever was written."""
     probabilities: dict[str, float] | None
-    """Of the label words; None in free generation."""
+    """Of the label words; None in free generation. Where a text may have several, they do not sum to 1."""
 
 
 class Words(Protocol):
@@ -66,11 +67,15 @@ class Labeller:
                 )
             each = [words.as_vectors() if isinstance(words, LabelWords) else words for words in each]
         distinct = list(dict.fromkeys(each))
+        self.multi_label = any(isinstance(words, MultiLabel) for words in distinct)
+        if self.multi_label and not all(isinstance(words, MultiLabel) for words in distinct):
+            raise UserError("prompts with several labels a text answer beside such alone; ask them apart")
         some = any(words.pieces for words in distinct)
         parts = Trees.in_parts([(words.pieces, words.lead_in) for words in distinct]) if some else []
         self.trees = [trees.to(backbone.device) for trees in parts]
-        self.words = sum(trees.words for trees in self.trees)
-        """C."""
+        words = sum(trees.words for trees in self.trees)
+        self.scored = (words // 2, 2) if self.multi_label else (words,)
+        """What is scored of each text: C label words; or, of each of C labels, yes and no."""
         self.lead_in = distinct[0].lead_in
         """What free generation begins after: the first prompt's."""
         self.which = torch.tensor([distinct.index(words) for words in each])
@@ -80,9 +85,10 @@ class Labeller:
     def label(self, inputs: Inputs, rows: Sequence[int] | None = None, on_batch: OnBatch = lambda rows: None) -> Tensor:
         """Log-probabilities `[N, C]` of the label words of N texts, in their order, on the CPU.
 
+        Of a text's several labels, `[N, C, 2]`, as `question_scores` has them.
         `rows` is the prompt of each text (default: the first); where it has fewer words than C, the others are −inf.
         """
-        output = torch.empty(len(inputs), self.words)
+        output = torch.empty(len(inputs), *self.scored)
         for places, prompts, own in self._batches_by_row(inputs, rows):
             which = self.which[:1].expand(len(places)) if own is None else self.which[own]
             output[places] = self._scores(inputs, places, which, prompts, own)
@@ -91,13 +97,13 @@ class Labeller:
 
     @torch.inference_mode()
     def label_each(self, inputs: Inputs, on_batch: OnBatch = lambda rows: None) -> Tensor:
-        """Log-probabilities `[P, N, C]`: every text under every prompt, all in the same batches.
+        """Log-probabilities `[P, N, C]`, or `[P, N, C, 2]`: every text under every prompt, all in the same batches.
 
         The prompts' rows lie side by side, so that no prompt is copied for its rows.
         """
         size, count = self.prompts.size, len(inputs)
         every = inputs.repeated(size)
-        output = torch.empty(size * count, self.words)
+        output = torch.empty(size * count, *self.scored)
         for batch in self.batches(inputs, size):
             places = [prompt * count + place for prompt in range(size) for place in batch]
             which = self.which.repeat_interleave(len(batch))
@@ -113,11 +119,15 @@ class Labeller:
         texts = len(inputs.ids)
         once = rows is None and prompts.leaves_reading and len(inputs) > texts
         context = inputs.read(places[: len(places) // prompts.size] if once else places, prompts, rows)
-        return self.score(context, which, prompts, rows)
+return self.score(context, which, prompts, rows)
 
     def score(self, context: Context, which: Tensor, prompts: Prompts, rows: Tensor | None) -> Tensor:
-        """Log-probabilities `[B, C]` of the label words after what was read, on the CPU; `which` `[B]` is the tree of
-        each row, the others are as for `Backbone.log_probabilities`."""
+        """Log-probabilities `[B, C]`, or `[B, C, 2]`, of the label words after what was read, on the CPU.
+
+        `which` `[B]` is the tree of each row; the others are as for `Backbone.log_probabilities`.
+        """
+        if self.multi_label:
+            return question_scores(self.backbone, context, self.trees, which, prompts, rows).cpu()
         scores = [self.backbone.log_probabilities(context, trees, which, prompts, rows) for trees in self.trees]
         return torch.cat(scores, dim=1).cpu()
 
@@ -180,9 +190,14 @@ class Labeller:
         return max(1, ANSWER_BYTES // a_row)
 
 
-def predictions_of(scores: Tensor, label_words: LabelWords) -> list[Prediction]:
-    """The likeliest word and all probabilities, of log-probabilities `[N, C]`."""
+def predictions_of(scores: Tensor, label_words: Labels) -> list[Prediction]:
+    """The likeliest word and all probabilities, of log-probabilities `[N, C]`; of several labels, of `[N, C, 2]`, those
+    whose yes is likelier than no."""
     words = label_words.words
+    if isinstance(label_words, MultiLabel):
+        yes = scores[:, : len(words)].softmax(-1)[..., 0].tolist()
+        every = [dict(zip(words, row, strict=True)) for row in yes]
+        return [Prediction(label_words.said(probabilities), probabilities) for probabilities in every]
     rows = scores[:, : len(words)].softmax(-1).tolist()
     return [_prediction(dict(zip(words, row, strict=True))) for row in rows]
 

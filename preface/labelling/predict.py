@@ -15,12 +15,13 @@ from preface.backbones.base import Backbone
 from preface.backbones.contexts import Inputs
 from preface.labelling.fit import backbone_of
 from preface.labelling.free_text import FreeText, wanted, write_each
-from preface.labelling.label_words import LabelWords
 from preface.labelling.labeller import Labeller, predictions_of
+from preface.labelling.multi_label import Labels, MultiLabel
 from preface.labelling.voting import combined
 from preface.records.card import SavedPrompt, load_prompt
 from preface.records.run import Run
 from preface.tasks import Example, Row, Task, iter_examples, load_task, render
+from preface.tasks.label_sets import as_set
 
 CHUNK = 256
 """Rows held at a time: enough to batch by length, few enough for any length of input."""
@@ -54,7 +55,8 @@ def predict(
 
     Yields:
         `{"label": …, "probabilities": {word: …}, "line": …, "original": …, "cut": …}` a row, in the order of the rows
-        (`{"answer": …, "line": …, "cut": …}` where the task's answers are free text);
+        (`{"answer": …, "line": …, "cut": …}` where the task's answers are free text, and `{"labels": […], …}` where a
+        text may have several labels);
         `original`, the label as the training data had it, only where that is another than the word and no other has the
         same word; `cut` only where the text was too long. Memory does not grow with the number of rows.
 
@@ -99,16 +101,22 @@ class _Answers:
         for (row, _), line, was_cut in zip(items, said, cut, strict=True):
             yield line | {"line": row.line} | self._original(line) | ({"cut": True} if was_cut else {})
 
-    def _chosen(self, inputs: Inputs, words: LabelWords) -> Iterator[dict[str, Any]]:
+    def _chosen(self, inputs: Inputs, words: Labels) -> Iterator[dict[str, Any]]:
         scores = combined(self.labeller.label_each(inputs), self.ensemble)
         for prediction in predictions_of(scores, words):
-            yield {"label": prediction.label, "probabilities": prediction.probabilities}
+            label: dict[str, Any] = {"label": prediction.label}
+            if isinstance(words, MultiLabel):
+                right = as_set(prediction.label)
+                label = {"labels": [word for word in words.words if word in right]}
+            yield label | {"probabilities": prediction.probabilities}
 
     def _written(self, inputs: Inputs, text: FreeText) -> Iterator[dict[str, Any]]:
         for said in write_each(self.labeller, text, inputs)[0]:
             yield {"answer": said}
 
     def _original(self, line: Mapping[str, Any]) -> dict[str, Any]:
+        if self.originals and "labels" in line:
+            return {"original": [self.originals.get(word, word) for word in line["labels"]]}
         label = line.get("label")
         return {"original": self.originals[label]} if label in self.originals else {}
 

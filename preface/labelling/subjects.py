@@ -99,10 +99,13 @@ def subjects_of(run: Run | str | Path | None, prompts: Literal["best", "rate", "
 
 
 def check_answers(trained: Task, task: Task) -> None:
-    """Raise UserError where one of two tasks has labels and the other free text."""
+    """Raise UserError where one of two tasks has labels and the other free text, or one has several a text."""
     if trained.free_text != task.free_text:
         written, chosen = (trained, task) if trained.free_text else (task, trained)
         raise UserError(f"the answers of {written.name} are free text, those of {chosen.name} are labels")
+    if trained.multi_label != task.multi_label:
+        several, one = (trained, task) if trained.multi_label else (task, trained)
+        raise UserError(f"texts of {several.name} may have several labels, those of {one.name} have one each")
 
 
 def _is_prompt(folder: Path) -> bool:

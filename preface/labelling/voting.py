@@ -13,17 +13,17 @@ ROUNDS = 200
 
 
 def combined(scores: Tensor, ensemble: Ensemble | None) -> Tensor:
-    """Log-probabilities `[N, C]` of what E prompts say together, of each one's `[E, N, C]`; None: there is one prompt.
+    """Log-probabilities `[…, C]` of what E prompts say together, of each one's `[E, …, C]`; None: there is one prompt.
 
     `vote`: the share of the votes, a tie going to the label that is likelier on the mean.
     """
     if ensemble is None:
         return scores[0]
-    probabilities = scores.softmax(-1)  # of the labels alone, [E, N, C]
-    weights = torch.tensor(ensemble.weights, dtype=scores.dtype, device=scores.device)[:, None, None]
+    probabilities = scores.softmax(-1)  # of the labels alone, [E, …, C]
+    weights = torch.tensor(ensemble.weights, dtype=scores.dtype, device=scores.device)
     if ensemble.combine != "vote":
-        return (probabilities * weights).sum(0).log()
-    votes = one_hot(scores.argmax(-1), scores.shape[-1]).to(scores.dtype).mean(0)  # [N, C]
+        return torch.tensordot(weights, probabilities, 1).log()
+    votes = one_hot(scores.argmax(-1), scores.shape[-1]).to(scores.dtype).mean(0)  # […, C]
     return (votes + probabilities.mean(0) / (2 * len(scores) * scores.shape[-1])).log().log_softmax(-1)
 
 

@@ -33,7 +33,8 @@ def wordings(task: Task) -> list[Instruction]:
     """Those of the task, before them the text alone, and the text with the words to choose from."""
     every = [Instruction(template="{text}"), *task.instructions]
     if not task.free_text:
-        every.insert(1, Instruction(template=f"{{text}}\nOne of: {literal(', '.join(task.label_words))}."))
+        some = "Any" if task.multi_label else "One"
+        every.insert(1, Instruction(template=f"{{text}}\n{some} of: {literal(', '.join(task.label_words))}."))
     return list(dict.fromkeys(every))
 
 
@@ -55,7 +56,7 @@ def best_wording(
         (given,), _ = predictions_on(
             backbone, rows, task.label_words, [Prompts.bare()], max_input_tokens=max_input_tokens,
             instruction=instruction, cue=task.cue, title=f"{task.name} · wording {len(scores) + 1}",
-            calibration=calibration, answer_pieces=task.answer_pieces,
+            calibration=calibration, answer_pieces=task.answer_pieces, multi_label=task.multi_label,
         )  # fmt: skip
         scores[instruction] = score_of(task.metric, rows, [prediction.label for prediction in given])
     best = max(scores, key=lambda instruction: scores[instruction])

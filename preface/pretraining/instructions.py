@@ -47,6 +47,8 @@ def answers_of(task: Task, instruction: Instruction) -> dict[str, str]:
     """The answer for each label word; raises UserError if the instruction has answers for other words."""
     if task.free_text:
         raise UserError(f"{task.name}: its answers are free text; instructions are told with tasks that have labels")
+    if task.multi_label:
+        raise UserError(f"{task.name}: its texts may have several labels; instructions are told with one label a text")
     answers = instruction.answers or {word: word for word in task.label_words}
     # not checked with the task: its label words can be replaced when it is loaded
     if set(answers) != set(task.label_words):

@@ -101,6 +101,8 @@ class Example:
     """What rows that belong together have in common; empty: it stands for itself."""
     answers: tuple[str, ...] = ()
     """Of a task with free text, all that are right; `label` is the first, which is trained on."""
+    labels: frozenset[str] | None = None
+    """Of a multi-label task, all label words that it has; `label` is these as one text."""
 
     @classmethod
     def of(cls, text: str, label: str | None = None) -> Example:
@@ -112,10 +114,15 @@ class Example:
         """The whole text."""
         return self.template.render(self.fields)
 
+    @property
+    def gold(self) -> str | tuple[str, ...] | None:
+        """What is right, as files of predictions have it."""
+        return self.answers or self.label
+
 
 def gold_of(examples: Sequence[Example]) -> list[Any]:
-    """What is right for each example, as `preface.tasks.metric.metric` takes it: its label, or its answers."""
-    return [example.answers or str(example.label) for example in examples]
+    """What is right for each example, as `preface.tasks.metric.metric` takes it: its label, its labels or answers."""
+    return [example.answers or str(example.label) if example.labels is None else example.labels for example in examples]
 
 
 def groups_of(examples: Sequence[Example]) -> list[str]:

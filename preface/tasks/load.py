@@ -12,11 +12,12 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 from preface.errors import UserError
 from preface.options import validated
 from preface.tasks.example import Template
+from preface.tasks.label_sets import items_of
 from preface.tasks.lines import STDIN, listed
 from preface.tasks.mixture import PLUS, mixture_of
 from preface.tasks.read import SUFFIXES, format_of, is_blank, iter_rows
 from preface.tasks.registry import is_yaml, read_task, registered, split_reference, task_of, unknown_task
-from preface.tasks.task import CHAT, CUE, Task, label_value
+from preface.tasks.task import CHAT, CUE, SEPARATOR, Task, label_value
 
 INPUT_NAMES = ("text", "sentence", "input", "content")
 """Fields that are taken for the text, the first that a file has, if none is named."""
@@ -38,6 +39,11 @@ class FileOptions(BaseModel):
     free_text: bool = Field(
         False, description="A data file's label is an answer to be written, not one of some labels."
     )
+    multi_label: bool = Field(
+        False,
+        description="A text may have any number of labels, in their field a list (which says so by itself), or a text "
+        "with ; between them.",
+    )
     template: str | None = Field(
         None, description="The text of an example: `{premise} … {hypothesis}`; or chat: in the model's chat template."
     )
@@ -57,6 +63,8 @@ class FileOptions(BaseModel):
     def _labels_or_text(self) -> FileOptions:
         if self.free_text and self.label_words is not None:
             raise ValueError("label_words are for labels, and with free_text there are none; give one of the two")
+        if self.free_text and self.multi_label:
+            raise ValueError("multi_label is for labels, and with free_text there are none; give one of the two")
         return self
 
     @model_validator(mode="before")
@@ -101,8 +109,9 @@ def load_task(spec: str | Path | Task, **options: Any) -> Task:
 def _overridden(task: Task, own: FileOptions) -> Task:
     if own == FileOptions():
         return task
-    if own.free_text:
-        raise UserError(f"free-text: is for a data file; {task.name} says itself what its answers are")
+    for option, given in (("free-text", own.free_text), ("multi-label", own.multi_label)):
+        if given:
+            raise UserError(f"{option}: is for a data file; {task.name} says itself what its answers are")
     if file := own.validation or own.test:
         raise UserError(f"{file}: is for a data file; {task.name} has splits of its own")
     if task.mixture and own != FileOptions(cue=own.cue):
@@ -149,9 +158,11 @@ def _data_task(path: Path, own: FileOptions) -> Task:
     if path.is_dir():
         raise UserError(f"{path}: is a folder; name a data file, or give the folder as --data with a task's name")
     encoding = own.encoding or "utf-8"
-    fields = _field_names(path, encoding)
+    first = _first_row(path, encoding)
+    fields = tuple(first)
     inputs = own.input or (_first(path, INPUT_NAMES, fields, "--input") if "text" in own.names else own.names)
     label = own.label or _first(path, (LABEL_NAME,), fields, "--label")[0]
+    multi_label = own.multi_label or (not own.free_text and isinstance(first.get(label), list))
     parts = {"all": path}
     rules: dict[str, dict[str, Any]] = {
         "train": {"part": "all"},
@@ -163,7 +174,7 @@ def _data_task(path: Path, own: FileOptions) -> Task:
             parts[split] = file
             rules[split] = {"part": split}
     for file in parts.values():
-        there = _field_names(file, encoding)
+        there = tuple(_first_row(file, encoding))
         for name in (*inputs, *(name for name in own.names if name != "text"), label):
             if name not in there:
                 raise UserError(f"{file}: has no field '{name}'; its fields are {listed(there)}")
@@ -176,17 +187,21 @@ def _data_task(path: Path, own: FileOptions) -> Task:
         "fields": {"input": inputs, "label": label},
         "template": own.template or "{text}",
         "cue": own.cue or CUE,
-        "labels": {} if own.free_text else _labels(path, label, encoding, own.label_words),
-        "metric": "exact_text+text_f1" if own.free_text else "accuracy",
+        "labels": {} if own.free_text else _labels(path, label, encoding, own.label_words, multi_label),
+        "multi_label": multi_label,
+        "metric": "exact_text+text_f1" if own.free_text else "micro_f1" if multi_label else "accuracy",
         "splits": rules,
         "folder": path.resolve().parent,
     }
     return task_of(definition, str(path))
 
 
-def _labels(path: Path, label: str, encoding: str, given: Mapping[str, str | None] | None) -> dict[str, str | None]:
+def _labels(
+    path: Path, label: str, encoding: str, given: Mapping[str, str | None] | None, multi_label: bool
+) -> dict[str, str | None]:
     """The word of each label: as given, or as it is in the file."""
-    labels = given if given is not None else {value: value for value in _label_values(path, label, encoding)}
+    values = [] if given is not None else _label_values(path, label, encoding, multi_label)
+    labels = given if given is not None else {value: value for value in values}
     words = dict.fromkeys(word for word in labels.values() if word is not None)
     if len(words) >= 2:
         return dict(labels)
@@ -201,12 +216,12 @@ def _labels(path: Path, label: str, encoding: str, given: Mapping[str, str | Non
     )
 
 
-def _field_names(path: Path, encoding: str) -> tuple[str, ...]:
+def _first_row(path: Path, encoding: str) -> dict[str, Any]:
     """The fields of the first row that can be read."""
     format_of(path)
     bad: list[str] = []
     for row in iter_rows(path, encoding=encoding, on_bad=bad.append):
-        return tuple(row.fields)
+        return row.fields
     raise UserError(bad[0] if bad else f"{path}: an empty split: the file has no rows; give a file with labelled rows")
 
 
@@ -219,13 +234,14 @@ def _first(path: Path, names: tuple[str, ...], fields: tuple[str, ...], option: 
     raise UserError(f"{path}: no field is called '{names[0]}', name one with {option}; its fields are {listed(fields)}")
 
 
-def _label_values(path: Path, label: str, encoding: str) -> list[str]:
+def _label_values(path: Path, label: str, encoding: str, multi_label: bool) -> list[str]:
     """The different labels, sorted; rows that cannot be read are left for the time when splits are loaded."""
     values: set[str] = set()
     for row in iter_rows(path, encoding=encoding, on_bad=lambda message: None):
         value = row.fields.get(label)
-        if not is_blank(value) and label_value(value).lower() != "nan":  # as tables write that there is none
-            values.add(label_value(value))
+        for item in items_of(value, SEPARATOR) if multi_label else [value]:
+            if not is_blank(item) and label_value(item).lower() != "nan":  # as tables write that there is none
+                values.add(label_value(item))
         if len(values) > MOST_LABELS:
             raise UserError(
                 f"{path}: the field '{label}' has more than {MOST_LABELS} different values; is it the label? If "

@@ -12,6 +12,7 @@ from typing import Any
 
 from preface.errors import UserError
 from preface.tasks.example import Example, gold_of, groups_of
+from preface.tasks.label_sets import as_set
 
 METRIC_NAMES = {
     "accuracy": "accuracy",
@@ -19,6 +20,7 @@ METRIC_NAMES = {
     "matthews": "Matthews' correlation",
     "pearson": "Pearson's correlation",
     "spearman": "Spearman's correlation",
+    "micro_f1": "micro-F1",
     "exact": "exact match",
     "exact_text": "exact match of the text",
     "text_f1": "F1 of the text's words",
@@ -27,13 +29,19 @@ METRIC_NAMES = {
 F1_OF = "f1:"
 OF_NUMBERS = ("pearson", "spearman")
 """Metrics of label words that are numbers."""
+OF_SETS = ("micro_f1", "macro_f1", "exact")
+"""Metrics of texts with several labels each, beside the F1 of one label."""
 OF_TEXT = ("exact_text", "text_f1")
 """Metrics of answers in free text, after SQuAD's normalisation (Rajpurkar et al. 2016, section 6.1)."""
 
 
-def check_metric(name: str, words: Sequence[str]) -> None:
+def check_metric(name: str, words: Sequence[str], multi_label: bool = False) -> None:
     """Raise ValueError for a name that no metric has, or that does not suit these label words; none: free text."""
     for part in name.split("+"):
+        if multi_label and part in METRIC_NAMES and part not in OF_SETS:
+            raise ValueError(f"metric {part} is not for several labels a text; give one of {', '.join(OF_SETS)}")
+        if part == "micro_f1" and not multi_label:
+            raise ValueError("metric micro_f1 is for several labels a text (multi_label); of one it is the accuracy")
         if (part in OF_TEXT) == bool(words) and part in METRIC_NAMES:
             suits = ", ".join(OF_TEXT if not words else [one for one in METRIC_NAMES if one not in OF_TEXT])
             raise ValueError(f"metric {part} is for {'free text' if words else 'labels'}; give one of {suits}")
@@ -66,23 +74,29 @@ def metric(name: str, gold: Sequence[Any], predicted: Sequence[Any], groups: Seq
         name: one of `METRIC_NAMES`, or `f1:LABEL`; several joined by `+` are averaged, as SuperGLUE does.
         groups: for `exact`, what each row belongs to, such as its question: a group is right where all its rows are.
             Empty: each row is a group.
-        gold: label words; for metrics of text, every answer that is right, of each row: the best match counts.
+        gold: label words, or of several a text a set; for metrics of text, every answer that is right, of each row: the
+            best match counts.
+        predicted: label words, sets or texts.
 
     As scikit-learn computes them, which takes two seconds to import: a fourth of the time to a training's first step.
     Raises UserError for a name that no metric has.
     """
     if "+" in name:
         return fmean(metric(part, gold, predicted, groups) for part in name.split("+"))
-    right = Counter(label for label, said in zip(gold, predicted, strict=True) if label == said)
-    there, said = Counter(gold), Counter(predicted)
+    sets = [[_labels(row) for row in rows] for rows in (gold, predicted)]
+    there, said = (Counter(label for row in rows for label in row) for rows in sets)
+    right = Counter(label for row, given in zip(*sets, strict=True) for label in row & given)
     if name.startswith(F1_OF):
         label = name.removeprefix(F1_OF)
         return 2 * right[label] / (there[label] + said[label]) if there[label] + said[label] else 0.0
     match name:
         case "accuracy":
             return right.total() / len(gold)
-        case "macro_f1":
-            return fmean(2 * right[label] / (there[label] + said[label]) for label in there)
+        case "micro_f1":
+            both = there.total() + said.total()
+            return 2 * right.total() / both if both else 0.0
+        case "macro_f1":  # of sets without any label there is none
+            return fmean(2 * right[label] / (there[label] + said[label]) for label in there) if there else 0.0
         case "matthews":
             rows = len(gold)
             both = right.total() * rows - sum(there[label] * said[label] for label in there)
@@ -105,8 +119,14 @@ def metric(name: str, gold: Sequence[Any], predicted: Sequence[Any], groups: Seq
 
 
 def score_of(name: str, examples: Sequence[Example], said: Sequence[str]) -> float:
-    """The metric of that name, of what was said of examples."""
-    return metric(name, gold_of(examples), said, groups_of(examples))
+    """The metric of that name, of what was said of examples; several labels as one text."""
+    sets = any(example.labels is not None for example in examples)
+    return metric(name, gold_of(examples), [as_set(text) for text in said] if sets else said, groups_of(examples))
+
+
+def _labels(row: Any) -> frozenset[Any]:
+    """The labels of a row: those of a set, or the one that it is."""
+    return row if isinstance(row, frozenset) else frozenset((row,))
 
 
 def normalised(text: str) -> list[str]:

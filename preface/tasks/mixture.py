@@ -17,11 +17,14 @@ def mixture_of(tasks: Sequence[Task]) -> Task:
     Its labels are the label words of all of them, its splits those that all have. Models that go on writing read one
     cue for all: the tasks' own where they agree.
 
-    Raises UserError where a task stands there twice, has free text for answers, or the tasks have no split in common.
+    Raises UserError where a task stands there twice, has free text for answers or several labels a text,
+    or the tasks have no split in common.
     """
     name = PLUS.join(task.name for task in tasks)
     if written := [task.name for task in tasks if task.free_text]:
         raise UserError(f"{name}: the answers of {written[0]} are free text; a mixture is of tasks with labels")
+    if several := [task.name for task in tasks if task.multi_label]:
+        raise UserError(f"{name}: texts of {several[0]} may have several labels; a mixture is of tasks with one a text")
     if len({task.name for task in tasks}) < len(tasks):
         raise UserError(f"{name}: a task stands there twice")
     splits = {split: SplitRule(part=split) for split in tasks[0].splits if all(split in task.splits for task in tasks)}

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from pydantic import Field
 
@@ -23,19 +23,22 @@ class DataOptions(FileOptions):
         """The task that `spec` names, with these options. Raises UserError as `load_task` does."""
         return load_task(spec, **{name: getattr(self, name) for name in FileOptions.model_fields})
 
-    def eval_task(self, spec: str | Path | Task, labels: Mapping[str, str | None] | None = None) -> Task:
+    def eval_task(self, spec: str | Path | Task, trained: Task | None = None) -> Task:
         """A task to evaluate on: the options describe data files; other tasks know their own, and take only `cue`.
 
-        `labels` are the words of a data file's labels where the options name none; empty: its answers are free text.
+        Where the options do not say what a data file's labels are, they are those of the task that was trained on, as
+        its data or its words.
         """
         base = split_reference(str(spec))[0]
         if isinstance(spec, Task) or base in registered() or is_yaml(base):
             return load_task(spec, cue=self.cue)
-        if labels is not None and not labels:
-            return self.model_copy(update={"free_text": True}).task(spec)
-        if self.label_words is None and labels is not None:
-            return self.model_copy(update={"label_words": dict(labels)}).task(spec)
-        return self.task(spec)
+        if trained is None:
+            return self.task(spec)
+        several = self.multi_label or trained.multi_label
+        update: dict[str, Any] = {"free_text": trained.free_text, "multi_label": several}
+        if self.label_words is None and not trained.free_text:
+            update["label_words"] = {**{word: word for word in trained.label_words}, **trained.labels}
+        return self.model_copy(update=update).task(spec)
 
     def split(self, task: Task, split: str, rows: int | None = None) -> Split:
         """A split of the task, or `rows` of it, sampled with a fixed seed. Raises UserError as `load_split` does."""

@@ -199,7 +199,8 @@ def _chosen(rule: SplitRule, rows: Sequence[Example], free: list[int]) -> list[i
     for i in free:
         together[rows[i].group or str(i)].append(i)
     shuffled = [together[name] for name in _shuffled(together, random.Random(rule.seed))]
-    if rule.share is None or len(shuffled) < len(free) or any(rows[i].answers for i in free):
+    one_label = all(not rows[i].answers and rows[i].labels is None for i in free)
+    if rule.share is None or len(shuffled) < len(free) or not one_label:
         size = len(free) if rule.share is None else max(1, round(rule.share * len(free)))
         return sorted(_filled(shuffled, min(size, rule.size or size)))
     by_label: dict[str | None, list[int]] = defaultdict(list)
@@ -230,8 +231,10 @@ def check_limits(train_rows: int | None, shots: int | None, of: str = "") -> Non
 def few(split: Split, shots: int, draw: int) -> Split:
     """So many rows of each label, drawn by a seed, in the order of the split; all of a label that has fewer.
 
-    Raises UserError where answers are free text.
+    Raises UserError where answers are free text, or several labels.
     """
+    if any(example.labels is not None for example in split.examples):
+        raise UserError(f"shots: are rows of each label, and texts of {split.task} may have several; give train-rows")
     if any(example.answers for example in split.examples):
         raise UserError(
             f"shots: are rows of each label, and the answers of {split.task} are free text; give train-rows"

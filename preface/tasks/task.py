@@ -20,6 +20,7 @@ from pydantic import (
 
 from preface.errors import UserError
 from preface.tasks.example import Example, Template
+from preface.tasks.label_sets import as_set, as_text, check_words, items_of
 from preface.tasks.lines import listed, refuse_half_characters
 from preface.tasks.metric import check_metric, is_number
 from preface.tasks.read import Format, Row, is_blank
@@ -47,6 +48,9 @@ CHAT = "chat"
 SENTINEL = "sentinel"
 """The cue of answers that begin after a sentinel, as those that T5 learned by span corruption do (Lester et al. 2021,
 section 3.3)."""
+
+SEPARATOR = ";"
+"""What stands between several labels in one text where a task names nothing else."""
 
 Text = Annotated[str, BeforeValidator(_as_text)]
 Texts = Annotated[tuple[str, ...], BeforeValidator(_as_tuple), Field(min_length=1)]
@@ -212,6 +216,10 @@ class Task(Model):
     is free text, and the label's field holds it, or a list of all that are right."""
     answer_pieces: PositiveInt = 32
     """Of free text, the most that are generated."""
+    multi_label: bool = False
+    """A text may have any number of the labels, also none: its label's field holds a list, or a text."""
+    label_separator: str = Field(SEPARATOR, min_length=1)
+    """Between several labels in one text."""
     label_step: PositiveFloat | None = None
     """For label values that are numbers: each is rounded to the nearest multiple, written as `labels` write it."""
     metric: str = "accuracy"
@@ -263,7 +271,9 @@ class Task(Model):
                 raise ValueError(f"instructions.{number}: {{{other}}} is no field of the template, which has {have}")
         if self.labels and (len(self.label_words) < 2 or "" in self.label_words):
             raise ValueError(f"labels needs two or more different words, not {list(self.label_words)}")
-        check_metric(self.metric, self.label_words)
+        if self.multi_label:
+            check_words(self.label_words)
+        check_metric(self.metric, self.label_words, self.multi_label)
         for name, rule in self.splits.items():
             if rule.part not in self.source.parts and not self.mixture:
                 known = ", ".join(sorted(self.source.parts)) or "none"
@@ -290,7 +300,7 @@ def label_key(task: Task, value: Any) -> str:
 
 
 def label_of(task: Task, row: Row) -> str | None:
-    """The label word of a row, None if the task leaves rows with this label out.
+    """The label word of a row, None if the task leaves rows with this label out; of several all, as one text.
 
     Raises UserError, naming file, line and field, if the field is missing or blank, or its label is unknown.
     """
@@ -298,10 +308,27 @@ def label_of(task: Task, row: Row) -> str | None:
     value = row.value(field)
     if task.free_text:
         return _answers(row, field)[0]
+    if task.multi_label:
+        return _labels(task, row, value)
     if is_blank(value):
         raise UserError(f"{row.place}: the field '{field}' is empty; each row needs a label")
+    return _word(task, row, value)
+
+
+def _labels(task: Task, row: Row, value: Any) -> str:
+    """All label words of a row, as one text. Of a label without a word nothing is said."""
+    if is_blank(value) and not isinstance(value, str):
+        raise UserError(f"{row.place}: the field '{task.fields.label}' is empty; a text without labels has [] there")
+    found = {_word(task, row, item) for item in items_of(value, task.label_separator)}
+    return as_text([word for word in task.label_words if word in found])
+
+
+def _word(task: Task, row: Row, value: Any) -> str | None:
+    """The word of a label value. Raises UserError if it is unknown."""
+    field = task.fields.label
     if isinstance(value, list | dict):
-        raise UserError(f"{row.place}: the field '{field}' is a {type(value).__name__}; a label is one value")
+        more = "" if task.multi_label else " (with several a text the task is multi_label)"
+        raise UserError(f"{row.place}: the field '{field}' is a {type(value).__name__}; a label is one value{more}")
     try:
         return task.labels[label_key(task, value)]
     except KeyError as error:
@@ -314,7 +341,7 @@ def label_of(task: Task, row: Row) -> str | None:
 def known_label(task: Task, row: Row) -> str | None:
     """The label word of a row that need not be labelled: None if it has none that the task knows, as value or word."""
     value = row.fields.get(task.fields.label)
-    if is_blank(value) or task.free_text:
+    if is_blank(value) or task.free_text or task.multi_label:
         return None
     text = label_key(task, value)
     return task.labels.get(text, text if text in task.label_words else None)
@@ -335,7 +362,8 @@ def example_of(task: Task, row: Row, label: str | None) -> Example:
         fields[name] = text.strip()
     group = _group(row, task.fields.group) if task.fields.group and label is not None else ""
     answers = _answers(row, task.fields.label) if task.free_text and label is not None else ()
-    example = Example(fields, label, task.wording, group, answers)
+    labels = as_set(label) if task.multi_label and label is not None else None
+    example = Example(fields, label, task.wording, group, answers, labels)
     if not (text := example.text):
         raise UserError(f"{row.place}: the text is empty once the task's replacements are made; leave the row out")
     refuse_half_characters(text, row.place, inputs)

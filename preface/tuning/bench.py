@@ -218,7 +218,7 @@ class _Subject:
         cue = self.task.cue
         module = method.build(model, Initializer.parse("random", asked.words, cue=cue), range(len(orders)))
         targets, keep = targets_of(asked, module(), answers), module.leaves_reading
-        step = Step(model, module, Inputs(model, ids, keep), targets, lead_in=model.lead_in(cue))
+        step = Step(model, module, Inputs(model, ids, keep), targets, asked=asked)
         for _ in range(3 if step.few_shapes else 0):  # a shape is recorded and checked but once
             self._seconds(step, batches)
         model.kept.clear()

@@ -20,7 +20,6 @@ from preface.methods import Counts, Method, PromptModule
 from preface.methods.init import Initializer
 from preface.prompts import Prompts
 from preface.records.card import Member
-from preface.tasks import gold_of
 from preface.terminal.progress import say, warn
 from preface.tuning.finish import Outcome, best_of
 from preface.tuning.loop import Evaluation, Position
@@ -86,9 +85,9 @@ class Population:
             recipe.dropout,
             recipe.gradient_checkpointing,
             recipe.cuda_graphs,
-            lead_in=self.rows.wanted.lead_in,
             weights=self.rows.weights(recipe),
             of_task=self.rows.of_task,
+            asked=self.rows.wanted,
         )
 
     def _development(self) -> Development:
@@ -197,7 +196,7 @@ class Population:
             members,
             prompts,
             predictions=self._predictions(prompts, best_of(members).index),
-            gold=gold_of(self.rows.held_out),
+            gold=[example.gold for example in self.rows.held_out],
             majority=self.rows.majority(self.metric),
             counts=self._counts(prompts),
             cut_inputs=self.rows.cut,

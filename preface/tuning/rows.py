@@ -7,16 +7,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
-import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from preface.backbones import batching
 from preface.backbones.base import Backbone
 from preface.backbones.contexts import Inputs
+from preface.errors import UserError
 from preface.labelling.free_text import FreeText, Wanted, answer_losses, write_each
 from preface.labelling.label_words import LabelWords
 from preface.labelling.labeller import Labeller, Prediction, predictions_of
+from preface.labelling.multi_label import MultiLabel
 from preface.prompts import Prompts
 from preface.tasks import Example, Split, render
 from preface.tasks.metric import majority_of, score_of
@@ -68,15 +69,15 @@ class Rows:
 
     @property
     def labels(self) -> LabelWords:
-        """The label words; there are none where answers are free text."""
+        """The label words; there are none where answers are free text, or several labels."""
         assert isinstance(self.wanted, LabelWords)
         return self.wanted
 
     @cached_property
     def gold(self) -> Tensor:
-        """The place of each development row's label among the label words, `[N]`."""
-        places = {word: place for place, word in enumerate(self.labels.words)}
-        return torch.tensor([places[str(example.label)] for example in self.held_out])
+        """What is right for each development row, `[N]` or `[N, C]`, as the labels have it."""
+        assert not isinstance(self.wanted, FreeText)
+        return self.wanted.gold(str(example.label) for example in self.held_out)
 
     @property
     def lengths(self) -> list[int]:
@@ -106,6 +107,8 @@ class Rows:
         recipe.check_answers(isinstance(self.wanted, FreeText))
         if recipe.class_weights == "none":
             return None
+        if isinstance(self.wanted, MultiLabel):
+            raise UserError("class-weights balanced: a text may have several labels, or none; leave it out")
         counts = Counter(label for _, label in self.examples)
         return [len(self.examples) / (len(counts) * counts[label]) for _, label in self.examples]
 
@@ -116,11 +119,13 @@ class Rows:
         """The metric of what was said of the development rows."""
         return score_of(metric_name, self.held_out, said)
 
-    def score_and_loss(self, metric_name: str, log_probabilities: Tensor) -> tuple[float, float]:
-        """The metric on the development rows, and the mean −log of the right label's probability among the labels, of
-        `[N, C]`."""
-        said = [self.labels.words[label] for label in log_probabilities.argmax(-1).tolist()]
-        return self.score(metric_name, said), float(cross_entropy(log_probabilities, self.gold))
+    def judged(self, metric_name: str, log_probabilities: Tensor) -> Judged:
+        """What log-probabilities of the labels of the development rows amount to, `[N, C]` or `[N, C, 2]`."""
+        assert not isinstance(self.wanted, FreeText)
+        predictions = predictions_of(log_probabilities, self.wanted)
+        score = self.score(metric_name, [prediction.label for prediction in predictions])
+        loss = cross_entropy(log_probabilities.flatten(0, -2), self.gold.flatten())
+        return Judged(score, float(loss), predictions)
 
     def held(self, places: Sequence[int]) -> Rows:
         """The same with some of the development rows alone."""
@@ -142,7 +147,8 @@ class Judged:
     score: float
     """By the task's metric."""
     loss: float
-    """The mean of −log of the probability of the right label among the labels; in free text, of an answer's pieces."""
+    """The mean of −log of the probability of the right label among the labels; of several, of the right one of yes and
+    no for each; in free text, of an answer's pieces."""
     predictions: list[Prediction]
 
 
@@ -164,7 +170,7 @@ class Development:
         for number, scores in enumerate(labeller.label_each(self.inputs)):  # [N, C]
             rows = self.rows if of_each is None else self.rows.held(of_each[number])
             own = scores if of_each is None else scores[list(of_each[number])]
-            judged.append(Judged(*rows.score_and_loss(self.metric, own), predictions_of(own, wanted)))
+            judged.append(rows.judged(self.metric, own))
         return judged
 
     def _judge_text(

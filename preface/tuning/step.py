@@ -6,12 +6,14 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
-from torch.nn.functional import pad
+from torch.nn.functional import cross_entropy, pad
 
 from preface.backbones.base import Backbone, Context
 from preface.backbones.batching import answers_of
 from preface.backbones.captured import Captured, Outputs, cuda_graphs, padded_length
 from preface.backbones.contexts import Inputs
+from preface.labelling.free_text import Wanted
+from preface.labelling.multi_label import MultiLabel, question_scores
 from preface.methods.base import PromptModule
 from preface.tasks.task import CUE
 from preface.tuning.optimizers import OptimizerName, clip_gradients, optimizer
@@ -38,20 +40,23 @@ class Step:
         dropout: float = 0.0,
         gradient_checkpointing: bool = False,
         capture: bool = False,
-        lead_in: Sequence[int] | None = None,
+        asked: Wanted | None = None,
         weights: Sequence[float] | None = None,
         of_task: Sequence[int] | None = None,
     ) -> None:
         """
         Args:
             module: gives a prompt for each member; or T of them, side by side, for each of T tasks.
-            targets: the pieces of each input's answer.
-            lead_in: the pieces that each answer begins after; None: those after the usual cue.
+            targets: the pieces of each input's answer; of several labels, which answer to each is right.
+            asked: what the answers are to; None: label words after the usual cue.
             weights: of each input in its batch's loss; None: all alike.
             of_task: the number of each input's task, where a member has a prompt for each; its loss is then the mean
                 over tasks, of which each batch has rows. None: a member is one prompt.
         """
-        self.lead_in = backbone.lead_in(CUE) if lead_in is None else tuple(lead_in)
+        self.lead_in = backbone.lead_in(CUE) if asked is None else asked.lead_in
+        trees = asked.trees() if isinstance(asked, MultiLabel) else []
+        self.questions = [part.to(backbone.device) for part in trees]
+        """About several labels a text, all of which every row answers."""
         self.backbone, self.module, self.inputs, self.targets = backbone, module, inputs, targets
         self.parameters: dict[str, Tensor] = dict(module.named_parameters())
         self.optimizer = optimizer(optimizer_name, self.parameters, weight_decay)
@@ -117,7 +122,9 @@ class Step:
         rows = owners  # the prompt of each
         if self.of_task is not None:
             rows = owners * self.tasks + torch.tensor([self.of_task[index] for index in chosen])
-        answers, labels = answers_of([self.targets[index] for index in chosen], self.lead_in)  # [B, S]
+        targets = [self.targets[index] for index in chosen]
+        # answers to questions are read off their trees
+        answers, labels = (None, torch.tensor(targets)) if self.questions else answers_of(targets, self.lead_in)
         weights = None if self.weights is None else torch.tensor([self.weights[index] for index in chosen])
         shares = shares_of(labels, rows, len(batches) * self.tasks, weights) / self.tasks
         with torch.no_grad():
@@ -130,8 +137,11 @@ class Step:
             more = padded_length(mask.shape[1]) - mask.shape[1]
             inputs = pad(inputs, (0, 0, 0, more) if inputs.dim() == 3 else (0, more))  # masked, whatever it is
             mask = pad(mask, (0, more))
-            more = self.longest + len(self.lead_in) - 1 - labels.shape[1]
-            labels, answers = send(pad(labels, (0, more), value=-100)), pad(answers, (0, more))
+            if answers is not None:
+                more = self.longest + len(self.lead_in) - 1 - labels.shape[1]
+                labels, answers = pad(labels, (0, more), value=-100), pad(answers, (0, more))
+        if self.few_shapes or answers is None:
+            labels = send(labels)
         # then each prompt's rows lie side by side
         all_alike = self.of_task is None and len({len(batch) for batch in batches}) == 1
         every = list(members) == list(range(self.size))
@@ -139,7 +149,7 @@ class Step:
         return (
             inputs,
             mask,
-            send(answers),
+            None if answers is None else send(answers),
             labels,
             send(owners),
             send(shares),
@@ -151,7 +161,7 @@ class Step:
         self,
         inputs: Tensor,
         mask: Tensor,
-        answers: Tensor,
+        answers: Tensor | None,
         labels: Tensor,
         owners: Tensor,
         shares: Tensor,
@@ -163,8 +173,9 @@ class Step:
         Args:
             inputs: pieces `[B, T]`, or contexts `[B, T, w]`.
             mask: `[B, T]`.
-            answers: what the answers read, `[B, S]`.
-            labels: `[B, S]`, −100 for padding; on the CPU, but where shapes must not depend on what they are.
+            answers: what the answers read, `[B, S]`; None: questions are answered.
+            labels: `[B, S]`, −100 for padding; on the CPU, but where shapes must not depend on what they are. Of
+                questions `[B, C]`, 0 for yes and 1 for no.
             owners: which of the members each row trains, `[B]`.
             shares: of each row in its member's loss, `[B]`.
             rows: the prompt of each, `[B]`; None: those of each lie side by side, as many of one as of another.
@@ -178,7 +189,12 @@ class Step:
             prompts = prompts.select(trained)
         been_read = inputs.dim() == 3
         context = Context(inputs, mask) if been_read else self.backbone.read(inputs, mask, prompts, rows)
-        pieces = self.backbone.losses(context, answers, labels, prompts, rows, self.few_shapes)  # [B, S]
+        if answers is None:
+            which = torch.zeros(len(owners), dtype=torch.long, device=owners.device)
+            scores = question_scores(self.backbone, context, self.questions, which, prompts, rows)  # [B, C, 2]
+            pieces = cross_entropy(scores.mT, labels, reduction="none")  # [B, C]
+        else:
+            pieces = self.backbone.losses(context, answers, labels, prompts, rows, self.few_shapes)  # [B, S]
         losses = member_losses(pieces, owners, shares, prompts.size // self.tasks)
         gradients = torch.autograd.grad(losses.sum(), list(self.parameters.values()), allow_unused=True)
         return losses.detach(), *gradients

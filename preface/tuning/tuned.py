@@ -132,7 +132,8 @@ class Tuned:
         if isinstance(wanted, FreeText):
             loss = answer_loss(self.model, rows.development, wanted.targets(rows.held_out_answers), wanted.lead_in)
             return rows.score(self.metric, written_answers(self.model, rows.development, wanted)), loss
-        return rows.score_and_loss(self.metric, label_scores(self.model, rows.development, wanted))
+        found = rows.judged(self.metric, label_scores(self.model, rows.development, rows.labels))
+        return found.score, found.loss
 
     def _diverge(self, why: str) -> None:
         warn(f"{self.title}: {why}; it stops there")

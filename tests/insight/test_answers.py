@@ -8,10 +8,18 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
+from sklearn.metrics import accuracy_score, confusion_matrix, precision_recall_fscore_support
 
 from preface.errors import UserError
-from preface.insight.answers import Answers, answers_of, read_answers, reliability, rich_table, write_answers
+from preface.insight.answers import (
+    Answers,
+    answers_of,
+    answers_of_several,
+    read_answers,
+    reliability,
+    rich_table,
+    write_answers,
+)
 
 WORDS = ("negative", "neutral", "positive")
 
@@ -115,3 +123,48 @@ def test_unusual_line_ends_are_part_of_a_text(tmp_path: Path) -> None:
     file = tmp_path / "predictions.jsonl"
     file.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
     assert read_answers(file).n == 1
+
+
+@st.composite
+def several(draw: st.DrawFn) -> list[dict[str, Any]]:
+    """Rows that may have several labels."""
+    generator = np.random.default_rng(draw(st.integers(0, 2**16)))
+    found = []
+    for number in range(draw(st.integers(1, 40))):
+        probabilities = dict(zip(WORDS, generator.random(3).tolist(), strict=True))
+        gold = [word for word in WORDS if generator.random() < 0.5]
+        said = [word for word in WORDS if probabilities[word] > 0.5]
+        texts = {"gold": ", ".join(gold) or "(none)", "label": ", ".join(said) or "(none)"}
+        found.append({"text": f"text {number}", **texts, "probabilities": probabilities})
+    return found
+
+
+@given(several())
+def test_several_labels_are_scikit_learns(some: list[dict[str, Any]]) -> None:
+    found = answers_of_several(some, WORDS)
+    gold, said = ([[word in row[part] for word in WORDS] for row in some] for part in ("gold", "label"))
+    expected = precision_recall_fscore_support(gold, said, zero_division=0)
+    actual = [[getattr(label, name) for label in found.labels] for name in ("precision", "recall", "f1", "rows")]
+    np.testing.assert_allclose(actual, expected)
+    assert found.accuracy == pytest.approx(accuracy_score(gold, said))
+    # each label is an answer of yes or no
+    yes = np.array([[row["probabilities"][word] for word in WORDS] for row in some]).ravel()
+    sure, right = np.maximum(yes, 1 - yes), np.array(gold).ravel() == np.array(said).ravel()
+    places = np.minimum((sure * 10).astype(int), 9)
+    error = sum(
+        (places == bin).mean() * abs(right[places == bin].mean() - sure[places == bin].mean()) for bin in set(places)
+    )
+    assert found.error == pytest.approx(error)
+    assert all(mistake.gold != mistake.label for mistake in found.mistakes)
+
+
+def test_a_page_of_several_labels(tmp_path: Path) -> None:
+    probabilities = {"negative": 0.2, "neutral": 0.9, "positive": 0.6}
+    row = {"text": "so", "gold": "neutral", "label": "neutral, positive", "probabilities": probabilities}
+    file = tmp_path / "predictions.jsonl"
+    file.write_text(json.dumps(row) + "\n")
+    write_answers(read_answers(file, multi_label=True), "several", tmp_path / "page.html")
+    page = (tmp_path / "page.html").read_text()
+    assert "all labels right in 0.0" in page
+    assert "What is taken for what" not in page
+    assert "neutral, positive" in page

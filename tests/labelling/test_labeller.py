@@ -270,5 +270,5 @@ def test_many_labels_are_ranked_in_parts(tiny: Backbone, inputs, monkeypatch: py
     monkeypatch.setattr("preface.backbones.tree.PLACES", 20)
     labeller = Labeller(tiny, prompts, words)
     assert len(labeller.trees) > 3
-    assert labeller.words == 64
+    assert labeller.scored == (64,)
     close(tiny, labeller.label(Inputs(tiny, inputs), [0, 1, 0, 1]), whole)

@@ -99,7 +99,37 @@ def test_an_unknown_metric() -> None:
 @pytest.mark.parametrize("name", METRIC_NAMES)
 def test_every_name_is_a_metric_that_a_task_may_have(name: str) -> None:
     labels = {} if name in OF_TEXT else {"negative": "0.0", "positive": "1.0"}
-    definition = load_task("film").model_dump() | {"metric": name, "labels": labels, "instructions": ()}
+    several = {"multi_label": name == "micro_f1"}
+    definition = load_task("film").model_dump() | {"metric": name, "labels": labels, "instructions": ()} | several
     assert task_of(definition, "mine.yaml").metric == name
     gold = ["0.0", "1.0", "0.0"]
     assert metric(name, [(one,) for one in gold] if name in OF_TEXT else gold, gold) == pytest.approx(1)
+
+
+SETS = st.frozensets(st.sampled_from("abcd"))
+
+
+@given(st.lists(st.tuples(SETS, SETS), min_size=1, max_size=30))
+def test_metrics_of_several_labels_are_scikit_learn_s(rows: list[tuple[frozenset[str], frozenset[str]]]) -> None:
+    gold, said = (list(column) for column in zip(*rows, strict=True))
+    there, given = ([[label in row for label in "abcd"] for row in column] for column in (gold, said))
+    assert metric("micro_f1", gold, said) == pytest.approx(f1_score(there, given, average="micro", zero_division=0))
+    assert metric("exact", gold, said) == pytest.approx(accuracy_score(there, given))
+    occurring = [place for place in range(4) if any(row[place] for row in there)]
+    wanted = f1_score(there, given, labels=occurring, average="macro", zero_division=0) if occurring else 0.0
+    assert metric("macro_f1", gold, said) == pytest.approx(wanted)
+    one = f1_score([row[0] for row in there], [row[0] for row in given], zero_division=0)
+    assert metric("f1:a", gold, said) == pytest.approx(one)
+
+
+@pytest.mark.parametrize(
+    ("multi_label", "name", "says"),
+    [
+        (True, "accuracy", "is not for several labels a text; give one of micro_f1, macro_f1, exact"),
+        (True, "f1:perhaps", "no label is called so"),
+        (False, "micro_f1", "is for several labels a text"),
+    ],
+)
+def test_metrics_of_several_labels_are_for_such_tasks(multi_label: bool, name: str, says: str) -> None:
+    with pytest.raises(UserError, match=says):
+        task_of(load_task("film").model_dump() | {"metric": name, "multi_label": multi_label}, "mine.yaml")
