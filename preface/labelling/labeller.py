@@ -119,13 +119,11 @@ class Labeller:
         texts = len(inputs.ids)
         once = rows is None and prompts.leaves_reading and len(inputs) > texts
         context = inputs.read(places[: len(places) // prompts.size] if once else places, prompts, rows)
-return self.score(context, which, prompts, rows)
+        return self.score(context, which, prompts, rows)
 
     def score(self, context: Context, which: Tensor, prompts: Prompts, rows: Tensor | None) -> Tensor:
-        """Log-probabilities `[B, C]`, or `[B, C, 2]`, of the label words after what was read, on the CPU.
-
-        `which` `[B]` is the tree of each row; the others are as for `Backbone.log_probabilities`.
-        """
+        """Log-probabilities `[B, C]`, or `[B, C, 2]`, of the label words after what was read, on the CPU; `which` `[B]`
+        is the tree of each row, the others are as for `Backbone.log_probabilities`."""
         if self.multi_label:
             return question_scores(self.backbone, context, self.trees, which, prompts, rows).cpu()
         scores = [self.backbone.log_probabilities(context, trees, which, prompts, rows) for trees in self.trees]
@@ -156,7 +154,6 @@ return self.score(context, which, prompts, rows)
                 lead_in=self.lead_in,
                 max_new_tokens=max_new_tokens,
                 num_beams=num_beams,
-                do_sample=False,  # whatever the checkpoint would rather do
             )
             texts = self.backbone.tokenizer.batch_decode(tokens, skip_special_tokens=True)
             for place, text in zip(places, texts, strict=True):

@@ -25,6 +25,7 @@ from preface.backbones.contexts import BLOCK, GPU_BLOCK
 from preface.errors import UserError
 from preface.labelling.label_words import LabelWords
 from preface.labelling.labeller import Labeller, predictions_of
+from preface.labelling.multi_label import MultiLabel
 from preface.labelling.voting import combined
 from preface.prompts import stack
 from preface.serving import texts as kept_texts
@@ -127,6 +128,8 @@ class Engine:
         """
         served = [self.store.get(name) for name in models]
         for each in served:
+            if isinstance(each.wanted, MultiLabel):
+                raise UserError(f"prompt {each.name}: gives a text several labels; `preface predict` answers with it")
             if not isinstance(each.wanted, LabelWords):
                 raise UserError(f"prompt {each.name}: writes its answers; ask it for a completion")
         if zero_shot:

@@ -25,6 +25,8 @@ from preface.methods.init import Initializer
 from preface.methods.warp import Warp
 from preface.prompts import Prompts
 from preface.records.run import Run
+from preface.serving.engine import Engine
+from preface.serving.store import Store
 from preface.tuning.step import Step
 
 TEXTS = ["the red thing", "is it green, or is it blue?", "what?"]
@@ -191,6 +193,12 @@ def test_the_bare_backbone_is_asked_too(nano: Backbone, rows: Path) -> None:
     (cell,) = preface.evaluate(None, [rows], backbone=nano, calibration="batch")
     assert 0 <= cell.value <= 1
     assert cell.details["instruction_chosen_on"].startswith("rows.jsonl, ")
+
+
+def test_a_server_refuses_it(run: Run, nano: Backbone) -> None:
+    says = "prompt run: gives a text several labels; `preface predict` answers with it"
+    with Engine(Store(run.folder.parent, nano)) as engine, pytest.raises(UserError, match=says):
+        engine.ask(["run"], ["the good film"])
 
 
 def test_what_is_refused(nano: Backbone, run: Run, rows: Path, tmp_path: Path) -> None:
