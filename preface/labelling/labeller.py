@@ -154,6 +154,7 @@ class Labeller:
                 lead_in=self.lead_in,
                 max_new_tokens=max_new_tokens,
                 num_beams=num_beams,
+                do_sample=False,  # whatever the checkpoint would rather do
             )
             texts = self.backbone.tokenizer.batch_decode(tokens, skip_special_tokens=True)
             for place, text in zip(places, texts, strict=True):

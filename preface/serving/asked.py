@@ -9,6 +9,7 @@ from concurrent.futures import Future, InvalidStateError
 from contextlib import suppress
 from dataclasses import dataclass, field
 
+from preface.labelling.multi_label import MultiLabel
 from preface.serving.store import Served
 from preface.serving.texts import Key
 
@@ -19,6 +20,9 @@ class Answer:
 
     model: str
     label: str
+    """Of a task with several labels a text: all of them, as one text."""
+    labels: tuple[str, ...] | None
+    """Those, where the task has several a text."""
     probabilities: dict[str, float]
     pieces: int
     """That were read of the text."""
@@ -122,6 +126,16 @@ class Item:
         raise NotImplementedError
 
 
+ONE_OF_WORDS, SEVERAL_LABELS = 0, -1
+
+
+def answered_as(served: Served) -> int:
+    """The kind of a prompt's answers, one of which alone goes into a batch: a number of label vectors, or one of these."""
+    if served.prompts.labels is not None:
+        return served.prompts.labels.shape[1]
+    return SEVERAL_LABELS if isinstance(served.wanted, MultiLabel) else ONE_OF_WORDS
+
+
 def keys_of(ids: Sequence[int], served: Served | None) -> list[Key]:
     """What a text's context is kept under."""
     pieces = array("l", ids).tobytes()
@@ -158,9 +172,8 @@ class Question(Item):
 
     @property
     def shape(self) -> tuple[int, bool, int]:
-        """What can be answered beside it: as many rows, as few contexts, and as many label vectors, if any."""
-        vectors = self.served[0].prompts.labels
-        return self.rows, len(self.keys) == 1, 0 if vectors is None else vectors.shape[1]
+        """What can be answered beside it: as many rows, as few contexts, and the same kind of answer."""
+        return self.rows, len(self.keys) == 1, answered_as(self.served[0])
 
 
 @dataclass(eq=False)

@@ -23,17 +23,31 @@ from preface.backbones.base import Context
 from preface.backbones.batching import by_length
 from preface.backbones.contexts import BLOCK, GPU_BLOCK
 from preface.errors import UserError
-from preface.labelling.label_words import LabelWords
+from preface.labelling.free_text import FreeText
 from preface.labelling.labeller import Labeller, predictions_of
 from preface.labelling.multi_label import MultiLabel
 from preface.labelling.voting import combined
 from preface.prompts import stack
 from preface.serving import texts as kept_texts
-from preface.serving.asked import Answer, Continuation, Item, Piece, Question, Request, Result, Style, Written, keys_of
+from preface.serving.asked import (
+    ONE_OF_WORDS,
+    Answer,
+    Continuation,
+    Item,
+    Piece,
+    Question,
+    Request,
+    Result,
+    Style,
+    Written,
+    answered_as,
+    keys_of,
+)
 from preface.serving.store import Served, Store, Text
 from preface.serving.texts import KeptTexts, Key, apart, side_by_side
 from preface.serving.waiting import Waiting
 from preface.serving.writers import Writers
+from preface.tasks.label_sets import as_set
 from preface.tasks.lines import refuse_half_characters
 
 WAIT = 0.002
@@ -128,9 +142,7 @@ class Engine:
         """
         served = [self.store.get(name) for name in models]
         for each in served:
-            if isinstance(each.wanted, MultiLabel):
-                raise UserError(f"prompt {each.name}: gives a text several labels; `preface predict` answers with it")
-            if not isinstance(each.wanted, LabelWords):
+            if isinstance(each.wanted, FreeText):
                 raise UserError(f"prompt {each.name}: writes its answers; ask it for a completion")
         if zero_shot:
             served += {each.card.task.name: each.without_prompt for each in reversed(served)}.values()
@@ -156,8 +168,7 @@ class Engine:
                     written[how] = each.pieces(self.backbone, texts)
             for number, (ids, cut) in enumerate(zip(*written[how], strict=True)):
                 keys = keys_of(ids, each)
-                vectors = None if each.prompts.labels is None else each.prompts.labels.shape[1]
-                together = (number, keys[0], vectors)
+                together = (number, keys[0], answered_as(each))
                 if together not in alike:
                     alike[together] = Question(caller, ids, cut, keys, request, number)
                 alike[together].places.append(place)
@@ -196,8 +207,8 @@ class Engine:
                 raise UserError(f"{model}: goes on from a text of at most {MOST_PIECES:,} pieces, not {len(read):,}")
             cut = False
         else:
-            if served.prompts.size > 1 or served.prompts.labels is not None:
-                kind = "an ensemble" if served.prompts.size > 1 else "a prompt with label vectors"
+            if served.prompts.size > 1 or answered_as(served) != ONE_OF_WORDS:
+                kind = "an ensemble" if served.prompts.size > 1 else "a prompt that labels by vectors or questions"
                 raise UserError(f"prompt {model}: {kind} writes no text; ask it for labels")
             with self.tokenizing:
                 (read,), (cut,) = served.pieces(self.backbone, [text])
@@ -357,18 +368,22 @@ class Engine:
         self._hand_out(questions, scores.unflatten(0, (rows, count)))
 
     def _hand_out(self, questions: Sequence[Question], scores: Tensor) -> None:
-        """`scores`: `[R, N, C]`."""
+        """`scores`: `[R, N, C]`, or `[R, N, C, 2]` of several labels a text."""
         for number, question in enumerate(questions):
             answers, row = [], 0
             for served in question.served:
-                of_members = scores[row : row + served.prompts.size, number : number + 1]  # [E, 1, C]
+                of_members = scores[row : row + served.prompts.size, number : number + 1]  # [E, 1, …]
                 row += served.prompts.size
-                assert isinstance(served.wanted, LabelWords)
-                own = of_members[..., : len(served.wanted.words)]
+                assert not isinstance(served.wanted, FreeText)
+                own = of_members[:, :, : len(served.wanted.words)]
                 said = predictions_of(combined(own, served.ensemble), served.wanted)[0]
                 assert said.probabilities is not None
+                several = None
+                if isinstance(served.wanted, MultiLabel):
+                    several = tuple(word for word in said.probabilities if word in as_set(said.label))
+                read = len(question.ids)
                 answers.append(
-                    Answer(served.name, said.label, said.probabilities, len(question.ids), question.cut, question.kept)
+                    Answer(served.name, said.label, several, said.probabilities, read, question.cut, question.kept)
                 )
                 self.counts.by_prompt[served.name] = self.counts.by_prompt.get(served.name, 0) + 1
             self.counts.answers += len(answers)

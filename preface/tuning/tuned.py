@@ -189,6 +189,7 @@ def predictions(
     """What the model says of each text: a label word, or what it writes."""
     if isinstance(wanted, FreeText):
         return [Prediction(answer, None) for answer in written_answers(model, texts, wanted, on_batch)]
+    assert isinstance(wanted, LabelWords)
     return predictions_of(label_scores(model, texts, wanted, on_batch), wanted)
 
 

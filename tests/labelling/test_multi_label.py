@@ -195,10 +195,14 @@ def test_the_bare_backbone_is_asked_too(nano: Backbone, rows: Path) -> None:
     assert cell.details["instruction_chosen_on"].startswith("rows.jsonl, ")
 
 
-def test_a_server_refuses_it(run: Run, nano: Backbone) -> None:
-    says = "prompt run: gives a text several labels; `preface predict` answers with it"
-    with Engine(Store(run.folder.parent, nano)) as engine, pytest.raises(UserError, match=says):
-        engine.ask(["run"], ["the good film"])
+def test_a_server_answers_with_it(run: Run, nano: Backbone) -> None:
+    (line,) = preface.predict(run, ["the good film"], backbone=nano)
+    with Engine(Store(run.folder.parent, nano)) as engine:
+        ((answer,),) = engine.ask([run.folder.name], ["the good film"]).result(60).answers
+        with pytest.raises(UserError, match="questions writes no text"):
+            engine.write(run.folder.name, "the good film")
+    assert answer.labels == tuple(line["labels"])
+    assert answer.probabilities == pytest.approx(line["probabilities"], abs=1e-4)
 
 
 def test_what_is_refused(nano: Backbone, run: Run, rows: Path, tmp_path: Path) -> None:

@@ -38,6 +38,17 @@ def put(folder: Path, backbone: Backbone, method: Method, seed: int = 0, task: s
     return folder
 
 
+def put_multi_label(folder: Path, backbone: Backbone, method: Method, seed: int, labels: int) -> Path:
+    """A prompt that may give a text any number of some labels."""
+    words = ("joy", "anger", "fear", "love")[:labels]
+    task = load_task("film").model_copy(
+        update={"multi_label": True, "labels": {word: word for word in words}, "metric": "micro_f1", "name": "moods"}
+    )
+    card = card_of(backbone, method, task=task, label_words=words, max_input_tokens=24)
+    save_prompt(folder, made(backbone, method, seed, words), card)
+    return folder
+
+
 def put_ensemble(folder: Path, backbone: Backbone, methods: Sequence[Method]) -> Path:
     """Prompts that answer as one, in a folder."""
     size = len(methods)
@@ -58,6 +69,9 @@ def mixed(folder: Path, backbone: Backbone) -> list[str]:
     put(folder / "answer-trec", backbone, PrefixTuning(length=2, sites=(site,)), 3, "trec")
     put(folder / "everywhere", backbone, PrefixTuning(length=4, sites=tuple(backbone.sites)), 4)
     put(folder / "before", backbone, PromptTuning(length=6, init="random"), 5)
+    put_multi_label(folder / "moods", backbone, PrefixTuning(length=3, sites=(site,)), 9, 4)
+    put_multi_label(folder / "moods-before", backbone, PromptTuning(length=3, init="random"), 10, 3)
+    put_multi_label(folder / "moods-few", backbone, PrefixTuning(length=5, sites=(site,)), 11, 2)
     put(folder / "vectors", backbone, warp(length=2, init="random"), 6)
     if "after" in backbone.carriers:
         put(folder / "after", backbone, PromptTuning(length=3, place="after", init="random"), 7)

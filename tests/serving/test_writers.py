@@ -153,5 +153,5 @@ def test_mistakes(engine: Engine, served_folder: Path, served_backbone: Backbone
     with Engine(Store(served_folder, served_backbone)) as other:
         with pytest.raises(UserError, match="an ensemble writes no text"):
             other.write("several", "x")
-        with pytest.raises(UserError, match="label vectors writes no text"):
+        with pytest.raises(UserError, match="by vectors or questions writes no text"):
             other.write("vectors", "x")

@@ -38,6 +38,8 @@ class Label(BaseModel):
     """Of the text."""
     model: str
     label: str
+    labels: tuple[str, ...] | None
+    """Where the task has several labels a text: those."""
     probs: list[float]
     num_classes: int
     probabilities: dict[str, float]
@@ -88,6 +90,7 @@ def _label(index: int, answer: Answer) -> Label:
         index=index,
         model=answer.model,
         label=answer.label,
+        labels=answer.labels,
         probs=list(answer.probabilities.values()),
         num_classes=len(answer.probabilities),
         probabilities=answer.probabilities,

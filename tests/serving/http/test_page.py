@@ -129,7 +129,7 @@ def test_in_a_browser(browser_page: Any, address: str, tmp_path: Path) -> None:
     page.get_by_label("Text", exact=True).fill("a warm, funny film <b>with</b> a heart")
     page.get_by_role("button", name="Ask").click()
     page.get_by_role("rowheader", name="zero-shot film").wait_for(timeout=60_000)
-    assert page.locator("#answers tbody tr").count() == 8 + 2  # prompts, and two tasks without one
+    assert page.locator("#answers tbody tr").count() == 11 + 3  # prompts, and three tasks without one
     assert "for all prompts that leave reading alone" in page.locator("#told").inner_text()
     wide = page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
     assert wide <= 0  # nothing sticks out on a phone
@@ -145,7 +145,7 @@ def test_in_a_browser(browser_page: Any, address: str, tmp_path: Path) -> None:
     page.get_by_role("tab", name="Try").focus()
     page.keyboard.press("ArrowRight")
     page.get_by_role("heading", name="answer-a").wait_for(timeout=60_000)
-    assert page.locator("article").count() == 8
+    assert page.locator("article").count() == 11
     page.get_by_role("tab", name="Runs").click()
     page.get_by_role("button", name="first").click()
     page.get_by_role("img", name=re.compile("Loss: 2 curves")).wait_for(timeout=60_000)
