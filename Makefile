@@ -38,6 +38,7 @@ format: $(READY)
 bench: $(READY)  ## time what Preface promises, here, beside PEFT (about half an hour)
 	$(BIN)/python benchmarks/bench.py --out results
 	$(BIN)/python benchmarks/decoder_only.py --out results
+	$(BIN)/python benchmarks/serving.py --out results
 
 growth: $(READY)  ## time how a step grows, and pre-training beside Trainer
 	$(BIN)/python benchmarks/growth.py

@@ -51,6 +51,8 @@ TASK = "film"
 ADAPTERS = 16
 BATCH = 64
 CLIENTS = 32
+MANY = 10_000
+"""Prompts that are registered."""
 SECONDS = 10.0
 """Of each run at saturation."""
 
@@ -261,19 +263,19 @@ class Peft:
 def ten_thousand(backbone: Backbone, folder: Path, texts: Texts, runs: int) -> Iterator[Line]:
     """The throughput with 10,000 prompts registered beside that with ten."""
     few = Engine(filled(folder / "few", backbone, 10))
-    many = Engine(filled(folder / "many", backbone, 10_000, distinct=10))
+    many = Engine(filled(folder / "many", backbone, MANY, distinct=10))
     draw = random.Random(2)
     with few, many:
         for what, weights in (
-            ("as often as names are (Zipf)", [1 / (rank + 1) for rank in range(10_000)]),
-            ("all alike, so most are loaded anew", [1.0] * 10_000),
+            ("as often as names are (Zipf)", [1 / (rank + 1) for rank in range(MANY)]),
+            ("all alike, so most are loaded anew", [1.0] * MANY),
         ):
             times = []
             for _ in range(runs + 1):
                 ten = [f"p{draw.randrange(10)}" for _ in range(2 * BATCH)]
-                all_of_them = [f"p{number}" for number in draw.choices(range(10_000), weights, k=2 * BATCH)]
+                all_of_them = [f"p{number}" for number in draw.choices(range(MANY), weights, k=2 * BATCH)]
                 times.append((burst(few, ten, texts(2 * BATCH)), burst(many, all_of_them, texts(2 * BATCH))))
-            yield Line(f"throughput with 10,000 prompts, {what}", ratio(times[1:]), "×", times[1:], least=0.9)
+            yield Line(f"throughput with {MANY:,} prompts, {what}", ratio(times[1:]), "×", times[1:], least=0.9)
 
 
 def saturated(texts: Texts, ask: Callable[[str, str], Any]) -> tuple[list[float], float]:
@@ -426,14 +428,14 @@ MEASURES: dict[str, Callable[[Backbone, Path, Texts, int], Iterator[Line]]] = {
 }
 
 
-def main() -> None:
+def main(given: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--backbone", nargs="+", default=["nano", "smollm2"])
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--only", nargs="+", choices=MEASURES, default=list(MEASURES))
     parser.add_argument("--dtype", default="auto")
     parser.add_argument("--out", type=Path)
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(given)
     lines: list[Line] = []
     console = Console()
     for name in arguments.backbone:

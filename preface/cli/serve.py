@@ -80,7 +80,8 @@ def serve(
     access, bounds = Access() if keys is None else Access.read(keys), Limits(**limits)
     store = Store(folder, loaded(backbone, dtype, device), size_in_bytes(keep_prompts))
     engine = Engine(store, keep_texts=size_in_bytes(keep_texts), most_waiting=bounds.max_waiting)
-    say(f"{len(store.names()):,} prompts of {folder}, answered by {store.backbone.name}")
+    count = len(store.names())
+    say(f"{count:,} {'prompt' if count == 1 else 'prompts'} of {folder}, answered by {store.backbone.name}")
     config = uvicorn.Config(
         create_app(engine, access, bounds, runs),
         host,

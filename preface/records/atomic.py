@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import psutil
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
@@ -68,6 +69,20 @@ def replacing(path: Path) -> Iterator[Path]:
             outdated.rename(path)
         remove(temporary)
         raise
+
+
+def recover(folder: Path) -> None:
+    """Put right what a kill in the middle of `replacing` left in a folder: what was about to be replaced is back in its
+    place, and what no living process writes any more is gone."""
+    for path in folder.glob(".*.*"):
+        name, _, suffix = path.name[1:].rpartition(".")
+        if suffix == "old" and name:
+            if (folder / name).exists():
+                remove(path)
+            else:
+                path.rename(folder / name)
+        elif suffix.isdecimal() and name and not psutil.pid_exists(int(suffix)):
+            remove(path)
 
 
 def remove(path: Path) -> None:

@@ -130,7 +130,7 @@ ONE_OF_WORDS, SEVERAL_LABELS = 0, -1
 
 
 def answered_as(served: Served) -> int:
-    """The kind of a prompt's answers, one of which alone goes into a batch: a number of label vectors, or one of these."""
+    """The kind of a prompt's answers, one of which alone goes into a batch: so many label vectors, or one of these."""
     if served.prompts.labels is not None:
         return served.prompts.labels.shape[1]
     return SEVERAL_LABELS if isinstance(served.wanted, MultiLabel) else ONE_OF_WORDS

@@ -20,7 +20,7 @@ from preface.errors import UserError
 from preface.labelling.fit import backbone_of
 from preface.labelling.free_text import Wanted, wanted
 from preface.prompts import Prompts
-from preface.records.atomic import naming, remove, replacing
+from preface.records.atomic import naming, recover, remove, replacing
 from preface.records.card import Ensemble, PromptCard, load_prompt
 from preface.tasks import Row, render
 from preface.tasks.task import example_of
@@ -102,6 +102,7 @@ class Store:
         self.folder, self.backbone, self.keep = Path(folder), backbone, keep
         if not self.folder.is_dir():
             raise UserError(f"{folder}: no folder here; give one that holds prompts, a folder each")
+        recover(self.folder)
         self.loaded: OrderedDict[str, _Loaded] = OrderedDict()
         self.lock = RLock()
 

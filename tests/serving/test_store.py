@@ -1,0 +1,95 @@
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+from preface.backbones.base import Backbone
+from preface.errors import UserError
+from preface.methods import PrefixTuning
+from preface.serving.store import Store, UnknownPromptError
+from tests.serving.making import put
+
+
+@pytest.fixture
+def method(served_backbone: Backbone) -> PrefixTuning:
+    return PrefixTuning(length=3, sites=(served_backbone.answer_site,))
+
+
+@pytest.fixture
+def folder(tmp_path: Path, served_backbone: Backbone, method: PrefixTuning) -> Path:
+    for number in range(3):
+        put(tmp_path / "store" / f"p{number}", served_backbone, method, number)
+    return tmp_path / "store"
+
+
+def test_prompts_are_loaded_once_and_the_longest_unused_let_go(folder: Path, served_backbone: Backbone) -> None:
+    store = Store(folder, served_backbone)
+    first = store.get("p0")
+    assert store.get("p0") is first
+    store.keep = 2 * first.bytes
+    store.get("p1")
+    store.get("p0")
+    store.get("p2")
+    assert list(store.loaded) == ["p0", "p2"]
+    store.keep = 0
+    assert store.get("p1").name == "p1"
+    assert list(store.loaded) == ["p1"]
+
+
+def test_what_another_program_writes_is_known_at_once(
+    folder: Path, served_backbone: Backbone, method: PrefixTuning
+) -> None:
+    store = Store(folder, served_backbone)
+    before = store.get("p0")
+    put(folder / "p0", served_backbone, method, 9)
+    put(folder / "new", served_backbone, method, 8)
+    assert store.get("p0") is not before
+    assert store.names() == ["new", "p0", "p1", "p2"]
+    shutil.rmtree(folder / "p0")
+    with pytest.raises(UnknownPromptError, match="prompt p0: there is none of that name"):
+        store.get("p0")
+    assert "p0" not in store.loaded
+
+
+def test_a_run_s_folder_is_its_best_prompt(folder: Path, served_backbone: Backbone, method: PrefixTuning) -> None:
+    put(folder / "run" / "prompt", served_backbone, method, 4)
+    (folder / "empty").mkdir()
+    (folder / "file").write_text("")
+    store = Store(folder, served_backbone)
+    assert "run" in store.names()
+    assert "empty" not in store.names()
+    assert store.get("run").card.method.name == "prefix-tuning"
+
+
+def test_damaged_and_foreign_prompts_are_refused_with_the_reason(
+    folder: Path, served_backbone: Backbone, nano: Backbone
+) -> None:
+    (folder / "p0" / "prompt.safetensors").write_bytes(b"")
+    put(folder / "foreign", nano, PrefixTuning(length=2, sites=("decoder",)))
+    store = Store(folder, served_backbone)
+    with pytest.raises(UserError, match="cut off or altered"):
+        store.get("p0")
+    with pytest.raises(UserError, match="does not fit"):
+        store.get("foreign")
+    assert store.get("p1")
+
+
+def test_no_folder(tmp_path: Path, served_backbone: Backbone) -> None:
+    with pytest.raises(UserError, match="no folder here"):
+        Store(tmp_path / "none", served_backbone)
+
+
+def test_what_a_kill_left_is_put_right(folder: Path, served_backbone: Backbone) -> None:
+    """As if killed between the two renames, in the middle of writing, and after the second rename."""
+    (folder / "p0").rename(folder / ".p0.old")
+    shutil.copytree(folder / "p1", folder / ".p1.99999999")
+    shutil.copytree(folder / "p2", folder / ".p2.old")
+    own = folder / f".p1.{os.getpid()}"
+    own.mkdir()
+    store = Store(folder, served_backbone)
+    assert store.names() == ["p0", "p1", "p2"]
+    assert [path.name for path in folder.iterdir() if path.name.startswith(".")] == [own.name]
+    assert store.get("p0")
