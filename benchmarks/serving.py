@@ -445,14 +445,19 @@ def main(given: Sequence[str] | None = None) -> None:
                 for line in MEASURES[measure](backbone, Path(folder) / measure, Texts(), arguments.runs):
                     line.backbone = name
                     lines.append(line)
+                    if arguments.out is not None:
+                        write(arguments.out, lines, arguments.runs)
                     console.print(f"{line.backbone}: {line.measure}: {line.value:.3g} {line.unit} {line.target}")
     console.print(table(lines))
-    if arguments.out is not None:
-        arguments.out.mkdir(parents=True, exist_ok=True)
-        about = {"machine": hardware(), "versions": installed_versions(), "runs": arguments.runs}
-        content = about | {"lines": [asdict(line) for line in lines]}
-        (arguments.out / "serving.json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-        (arguments.out / "serving.md").write_text(markdown(lines), encoding="utf-8")
+
+
+def write(folder: Path, lines: Sequence[Line], runs: int) -> None:
+    """What was measured so far."""
+    folder.mkdir(parents=True, exist_ok=True)
+    content = {"machine": hardware(), "versions": installed_versions(), "runs": runs}
+    content["lines"] = [asdict(line) | {"reached": line.reached} for line in lines]
+    (folder / "serving.json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    (folder / "serving.md").write_text(markdown(lines), encoding="utf-8")
 
 
 def table(lines: Sequence[Line]) -> Table:

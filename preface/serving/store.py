@@ -104,6 +104,10 @@ class Store:
             raise UserError(f"{folder}: no folder here; give one that holds prompts, a folder each")
         recover(self.folder)
         self.loaded: OrderedDict[str, _Loaded] = OrderedDict()
+        self.bytes = 0
+        """Of those."""
+        self.asked: dict[Any, tuple[Wanted, str]] = {}
+        """What tasks ask for, and what is read for them."""
         self.lock = RLock()
 
     def names(self) -> list[str]:
@@ -119,9 +123,10 @@ class Store:
             if known is not None and known.stamp == stamp:
                 self.loaded.move_to_end(name)
                 return known.served
+            self._forget(name)
             served = self._load(name, self.folder / name)
             self.loaded[name] = _Loaded(served, stamp)
-            self.loaded.move_to_end(name)
+            self.bytes += served.bytes
             self._make_room()
             return served
 
@@ -148,12 +153,12 @@ class Store:
         with self.lock:
             self._stamp(name)
             remove(self.folder / name)
-            self.loaded.pop(name, None)
+            self._forget(name)
 
     def _stamp(self, name: str) -> tuple[int, int]:
         card = _card_of(self.folder / name) if NAME.fullmatch(name) else None
         if card is None:
-            self.loaded.pop(name, None)
+            self._forget(name)
             raise UnknownPromptError(f"prompt {name}: there is none of that name; /v1/models lists those there are")
         about = card.stat()
         return about.st_ino, about.st_mtime_ns
@@ -162,16 +167,22 @@ class Store:
         saved = load_prompt(folder)
         saved.refuse_shared()
         saved.check_sizes(backbone_of(saved.card, known=self.backbone))
-        asked = wanted(self.backbone, saved.card.task)
+        task = saved.card.task
+        # many prompts are of few tasks, and to write words in pieces takes as long as to read a prompt
+        key = (task.cue, task.label_words, task.multi_label, task.answer_pieces)
+        if key not in self.asked:
+            self.asked[key] = wanted(self.backbone, task), self.backbone.question("{text}", task.cue)
         prompts = saved.prompts.to(self.backbone.device, self.backbone.dtype)
-        return Served(name, saved.card, prompts, asked, self.backbone.question("{text}", saved.card.task.cue))
+        return Served(name, saved.card, prompts, *self.asked[key])
 
     def _make_room(self) -> None:
         """Let go of those that were not used for longest; the last one stays, whatever its size."""
-        size = sum(each.served.bytes for each in self.loaded.values())
-        while size > self.keep and len(self.loaded) > 1:
-            _, oldest = self.loaded.popitem(last=False)
-            size -= oldest.served.bytes
+        while self.bytes > self.keep and len(self.loaded) > 1:
+            self._forget(next(iter(self.loaded)))
+
+    def _forget(self, name: str) -> None:
+        if (known := self.loaded.pop(name, None)) is not None:
+            self.bytes -= known.served.bytes
 
 
 def _check(name: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import textwrap
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
@@ -189,7 +190,9 @@ def test_a_method_s_defaults_are_its_own() -> None:
 
 def test_the_documented_recipe_is_one() -> None:
     page = (Path(__file__).parents[2] / "docs" / "compare.md").read_text(encoding="utf-8")
-    (block,) = re.findall(r"```yaml\n(.*?)```", page, flags=re.DOTALL)
-    labels = [column.label for column in validated(Experiment, yaml.safe_load(block)).expanded()]
+    blocks = re.findall(r"^ *```yaml\n(.*?)^ *```", page, flags=re.DOTALL | re.MULTILINE)
+    recipes = [validated(Experiment, yaml.safe_load(textwrap.dedent(block))) for block in blocks]
+    labels = [[column.label for column in recipe.expanded()] for recipe in recipes]
     lengths = [f"prefix-tuning · length {length}" for length in (1, 5, 20)]
-    assert labels == ["zero-shot", *lengths, "one rate", "tf-idf"]
+    assert labels[0] == ["zero-shot", *lengths, "one rate", "tf-idf"]
+    assert labels[1:] == [["prefix-tuning", "LoRA", "full tuning"]]
