@@ -70,6 +70,7 @@ def serve(
 
     from preface.backbones.base import size_in_bytes
     from preface.labelling.fit import loaded
+    from preface.options import validated
     from preface.serving.engine import Engine
     from preface.serving.http.access import Access
     from preface.serving.http.app import create_app
@@ -77,7 +78,7 @@ def serve(
     from preface.serving.store import Store
     from preface.terminal.progress import say
 
-    access, bounds = Access() if keys is None else Access.read(keys), Limits(**limits)
+    access, bounds = Access() if keys is None else Access.read(keys), validated(Limits, limits)
     store = Store(folder, loaded(backbone, dtype, device), size_in_bytes(keep_prompts))
     engine = Engine(store, keep_texts=size_in_bytes(keep_texts), most_waiting=bounds.max_waiting)
     count = len(store.names())
