@@ -98,7 +98,12 @@ class Request:
     future: Future[Result] = field(default_factory=Future)
 
     def done(self, question: Question, answers: Sequence[Answer]) -> None:
-        """One of its questions is answered; with the last, the whole is."""
+        """One of its questions is answered; with the last, the whole is.
+
+        Once for each: where another question of a batch fails, all are asked again.
+        """
+        if self.answers[question.text][question.places[0]] is not None:
+            return
         for place, answer in zip(question.places, answers, strict=True):
             self.answers[question.text][place] = answer
         self.left -= 1

@@ -56,8 +56,8 @@ MOST_WAITING = 10_000
 """Texts that may wait."""
 MOST_PIECES = 2_048
 """Of a text that the bare backbone goes on from."""
-STACKS = 16
-"""Sets of prompts that are kept side by side, as they were last asked together."""
+STACKS = 2**28
+"""Bytes of prompts that are kept side by side, as they were last asked together."""
 
 
 @dataclass
@@ -396,6 +396,8 @@ class Engine:
             return self.labellers[served]
         words = [each.wanted for each in served for _ in range(each.prompts.size)]
         self.labellers[served] = made = Labeller(self.backbone, stack([each.prompts for each in served]), words)
-        if len(self.labellers) > STACKS:
-            self.labellers.popitem(last=False)
+        size = sum(each.bytes for together in self.labellers for each in together)
+        while size > STACKS and len(self.labellers) > 1:
+            oldest, _ = self.labellers.popitem(last=False)
+            size -= sum(each.bytes for each in oldest)
         return made

@@ -156,7 +156,11 @@ class Writers:
         said = Piece(new, float(row[piece]), self._likeliest(row, style.likeliest))
         writer.pieces.append(said)
         if asked.on_piece is not None:
-            asked.on_piece(said)
+            try:
+                asked.on_piece(said)
+            except Exception as error:  # the listener's: its own text ends, and no other
+                asked.failed(error)
+                return "stop"
         return "stop" if stops else "length" if last else ""
 
     def _likeliest(self, row: Tensor, count: int) -> dict[str, float]:

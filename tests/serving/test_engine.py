@@ -195,6 +195,26 @@ def test_what_fails_harms_no_other(engine: Engine, monkeypatch: pytest.MonkeyPat
     assert engine.ask(["answer-a"], ["two"]).result(60)
 
 
+def test_what_was_answered_before_another_failed_is_answered_once(
+    engine: Engine, served_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two groups of one batch: the second fails at first, and all are asked again."""
+    answer, failed = engine._answer, []
+
+    def failing(questions: Any, contexts: Any) -> None:
+        if questions[0].served[0].name == "several-before" and not failed:
+            failed.append(True)
+            raise RuntimeError("for once")
+        answer(questions, contexts)
+
+    monkeypatch.setattr(engine, "_answer", failing)
+    said = engine.ask(["answer-a", "several-before"], TEXTS).result(60).answers
+    assert failed
+    for place, name in enumerate(("answer-a", "several-before")):
+        for row, expected in zip(said, alone(served_folder / name, engine.backbone, TEXTS), strict=True):
+            agree(row[place], expected)
+
+
 def test_a_request_keeps_the_version_that_it_began_with(
     tmp_path: Path, served_backbone: Backbone, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -95,6 +95,17 @@ def test_pieces_are_heard_as_they_come(engine: Engine) -> None:
         assert max(piece.likeliest.values()) == pytest.approx(piece.log_probability, abs=1e-5)
 
 
+def test_a_listener_that_fails_ends_its_own_text_alone(engine: Engine) -> None:
+    def failing(piece: Piece) -> None:
+        raise ValueError("not heard")
+
+    bad = engine.write(engine.bare, TEXTS[0], Style(9), on_piece=failing)
+    good = engine.write(engine.bare, TEXTS[1], Style(9))
+    with pytest.raises(ValueError, match="not heard"):
+        bad.result(60)
+    assert good.result(60).text == decoded(engine, alone(engine, engine.bare, TEXTS[1], 9))
+
+
 def test_stops_before_a_string(engine: Engine) -> None:
     whole = engine.write(engine.bare, TEXTS[0], Style(12)).result(60).text
     stop = whole[len(whole) // 2 :][:3]

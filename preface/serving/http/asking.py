@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 import uuid
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass
@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 from fastapi import Depends, Request
+from starlette.concurrency import run_in_threadpool
 
 from preface.serving.engine import Engine
 from preface.serving.http.access import Access, Caller
@@ -20,6 +21,8 @@ from preface.serving.http.errors import RefusedError
 from preface.serving.http.limits import Limits
 
 T = TypeVar("T")
+SMALL = 4_000
+"""Characters that are written in pieces while nothing else is done: a millisecond or two."""
 
 
 @dataclass(frozen=True)
@@ -46,12 +49,15 @@ class Serving:
                 f"{len(models):,} prompts on {len(texts):,} texts: a request may have {limits.max_models:,} prompts, "
                 f"and {limits.max_answers:,} answers; send several",
             )
-        longest = max(sum(map(_length, text.values())) if isinstance(text, dict) else _length(text) for text in texts)
+        longest = max(map(_size, texts))
         if longest > limits.max_characters:
             raise RefusedError(413, f"a text of {longest:,} characters: it may have {limits.max_characters:,}")
 
 
-def _length(text: Any) -> int:
+def _size(text: Any) -> int:
+    """Characters of a text, or of all fields of a row."""
+    if isinstance(text, dict):
+        return sum(map(_size, text.values()))
     return len(text) if isinstance(text, str) else 0
 
 
@@ -87,6 +93,14 @@ async def result(request: Request, futures: Iterable[Future[T]], timeout: float)
     if gone in done:
         raise RefusedError(499, "the caller has gone")  # nobody reads it
     raise RefusedError(503, f"no answer within {timeout:g} seconds: too much is asked here; try again later", after=5)
+
+
+async def off_the_loop(texts: Sequence[Any], work: Callable[..., T], *arguments: Any) -> T:
+    """What takes long where texts are long, such as writing them in pieces: then in a thread of its own, so that the
+    server goes on; else at once, for a thread costs more."""
+    if sum(map(_size, texts)) < SMALL:
+        return work(*arguments)
+    return await run_in_threadpool(work, *arguments)
 
 
 async def _gone(request: Request) -> None:

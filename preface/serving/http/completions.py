@@ -16,7 +16,7 @@ from starlette.concurrency import run_in_threadpool
 
 from preface.serving.asked import Piece, Style, Written
 from preface.serving.http.access import Caller
-from preface.serving.http.asking import ACaller, AServing, Serving, new_id, now, result
+from preface.serving.http.asking import ACaller, AServing, Serving, new_id, now, off_the_loop, result
 from preface.serving.http.errors import RefusedError, as_object, refusal_of
 
 router = APIRouter(prefix="/v1", tags=["texts"])
@@ -120,7 +120,8 @@ def _model(serving: Serving, name: str) -> dict[str, Any]:
 async def completions(body: Completion, request: Request, serving: AServing, caller: ACaller) -> Response:
     texts = [body.prompt] if isinstance(body.prompt, str) else body.prompt
     style = await _style(serving, caller, body, body.max_tokens, body.logprobs or 0)
-    asked = _Asked(serving, caller, body.model, texts, style, request)
+    asked = _Asked(serving, caller, body.model, style, request)
+    await asked.begin(texts)
     identity = {"id": new_id("cmpl"), "object": "text_completion", "created": now(), "model": body.model}
     wanted = body.logprobs is not None
     if body.stream:
@@ -142,7 +143,8 @@ async def completions(body: Completion, request: Request, serving: AServing, cal
 async def chat(body: ChatCompletion, request: Request, serving: AServing, caller: ACaller) -> Response:
     text = _chat_text(serving, body)
     style = await _style(serving, caller, body, body.most, (body.top_logprobs or 0) if body.logprobs else 0)
-    asked = _Asked(serving, caller, body.model, [text], style, request)
+    asked = _Asked(serving, caller, body.model, style, request)
+    await asked.begin([text])
     kind = "chat.completion"
     identity = {"id": new_id("chatcmpl"), "object": kind, "created": now(), "model": body.model}
     wanted = bool(body.logprobs)
@@ -193,20 +195,22 @@ async def _style(serving: Serving, caller: Caller, body: _Options, most: int | N
 class _Asked:
     """Some texts that the engine goes on from for a caller."""
 
-    def __init__(
-        self, serving: Serving, caller: Caller, model: str, texts: Sequence[str], style: Style, request: Request
-    ) -> None:
-        serving.check_size(texts)
-        self.serving, self.request = serving, request
+    def __init__(self, serving: Serving, caller: Caller, model: str, style: Style, request: Request) -> None:
+        self.serving, self.caller, self.model, self.style, self.request = serving, caller, model, style, request
         self.heard: asyncio.Queue[tuple[int, Piece]] = asyncio.Queue()
         self.loop = asyncio.get_running_loop()
         self.futures: list[Future[Written]] = []
+
+    async def begin(self, texts: Sequence[str]) -> None:
+        """Ask about all of them, or, where one is refused, about none."""
+        self.serving.check_size(texts)
         try:
             for index, text in enumerate(texts):
-                on_piece = self._hears(index)
-                self.futures.append(serving.engine.write(model, text, style, caller.name, on_piece))
-        except Exception:
-            self.cancel()
+                asked = (self.model, text, self.style, self.caller.name, self._hears(index))
+                self.futures.append(await off_the_loop([text], self.serving.engine.write, *asked))
+        except BaseException:  # also where the caller goes meanwhile
+            for future in self.futures:
+                future.cancel()
             raise
 
     def _hears(self, index: int) -> Callable[[Piece], None]:
@@ -215,10 +219,6 @@ class _Asked:
                 self.loop.call_soon_threadsafe(self.heard.put_nowait, (index, piece))
 
         return on_piece
-
-    def cancel(self) -> None:
-        for future in self.futures:
-            future.cancel()
 
     async def results(self) -> list[Written]:
         return await result(self.request, self.futures, self.serving.limits.timeout)

@@ -9,7 +9,7 @@ from fastapi import APIRouter, Request
 from pydantic import BaseModel, ConfigDict, Field, StrictStr
 
 from preface.serving.asked import Answer, Result
-from preface.serving.http.asking import ACaller, AServing, Serving, new_id, now, result
+from preface.serving.http.asking import ACaller, AServing, Serving, new_id, now, off_the_loop, result
 from preface.serving.http.errors import RefusedError
 
 router = APIRouter(tags=["labels"])
@@ -161,6 +161,6 @@ async def _ask(
 ) -> Result:
     caller.check(models)
     serving.check_size(texts, models)
-    future = serving.engine.ask(models, texts, caller.name, zero_shot)
+    future = await off_the_loop(texts, serving.engine.ask, models, texts, caller.name, zero_shot)
     (answered,) = await result(request, [future], serving.limits.timeout)
     return answered
