@@ -84,7 +84,7 @@ def serve(
     count = len(store.names())
     say(f"{count:,} {'prompt' if count == 1 else 'prompts'} of {folder}, answered by {store.backbone.name}")
     config = uvicorn.Config(
-        create_app(engine, access, bounds, runs),
+        create_app(engine, access, bounds, runs, local=_is_loopback(host)),
         host,
         port,
         log_level="info",

@@ -72,10 +72,13 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def recover(folder: Path) -> None:
-    """Put right what a kill in the middle of `replacing` left in a folder: what was about to be replaced is back in its
-    place, and what no living process writes any more is gone."""
+    """Put right what a kill in the middle of `replacing` left of folders in a folder: what was about to be replaced is
+    back in its place, and what no living process writes any more is gone. Only folders that hold a prompt are touched.
+    """
     for path in folder.glob(".*.*"):
         name, _, suffix = path.name[1:].rpartition(".")
+        if path.is_symlink() or not any((path / card).exists() for card in ("prompt.json", "prompt")):
+            continue
         if suffix == "old" and name:
             if (folder / name).exists():
                 remove(path)
@@ -87,7 +90,7 @@ def recover(folder: Path) -> None:
 
 def remove(path: Path) -> None:
     """A file or a folder, if it is there."""
-    if path.is_dir():
+    if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path, ignore_errors=True)
     else:
         path.unlink(missing_ok=True)

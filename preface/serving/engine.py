@@ -6,6 +6,8 @@ yet in one batch, and answers them under all their prompts in as few others as t
 
 from __future__ import annotations
 
+import math
+import sys
 import time
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -22,7 +24,7 @@ from torch import Tensor
 from preface.backbones.base import Context
 from preface.backbones.batching import by_length
 from preface.backbones.contexts import BLOCK, GPU_BLOCK
-from preface.errors import UserError
+from preface.errors import UserError, first_line
 from preface.labelling.free_text import FreeText
 from preface.labelling.labeller import Labeller, predictions_of
 from preface.labelling.multi_label import MultiLabel
@@ -46,9 +48,11 @@ from preface.serving.asked import (
 from preface.serving.store import Served, Store, Text
 from preface.serving.texts import KeptTexts, Key, apart, side_by_side
 from preface.serving.waiting import Waiting
+from preface.serving.writers import MOST as MOST_WRITERS
 from preface.serving.writers import Writers
 from preface.tasks.label_sets import as_set
 from preface.tasks.lines import refuse_half_characters
+from preface.terminal.progress import warn
 
 WAIT = 0.002
 """Seconds that an idle engine waits for more to go with what has come."""
@@ -97,6 +101,8 @@ class Engine:
         """The name by which the backbone without a prompt is asked."""
         self.kept = KeptTexts(keep_texts)
         self.waiting: Waiting[Item] = Waiting(most_waiting)
+        self.to_write: Waiting[Item] = Waiting(most_waiting, self.waiting.changed)
+        """Texts to be gone on from."""
         self.writers = Writers(self.backbone)
         self.long: deque[tuple[Item, Iterator[None]]] = deque()
         """Texts that are being read in parts."""
@@ -115,6 +121,7 @@ class Engine:
 
     def close(self) -> None:
         """Answer what was accepted, and stop; `ask` raises `waiting.ClosedError` from now on."""
+        self.to_write.close()
         self.waiting.close()
         self.thread.join()
 
@@ -151,7 +158,7 @@ class Engine:
         request = Request([[None] * len(served) for _ in texts], left=0)
         questions = self._questions(request, served, texts, caller)
         request.left = len(questions)
-        self.waiting.put(questions, self._in_hand)
+        self.waiting.put(questions, len(self.to_write) + self._in_hand)
         self.counts.requests += 1
         self.counts.texts += len(texts)
         return request.future
@@ -215,7 +222,7 @@ class Engine:
             lead_in = served.wanted.lead_in
         style = style or Style(served.card.task.answer_pieces if served else Style.most)
         item = Continuation(caller, read, cut, keys_of(read, served), model, served, lead_in, style, on_piece)
-        self.waiting.put([item], self._in_hand)
+        self.to_write.put([item], len(self.waiting) + self._in_hand)
         self.counts.requests += 1
         return item.future
 
@@ -223,27 +230,63 @@ class Engine:
 
     def _run(self) -> None:
         while True:
-            in_hand: set[Key] = set()
-
-            def cost(item: Item, in_hand: set[Key] = in_hand) -> float:
-                """Pieces to be read, and rows to be answered."""
-                if item.cancelled:
-                    return 0.0
-                unread = [key for key in item.keys if key not in in_hand and key not in self.kept]
-                in_hand.update(item.keys)
-                reading = 0 if self._is_long(item) else len(item.ids) * len(unread)
-                return float(reading + (item.rows if isinstance(item, Question) else 1))
-
             idle = not (self.writers.busy or self.long)
-            taken = self.waiting.take(cost, self.block, self.wait, idle)
+            taken = [*self._taken(idle), *self._taken_to_write()]
             if idle and not taken:
                 return
-            asked = [item for item in taken if not item.cancelled]
-            self.long += [(item, self._reading(item)) for item in asked if self._is_long(item)]
-            if short := [item for item in asked if not self._is_long(item)]:
-                self._turn_of_all(short)
-            self._read_a_part()
-            self.writers.step()
+            try:
+                self._go(taken)
+            except Exception as error:  # of no text alone: nobody waits for ever, and the next ones are answered
+                warn(f"everything in hand failed: {first_line(error)}")
+                for item in [*taken, *(item for item, _ in self.long)]:
+                    item.failed(error)
+                self.long.clear()
+                self.writers.fail_all(error)
+
+    def _taken(self, idle: bool) -> list[Item]:
+        """What is answered together next."""
+        in_hand: set[Key] = set()
+
+        def cost(item: Item) -> float:
+            """Pieces to be read, and rows to be answered."""
+            if item.cancelled:
+                return 0.0
+            unread = [key for key in item.keys if key not in in_hand and key not in self.kept]
+            in_hand.update(item.keys)
+            reading = 0 if self._is_long(item) else len(item.ids) * len(unread)
+            return float(reading + (item.rows if isinstance(item, Question) else 1))
+
+        return self.waiting.take(cost, self.block, self.wait, idle, lambda: len(self.to_write) > 0)
+
+    def _taken_to_write(self) -> list[Item]:
+        """Texts to be gone on from, as many as there are places for: what is read of the others is not held."""
+        long = sum(isinstance(item, Continuation) for item, _ in self.long)
+        places = MOST_WRITERS - len(self.writers.writers) - len(self.writers.waiting) - long
+        if places <= 0:
+            return []
+        count = pieces = 0
+
+        def cost(item: Item) -> float:
+            nonlocal count, pieces
+            if count >= places or pieces >= self.block:
+                return math.inf
+            count, pieces = count + 1, pieces + len(item.ids)
+            assert isinstance(item, Continuation)
+            return float(len(item.ids) + item.style.most)
+
+        return self.to_write.take(cost, sys.float_info.max, 0.0, idle=False)
+
+    def _go(self, taken: Sequence[Item]) -> None:
+        """One turn: what was taken, a part of a long text, a piece of each that is written."""
+        asked = [item for item in taken if not item.cancelled]
+        for item in asked:
+            if isinstance(item, Question):
+                item.kept = all(key in self.kept for key in item.keys)
+        self.long += [(item, self._reading(item)) for item in asked if self._is_long(item)]
+        if short := [item for item in asked if not self._is_long(item)]:
+            self._turn_of_all(short)
+        self._read_a_part()
+        self.writers.step()
 
     def _is_long(self, item: Item) -> bool:
         """Whether a text is to be read in parts, so that it does not hold up the others."""
@@ -280,7 +323,7 @@ class Engine:
             item.failed(error)
         else:
             self.counts.reading += time.perf_counter() - began
-            self.long.append((item, reading))
+            self.long.appendleft((item, reading))  # one at a time: what is read of half a text takes room
 
     def _turn_of_all(self, items: Sequence[Item]) -> None:
         """A turn of several; where that fails, of each alone, so that what is wrong with one harms no other."""
@@ -318,8 +361,6 @@ class Engine:
         found: dict[Key, Context] = {}
         missing: dict[Key, list[int]] = {}
         for item in items:
-            if isinstance(item, Question):
-                item.kept = all(key in self.kept for key in item.keys)
             for key in item.keys:
                 if key in self.kept:
                     found[key] = self.kept.get(key)

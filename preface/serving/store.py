@@ -139,6 +139,7 @@ class Store:
         if set(files) != set(FILES):
             raise UserError(f"prompt {name}: needs the files {' and '.join(FILES)}, not {', '.join(files) or 'none'}")
         path = self.folder / name
+        _check_prompt_alone(path)
         with self.lock, naming(path), replacing(path) as temporary:
             temporary.mkdir()
             for file in FILES:
@@ -152,8 +153,12 @@ class Store:
         """Raises UnknownPromptError."""
         with self.lock:
             self._stamp(name)
-            remove(self.folder / name)
+            path = self.folder / name
+            _check_prompt_alone(path)
+            remove(path)
             self._forget(name)
+            if path.exists():
+                raise UserError(f"prompt {name}: could not be removed; look at the permissions of its folder")
 
     def _stamp(self, name: str) -> tuple[int, int]:
         card = _card_of(self.folder / name) if NAME.fullmatch(name) else None
@@ -188,6 +193,12 @@ class Store:
 def _check(name: str) -> None:
     if not NAME.fullmatch(name):
         raise UserError(f"prompt {name[:80]!r}: a name has letters, digits, dots, dashes and underscores, 128 at most")
+
+
+def _check_prompt_alone(path: Path) -> None:
+    """Raise UserError where a folder holds more than a prompt, which nobody may lose by a request."""
+    if path.exists() and (not (path / FILES[0]).is_file() or (path / "run.json").exists()):
+        raise UserError(f"prompt {path.name}: its folder is a run's, or another; remove or replace it by hand")
 
 
 def _card_of(path: Path) -> Path | None:

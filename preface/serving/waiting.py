@@ -38,10 +38,10 @@ class _Caller(Generic[Item]):
 class Waiting(Generic[Item]):
     """A queue for each caller, emptied in turn by what each has had; callers put, one thread takes."""
 
-    def __init__(self, most: int) -> None:
-        """`most`: that may wait, of all callers together."""
+    def __init__(self, most: int, changed: Condition | None = None) -> None:
+        """`most`: that may wait, of all callers together; `changed`: another queue's, whose taker hears of this too."""
         self.most = most
-        self.changed = Condition()
+        self.changed = changed or Condition()
         self.callers: dict[str, _Caller[Item]] = {}
         self.count = 0
         self.closed = False
@@ -75,7 +75,14 @@ class Waiting(Generic[Item]):
             self.closed = True
             self.changed.notify()
 
-    def take(self, cost: Callable[[Item], float], budget: float, wait: float, idle: bool) -> list[Item]:
+    def take(
+        self,
+        cost: Callable[[Item], float],
+        budget: float,
+        wait: float,
+        idle: bool,
+        other: Callable[[], bool] = lambda: False,
+    ) -> list[Item]:
         """What goes together next: whole items, the first whatever it costs, the others within the budget.
 
         Args:
@@ -83,13 +90,14 @@ class Waiting(Generic[Item]):
             budget: of all costs.
             wait: seconds to wait for more where there is less than the budget.
             idle: whether to wait until there is something.
+            other: whether there is something else to do, for which an idle one wakes too.
 
         Returns:
-            Empty: nothing waits; if `idle`, nothing will any more.
+            Empty: nothing waits; if `idle`, and there is nothing else to do, nothing will any more.
         """
         with self.changed:
             if idle:
-                self.changed.wait_for(lambda: self.count or self.closed)
+                self.changed.wait_for(lambda: self.count or self.closed or other())
             taken, left = self._taken(cost, budget)
             until = time.monotonic() + wait
             while idle and taken and left > 0 and not self.closed and (rest := until - time.monotonic()) > 0:

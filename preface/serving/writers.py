@@ -14,12 +14,15 @@ from torch import Tensor
 from preface.backbones import writing
 from preface.backbones.base import Backbone, Context
 from preface.backbones.writing import Writing
+from preface.errors import UserError
 from preface.prompts import Prompts, stack
 from preface.serving.asked import Continuation, Piece, Written
 from preface.serving.texts import Key, side_by_side
 
 MOST = 32
 """Texts that are written at once."""
+COLDEST = 1e-3
+"""A temperature below which the likeliest piece is certain, and numbers would overflow."""
 BROKEN = "\ufffd"
 """What a tokenizer writes for the bytes of half a character."""
 
@@ -106,11 +109,15 @@ class Writers:
             self._begin(group)
 
     def _begin(self, group: Sequence[tuple[Continuation, Context]]) -> None:
-        writers = [Writer(asked, generator=_generator(asked)) for asked, _ in group]
-        prompts, rows = self._prompts(writers)
+        writers = [Writer(asked) for asked, _ in group]
         try:
+            for writer in writers:
+                writer.generator = _generator(writer.asked)
+            prompts, rows = self._prompts(writers)
             context = side_by_side([context for _, context in group])
             begun, scores = writing.begin(self.backbone, context, group[0][0].lead_in, prompts, rows)
+            before = [] if self.going is None else [self.going]
+            self._set([*self.writers, *writers], writing.joined([*before, begun]))
         except Exception as error:
             if len(group) == 1:
                 group[0][0].failed(error)
@@ -118,20 +125,29 @@ class Writers:
                 for each in group:
                     self._begin([each])
             return
-        before = [] if self.going is None else [self.going]
-        self._set([*self.writers, *writers], writing.joined([*before, begun]))
         self._choose(writers, scores)
+
+    def fail_all(self, error: BaseException) -> None:
+        """Nothing goes on; everybody is told."""
+        for asked in [*(writer.asked for writer in self.writers), *(asked for asked, _ in self.waiting)]:
+            asked.failed(error)
+        self.writers, self.going, self.prompts, self.rows = [], None, None, None
+        self.waiting.clear()
 
     def _choose(self, writers: Sequence[Writer], scores: Tensor) -> None:
         """The next piece of each, by its scores `[B, vocabulary]`; those that end leave."""
         scores = scores.float().log_softmax(-1)
         ended = []
         for writer, row in zip(writers, scores, strict=True):
-            piece = _chosen(row, writer)
-            writer.ids.append(piece)
-            if finish := self._took(writer, piece, row):
+            asked = writer.asked
+            try:
+                finish = self._took(writer, _chosen(row, writer), row)
+            except Exception as error:  # of this text alone, as of a listener
+                asked.failed(error)
                 ended.append(writer)
-                asked = writer.asked
+                continue
+            if finish:
+                ended.append(writer)
                 with suppress(InvalidStateError):
                     asked.future.set_result(
                         Written(asked.model, writer.text, writer.pieces, len(asked.ids), asked.cut, finish)
@@ -141,11 +157,11 @@ class Writers:
     def _took(self, writer: Writer, piece: int, row: Tensor) -> str:
         """What the text is with one more piece; returns why it ends there, if it does."""
         asked, style = writer.asked, writer.asked.style
-        if piece == self.backbone.end:
-            return "stop"
-        whole = self._decoded(writer.ids)
+        writer.ids.append(piece)
+        ended = piece == self.backbone.end
+        whole = self._decoded(writer.ids[:-1] if ended else writer.ids)
         stops = [at for stop in style.stop if (at := whole.find(stop)) >= 0]
-        last = bool(stops) or len(writer.ids) >= style.most
+        last = ended or bool(stops) or len(writer.ids) >= style.most
         if stops:
             whole = whole[: min(stops)]
         elif not last:
@@ -153,15 +169,12 @@ class Writers:
             # what may be the beginning of a stop is held back until it is known
             whole = whole[: len(whole) - max((_overlap(whole, stop) for stop in style.stop), default=0)]
         new, writer.text = whole[len(writer.text) :], max(whole, writer.text, key=len)
-        said = Piece(new, float(row[piece]), self._likeliest(row, style.likeliest))
-        writer.pieces.append(said)
-        if asked.on_piece is not None:
-            try:
+        if new or not ended:
+            said = Piece(new, float(row[piece]), self._likeliest(row, style.likeliest))
+            writer.pieces.append(said)
+            if asked.on_piece is not None:
                 asked.on_piece(said)
-            except Exception as error:  # the listener's: its own text ends, and no other
-                asked.failed(error)
-                return "stop"
-        return "stop" if stops else "length" if last else ""
+        return "stop" if ended or stops else "length" if last else ""
 
     def _likeliest(self, row: Tensor, count: int) -> dict[str, float]:
         if not count:
@@ -180,8 +193,8 @@ class Writers:
         self._set([self.writers[place] for place in stays], going)
 
     def _set(self, writers: list[Writer], going: Writing | None) -> None:
-        self.writers, self.going = writers, going
         self.prompts, self.rows = self._prompts(writers)
+        self.writers, self.going = writers, going
 
     def _prompts(self, writers: Sequence[Writer]) -> tuple[Prompts | None, Tensor | None]:
         """Those of some texts side by side, and which of them each has."""
@@ -196,11 +209,14 @@ class Writers:
 def _chosen(row: Tensor, writer: Writer) -> int:
     """The next piece, by its log-probabilities `[vocabulary]`."""
     style = writer.asked.style
-    if style.temperature <= 0:
+    if not row.isfinite().any():
+        raise UserError(f"{writer.asked.model}: what it makes of this text are no finite numbers")
+    if style.temperature < COLDEST:
         return int(row.argmax())
     probabilities, order = (row / style.temperature).softmax(-1).sort(descending=True)
-    before = probabilities.cumsum(-1) - probabilities
-    probabilities = probabilities.masked_fill(before >= style.top_p, 0.0).cpu()  # the likeliest always stays
+    hidden = probabilities.cumsum(-1) - probabilities >= style.top_p
+    hidden[0] = False  # the likeliest always stays
+    probabilities = probabilities.masked_fill(hidden, 0.0).cpu()
     return int(order[torch.multinomial(probabilities, 1, generator=writer.generator).to(order.device)])
 
 

@@ -87,9 +87,36 @@ def test_what_a_kill_left_is_put_right(folder: Path, served_backbone: Backbone) 
     (folder / "p0").rename(folder / ".p0.old")
     shutil.copytree(folder / "p1", folder / ".p1.99999999")
     shutil.copytree(folder / "p2", folder / ".p2.old")
+    (folder / ".zshrc.old").write_text("somebody's own")
+    (folder / ".cache.1").mkdir()
     own = folder / f".p1.{os.getpid()}"
     own.mkdir()
     store = Store(folder, served_backbone)
     assert store.names() == ["p0", "p1", "p2"]
-    assert [path.name for path in folder.iterdir() if path.name.startswith(".")] == [own.name]
+    assert {path.name for path in folder.iterdir() if path.name.startswith(".")} == {own.name, ".zshrc.old", ".cache.1"}
     assert store.get("p0")
+
+
+def test_what_is_more_than_a_prompt_is_not_lost_by_a_request(folder: Path, served_backbone: Backbone) -> None:
+    store = Store(folder, served_backbone)
+    files = {name: (folder / "p0" / name).read_bytes() for name in ("prompt.json", "prompt.safetensors")}
+    (folder / "training" / "checkpoints").mkdir(parents=True)
+    shutil.copytree(folder / "p1", folder / "run" / "prompt")
+    (folder / "run" / "run.json").write_text("{}")
+    for name in ("training", "run"):
+        with pytest.raises(UserError, match="by hand"):
+            store.add(name, files)
+    with pytest.raises(UserError, match="by hand"):
+        store.remove("run")
+    assert (folder / "training" / "checkpoints").exists()
+    assert store.get("run")
+
+
+def test_a_link_is_removed_and_not_what_it_leads_to(folder: Path, served_backbone: Backbone, tmp_path: Path) -> None:
+    (folder / "p0").rename(tmp_path / "elsewhere")
+    (folder / "p0").symlink_to(tmp_path / "elsewhere")
+    store = Store(folder, served_backbone)
+    assert store.get("p0")
+    store.remove("p0")
+    assert "p0" not in store.names()
+    assert (tmp_path / "elsewhere" / "prompt.json").exists()

@@ -126,6 +126,58 @@ def test_draws_by_temperature_and_seed(engine: Engine) -> None:
     assert {write(seed, temperature=5.0, top_p=1e-6) for seed in range(3)} == {greedy}
 
 
+@pytest.mark.parametrize(
+    "style", [Style(4, temperature=1e-40), Style(4, temperature=1, top_p=1e-50), Style(4, temperature=100, seed=1)]
+)
+def test_no_choice_is_too_extreme(engine: Engine, style: Style) -> None:
+    assert engine.write(engine.bare, TEXTS[0], style).result(60).pieces
+    assert engine.thread.is_alive()
+
+
+def test_a_style_that_cannot_be_fails_its_own_text_alone(engine: Engine) -> None:
+    bad = [
+        engine.write(engine.bare, TEXTS[0], Style(5, seed=2**70, temperature=1)),
+        engine.write(engine.bare, TEXTS[1], Style(5, likeliest=10**6)),
+    ]
+    good = engine.write(engine.bare, TEXTS[2], Style(5))
+    for future in bad:
+        with pytest.raises(Exception, match=r"."):
+            future.result(60)
+    assert good.result(60).text == decoded(engine, alone(engine, engine.bare, TEXTS[2], 5))
+
+
+def test_what_is_held_back_for_a_stop_is_said_at_the_end(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The text ends where the stop has begun: with `end` in the place of the piece that would have gone on."""
+    backbone = engine.backbone
+    written = engine.write(engine.bare, TEXTS[0], Style(6)).result(60)
+    ids = alone(engine, engine.bare, TEXTS[0], 6)
+    whole = decoded(engine, ids[:-1])
+    monkeypatch.setattr(type(backbone), "end", property(lambda self: ids[-1]))
+    if ids[-1] in ids[:-1]:
+        pytest.skip("the last piece comes before, too")
+    assert written.text.startswith(whole)
+    heard: list[Piece] = []
+    again = engine.write(engine.bare, TEXTS[0], Style(9, stop=(whole[-1] + "never",)), on_piece=heard.append).result(60)
+    assert again.text == whole == "".join(piece.text for piece in heard)
+    assert again.finish == "stop"
+
+
+def test_more_than_there_are_places_for(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("preface.serving.engine.MOST_WRITERS", 3)
+    futures = [engine.write(engine.bare, TEXTS[number % 4], Style(6), caller=str(number % 2)) for number in range(20)]
+    expected = [decoded(engine, alone(engine, engine.bare, text, 6)) for text in TEXTS]
+    for number, future in enumerate(futures):
+        assert future.result(60).text == expected[number % 4]
+
+
+def test_nobody_waits_for_ever_where_everything_fails(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine.writers, "step", lambda: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        engine.write(engine.bare, TEXTS[0], Style(6)).result(60)
+    monkeypatch.undo()
+    assert engine.write(engine.bare, TEXTS[0], Style(6)).result(60).pieces
+
+
 def test_a_cancelled_text_leaves(engine: Engine) -> None:
     begun = Event()
     long = engine.write(engine.bare, TEXTS[0], Style(5_000), on_piece=lambda piece: begun.set())

@@ -70,6 +70,11 @@ class Caller:
             if not self.key.may_use(name):
                 raise RefusedError(403, f"prompt {name}: this key may use {', '.join(self.key.prompts)}")
 
+    def check_all(self, what: str) -> None:
+        """Raise RefusedError where it may use some prompts alone: what tells of all of them is not for it."""
+        if self.key is not None and "*" not in self.key.prompts:
+            raise RefusedError(403, f"{what}: of all prompts, and this key may use {', '.join(self.key.prompts)}")
+
     def check_write(self) -> None:
         """Raise RefusedError where it may not change prompts."""
         if self.key is not None and not self.key.write:

@@ -25,11 +25,15 @@ FOR_PROMPTS = 64
 
 
 def create_app(
-    engine: Engine, access: Access | None = None, limits: Limits | None = None, runs: Path | None = None
+    engine: Engine,
+    access: Access | None = None,
+    limits: Limits | None = None,
+    runs: Path | None = None,
+    local: bool = False,
 ) -> FastAPI:
     """An application that serves an engine, and closes it at its end: what was accepted is answered first.
 
-    `runs`: a folder whose runs are shown.
+    `runs`: a folder whose runs are shown; `local`: only programs of this machine may ask, and no pages of other sites.
     """
 
     @asynccontextmanager
@@ -39,7 +43,7 @@ def create_app(
 
     app = FastAPI(title="Preface", summary="One frozen model, any number of soft prompts", lifespan=lifespan)
     limits = limits or Limits()
-    app.state.serving = Serving(engine, access or Access(), limits, time.time(), runs)
+    app.state.serving = Serving(engine, access or Access(), limits, time.time(), runs, local)
     metrics = Metrics(engine)
     add_handlers(app)
     for module in (labels, completions, prompts, runs_of_a_folder, page):
@@ -58,7 +62,8 @@ def create_app(
         return {"status": "ready"}
 
     @app.get("/metrics", tags=["state"], summary="What was done, for Prometheus")
-    def measured(_: ACaller) -> Response:
+    def measured(caller: ACaller) -> Response:
+        caller.check_all("metrics")
         return Response(metrics.text(), media_type="text/plain; version=0.0.4")
 
     app.add_middleware(Bounded, most=limits.max_body)

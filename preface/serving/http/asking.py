@@ -21,8 +21,9 @@ from preface.serving.http.errors import RefusedError
 from preface.serving.http.limits import Limits
 
 T = TypeVar("T")
-SMALL = 4_000
-"""Characters that are written in pieces while nothing else is done: a millisecond or two."""
+LOCAL = ("localhost", "127.0.0.1", "::1")
+FEW, SMALL = 16, 4_000
+"""Texts, and characters, that are written in pieces while nothing else is done: a millisecond or two."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,8 @@ class Serving:
     started: float
     runs: Path | None = None
     """The folder whose runs are shown."""
+    local: bool = False
+    """Whether it is for programs of this machine alone, without keys."""
 
     def check_size(self, texts: Sequence[Any], models: Sequence[str] = ("",)) -> None:
         """Raise RefusedError where a request has too much of something."""
@@ -67,8 +70,21 @@ def _serving(request: Request) -> Serving:
 
 
 def _caller(request: Request) -> Caller:
+    serving = _serving(request)
+    if not serving.access.keys:
+        _check_origin(request, serving.local)
     address = request.client.host if request.client else "unknown"
-    return _serving(request).access.caller(request.headers.get("authorization"), address)
+    return serving.access.caller(request.headers.get("authorization"), address)
+
+
+def _check_origin(request: Request, local: bool) -> None:
+    """Raise RefusedError for what another site's page sends by the browser of somebody who looks at it: where no key is
+    needed, it could do all that its reader can."""
+    host, origin = request.headers.get("host", ""), request.headers.get("origin")
+    if origin is not None and origin.partition("://")[2] != host:
+        raise RefusedError(403, f"origin {origin}: pages of other sites may not ask here; give the server --keys")
+    if local and host.rpartition(":")[0].strip("[]") not in LOCAL and host not in LOCAL:
+        raise RefusedError(403, f"host {host}: this server is for its own machine; call it localhost")
 
 
 AServing = Annotated[Serving, Depends(_serving)]
@@ -83,13 +99,17 @@ async def result(request: Request, futures: Iterable[Future[T]], timeout: float)
     futures = list(futures)
     answers: asyncio.Future[Any] = asyncio.gather(*map(asyncio.wrap_future, futures))
     gone: asyncio.Future[Any] = asyncio.ensure_future(_gone(request))
-    done, _ = await asyncio.wait({answers, gone}, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
-    gone.cancel()
-    if answers in done:
-        return list(answers.result())
-    answers.cancel()
-    with suppress(asyncio.CancelledError):
-        await answers
+    try:
+        done, _ = await asyncio.wait({answers, gone}, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
+        if answers in done:
+            return list(answers.result())
+    finally:  # also where this is cancelled, or one of them failed
+        gone.cancel()
+        for future in futures:
+            future.cancel()
+        answers.cancel()
+        with suppress(asyncio.CancelledError, Exception):
+            await answers
     if gone in done:
         raise RefusedError(499, "the caller has gone")  # nobody reads it
     raise RefusedError(503, f"no answer within {timeout:g} seconds: too much is asked here; try again later", after=5)
@@ -98,7 +118,7 @@ async def result(request: Request, futures: Iterable[Future[T]], timeout: float)
 async def off_the_loop(texts: Sequence[Any], work: Callable[..., T], *arguments: Any) -> T:
     """What takes long where texts are long, such as writing them in pieces: then in a thread of its own, so that the
     server goes on; else at once, for a thread costs more."""
-    if sum(map(_size, texts)) < SMALL:
+    if len(texts) < FEW and sum(map(_size, texts)) < SMALL:
         return work(*arguments)
     return await run_in_threadpool(work, *arguments)
 

@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
+from jinja2 import TemplateError
 from pydantic import BaseModel, ConfigDict, Field, StrictStr
 from starlette.concurrency import run_in_threadpool
 
@@ -141,6 +142,7 @@ async def completions(body: Completion, request: Request, serving: AServing, cal
 
 @router.post("/chat/completions", summary="Answer messages", response_model=None)
 async def chat(body: ChatCompletion, request: Request, serving: AServing, caller: ACaller) -> Response:
+    caller.check([body.model])
     text = _chat_text(serving, body)
     style = await _style(serving, caller, body, body.most, (body.top_logprobs or 0) if body.logprobs else 0)
     asked = _Asked(serving, caller, body.model, style, request)
@@ -178,7 +180,12 @@ def _chat_text(serving: Serving, body: ChatCompletion) -> str:
         raise RefusedError(400, f"{engine.bare} has no chat template; ask /v1/completions", "model")
     messages = [{"role": message.role, "content": message.text} for message in body.messages]
     serving.check_size([message["content"] for message in messages])
-    return str(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
+    try:
+        whole = str(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
+    except TemplateError as error:
+        raise RefusedError(400, f"messages: the model's chat template refuses them ({error})", "messages") from error
+    # every text is begun with it, this one too
+    return whole.removeprefix(str(tokenizer.bos_token)) if engine.backbone.begin else whole
 
 
 async def _style(serving: Serving, caller: Caller, body: _Options, most: int | None, likeliest: int) -> Style:
@@ -259,7 +266,9 @@ def _stream(
         except Exception as error:
             failure = refusal_of(error)
             yield f"data: {json.dumps(as_object(failure.status, failure.message))}\n\n"
-        finally:  # also where the caller has gone
+        finally:  # also where the caller has gone, or one of them failed
+            for future in asked.futures:
+                future.cancel()
             everything.cancel()
         yield "data: [DONE]\n\n"
 

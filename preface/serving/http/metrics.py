@@ -51,7 +51,7 @@ class _OfEngine(Collector):
             by_prompt.add_metric([prompt], count)
         yield by_prompt
         for name, what, number in (
-            ("waiting", "Texts that wait", len(engine.waiting)),
+            ("waiting", "Texts that wait", len(engine.waiting) + len(engine.to_write)),
             ("writing", "Texts that are being written", len(engine.writers.writers)),
             ("kept_texts", "Texts whose states are kept", len(engine.kept)),
             ("kept_text_bytes", "Bytes of their states", engine.kept.bytes),

@@ -31,6 +31,7 @@ POINTS = 400
 
 @router.get("", summary="All runs, the newest first, and all reports")
 def listed(serving: AServing, caller: ACaller) -> dict[str, Any]:
+    caller.check_all("runs")
     folder = _folder(serving)
     runs, pages = [], []
     for path in _folders(folder, DEEPEST):
@@ -44,6 +45,7 @@ def listed(serving: AServing, caller: ACaller) -> dict[str, Any]:
 
 @router.get("/{name:path}/page/{page}", summary="A report that lies in a run's folder", response_class=FileResponse)
 def page(name: str, page: str, serving: AServing, caller: ACaller) -> FileResponse:
+    caller.check_all("runs")
     file = _known(serving, name) / page
     if Path(page).name != page or file.suffix != ".html" or not file.is_file() or file.is_symlink():
         raise RefusedError(404, f"{name}: has no page {page}")
@@ -52,6 +54,7 @@ def page(name: str, page: str, serving: AServing, caller: ACaller) -> FileRespon
 
 @router.get("/{name:path}", summary="A run: its curves so far, and what came out")
 def one(name: str, serving: AServing, caller: ACaller) -> dict[str, Any]:
+    caller.check_all("runs")
     path = _known(serving, name)
     if not (path / RECORD).is_file():
         raise RefusedError(404, f"{name}: is no run")

@@ -119,6 +119,9 @@ def test_chat_of_the_bare_model_reads_all_by_its_template(
     said = official.chat.completions.create(model=model, messages=messages, max_completion_tokens=5, temperature=0)
     expected = engine.write(model, f"<system> short\n<user> {TEXT}\n<assistant>", Style(5)).result(60)
     assert said.choices[0].message.content == expected.text
+    monkeypatch.setattr(served_backbone.tokenizer, "chat_template", "{{ raise_exception('roles must alternate') }}")
+    with pytest.raises(openai.BadRequestError, match="roles must alternate"):
+        official.chat.completions.create(model=model, messages=messages)
 
 
 @pytest.mark.parametrize(

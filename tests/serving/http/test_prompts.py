@@ -10,9 +10,12 @@ import pytest
 from preface.backbones.base import Backbone
 from preface.errors import UserError
 from preface.methods import PrefixTuning
+from preface.serving.engine import Engine
 from preface.serving.http.access import Access
+from preface.serving.http.app import create_app
 from preface.serving.http.limits import Limits
-from tests.serving.http.conftest import client_of
+from preface.serving.store import Store
+from tests.serving.http.conftest import client_of, running
 from tests.serving.making import put
 
 WRITER, READER, SLOW = "writer-writer-writer", "reader-reader-reader", "slow-slow-slow-slow"
@@ -136,6 +139,25 @@ def test_a_key_without_write_changes_nothing(client: httpx.Client, sent: Path) -
     assert label(client, "film-a").status_code == 200
 
 
+def test_what_tells_of_all_prompts_is_for_keys_of_all(client: httpx.Client) -> None:
+    for path in ("/metrics", "/v1/runs", "/v1/runs/x", "/v1/runs/x/page/y.html"):
+        assert client.get(path, headers=by(READER)).status_code == 403, path
+    assert client.get("/metrics", headers=by(WRITER)).status_code == 200
+
+
+def test_pages_of_other_sites_may_not_ask_where_no_key_is_needed(folder: Path, served_backbone: Backbone) -> None:
+    app = create_app(Engine(Store(folder, served_backbone)), local=True)
+    with running(app) as address, httpx.Client(base_url=address, timeout=60) as client:
+        asked = {"model": "other", "input": "a"}
+        own, other = {"Origin": address}, {"Origin": "https://example.org"}
+        rebound = {"Host": "example.org:80", "Origin": "http://example.org:80"}
+        assert client.post("/classify", json=asked, headers=own).status_code == 200
+        assert client.post("/classify", json=asked, headers=other).status_code == 403
+        assert client.delete("/v1/prompts/other", headers=other).status_code == 403
+        assert client.delete("/v1/prompts/other", headers=rebound).status_code == 403
+        assert client.post("/classify", json=asked).status_code == 200
+
+
 def test_a_key_has_its_rate(client: httpx.Client) -> None:
     said = [label(client, "film-a", SLOW) for _ in range(4)]
     assert [each.status_code for each in said] == [200, 200, 200, 429]
@@ -184,11 +206,6 @@ def test_an_answer_in_time(folder: Path, served_backbone: Backbone) -> None:
 
 
 def test_no_more_wait_than_may(folder: Path, served_backbone: Backbone) -> None:
-    from preface.serving.engine import Engine
-    from preface.serving.http.app import create_app
-    from preface.serving.store import Store
-    from tests.serving.http.conftest import running
-
     engine = Engine(Store(folder, served_backbone), most_waiting=2)
     with running(create_app(engine)) as address, httpx.Client(base_url=address, timeout=60) as client:
         said = client.post("/classify", json={"model": "other", "input": ["a", "b", "c"]})
