@@ -96,7 +96,7 @@ class CausalBackbone(CausalPieces, Backbone):
             before, seen = placed(prompts, "embeddings", rows, embedded)
             embedded, mask = torch.cat([before, embedded], dim=1), torch.cat([seen.to(mask.dtype), mask], dim=1)
             if "embeddings.mask" in prompts.tensors:  # what is padded on its left has to be hidden
-                own = _earlier(mask.shape[1], mask.device) & mask.bool()[:, None] | _itself(mask)
+                own, _ = seen_before(mask.bool(), mask.shape[1])
         positions = self._positions(mask, prompts, rows)
         made: list[tuple[Tensor, Tensor]] = []
         call = Call(positions, own, positions, ("input",), prompts, rows, begins_with="embeddings", made=made)
@@ -162,8 +162,7 @@ class CausalBackbone(CausalPieces, Backbone):
         n = after.shape[1]
         counts = seen.cumsum(1)  # [B, n]
         positions = torch.cat([(counts - 1).clamp(min=0), positions + counts[:, -1:]], dim=1)
-        whole = _earlier(n + length, device) & torch.cat([seen, seen.new_ones(size, length)], dim=1)[:, None]
-        whole = whole | _itself(positions)  # [B, n + S, n + S]
+        whole, _ = seen_before(torch.cat([seen, seen.new_ones(size, length)], dim=1), n + length)  # [B, n + S, n + S]
         if own is not None:
             whole[:, n:, n:] = own
         return torch.cat([after, embedded], dim=1), whole, positions
@@ -217,14 +216,21 @@ class CausalBackbone(CausalPieces, Backbone):
         ).last_hidden_state
         return states
 
+    def _writing_on(
+        self, context: Context, real: Tensor, queries: int, prompts: Prompts | None, rows: Tensor | None
+    ) -> Call:
+        """A pass of the last places of what has been written after a context, `real` `[B, k]`."""
+        own, places = seen_before(real, queries)
+        call = self._after(context, len(real), places, own, prompts, rows)
+        call.own_positions, call.positions = call.positions, call.positions[:, -queries:]
+        return call
+
     def write(
         self, writing: Writing, embedded: Tensor, real: Tensor, prompts: Prompts | None, rows: Tensor | None
     ) -> tuple[Writing, Tensor]:
         queries = real.shape[1]
         real = torch.cat([writing.real, real], dim=1)
-        own, places = seen_before(real, queries)
-        call = self._after(writing.context, len(real), places, own, prompts, rows)
-        call.own_positions, call.positions = call.positions, call.positions[:, -queries:]
+        call = self._writing_on(writing.context, real, queries, prompts, rows)
         call.written, call.made = writing.own, []
         hidden = self._run(embedded, call)[:, -1] / getattr(self.model.config, "logits_scaling", 1.0)
         return Writing(writing.context, real, tuple(call.made)), hidden
@@ -273,11 +279,7 @@ class CausalBackbone(CausalPieces, Backbone):
                 context.states.repeat_interleave(beams, dim=0), context.mask.repeat_interleave(beams, dim=0)
             )
             own_rows = None if rows is None else rows.repeat_interleave(beams)
-            places = (real.cumsum(1) - 1).clamp(min=0)  # [B * beams, k]
-            length = real.shape[1]
-            seen = _earlier(length, real.device) & real[:, None] | _itself(real)
-            call = self._after(several, size, places, seen[:, -queries:], prompts, own_rows)
-            call.own_positions, call.positions = call.positions, call.positions[:, -queries:]
+            call = self._writing_on(several, real, queries, prompts, own_rows)
             kwargs.pop("attention_mask", None)  # it would be one of the text too
             return args, {**kwargs, "position_ids": call.positions, "call": call}
 
@@ -339,8 +341,3 @@ def _lengths(prompts: Prompts | None, site: str, rows: Tensor | None, like: Tens
 def _earlier(length: int, device: torch.device) -> Tensor:
     """`[1, S, S]`: each place sees itself and those before it."""
     return torch.ones(length, length, dtype=torch.bool, device=device).tril()[None]
-
-
-def _itself(mask: Tensor) -> Tensor:
-    """`[1, T, T]`: what is padding sees itself, so that its sums are numbers."""
-    return torch.eye(mask.shape[1], dtype=torch.bool, device=mask.device)[None]

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future, InvalidStateError
 from contextlib import suppress
 from dataclasses import dataclass, field
+from typing import Any
 
 from preface.labelling.multi_label import MultiLabel
 from preface.serving.store import Served
@@ -123,12 +124,16 @@ class Item:
     keys: list[Key]
     """Of its context; or, under a prompt that changes the reading, of the context of each of its members."""
 
+    future: Future[Any]
+    """What whoever asked waits for."""
+
     @property
     def cancelled(self) -> bool:
-        raise NotImplementedError
+        return self.future.cancelled()
 
     def failed(self, error: BaseException) -> None:
-        raise NotImplementedError
+        with suppress(InvalidStateError):  # nobody waits for it any more
+            self.future.set_exception(error)
 
 
 ONE_OF_WORDS, SEVERAL_LABELS = 0, -1
@@ -163,14 +168,6 @@ class Question(Item):
     """Whether the text had been read."""
 
     @property
-    def cancelled(self) -> bool:
-        return self.request.future.cancelled()
-
-    def failed(self, error: BaseException) -> None:
-        with suppress(InvalidStateError):
-            self.request.future.set_exception(error)
-
-    @property
     def rows(self) -> int:
         """That answer it."""
         return sum(each.prompts.size for each in self.served)
@@ -191,12 +188,3 @@ class Continuation(Item):
     style: Style
     on_piece: Callable[[Piece], None] | None = None
     """Hears each piece as it is written, in the engine's thread."""
-    future: Future[Written] = field(default_factory=Future)
-
-    @property
-    def cancelled(self) -> bool:
-        return self.future.cancelled()
-
-    def failed(self, error: BaseException) -> None:
-        with suppress(InvalidStateError):
-            self.future.set_exception(error)

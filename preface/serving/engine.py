@@ -177,7 +177,7 @@ class Engine:
                 keys = keys_of(ids, each)
                 together = (number, keys[0], answered_as(each))
                 if together not in alike:
-                    alike[together] = Question(caller, ids, cut, keys, request, number)
+                    alike[together] = Question(caller, ids, cut, keys, request.future, request, number)
                 alike[together].places.append(place)
                 alike[together].served += (each,)
         return list(alike.values())
@@ -221,10 +221,11 @@ class Engine:
                 (read,), (cut,) = served.pieces(self.backbone, [text])
             lead_in = served.wanted.lead_in
         style = style or Style(served.card.task.answer_pieces if served else Style.most)
-        item = Continuation(caller, read, cut, keys_of(read, served), model, served, lead_in, style, on_piece)
+        future: Future[Written] = Future()
+        item = Continuation(caller, read, cut, keys_of(read, served), future, model, served, lead_in, style, on_piece)
         self.to_write.put([item], len(self.waiting) + self._in_hand)
         self.counts.requests += 1
-        return item.future
+        return future
 
     # the engine's own thread, from here on
 

@@ -31,7 +31,6 @@ KEEP = 2**30
 """Bytes of prompts that stay loaded, the last used of them."""
 FILES = ("prompt.json", "prompt.safetensors")
 
-
 Text = str | Mapping[str, Any]
 """A text, or a row with the fields of a prompt's task."""
 
@@ -71,9 +70,7 @@ class Served:
         card = self.card.model_copy(update={"ensemble": None})
         return Served(f"zero-shot {card.task.name}", card, Prompts.bare(), self.wanted, self.question)
 
-    def pieces(
-        self, backbone: Backbone, texts: Sequence[str | Mapping[str, Any]]
-    ) -> tuple[list[list[int]], list[bool]]:
+    def pieces(self, backbone: Backbone, texts: Sequence[Text]) -> tuple[list[list[int]], list[bool]]:
         """What is read of texts, or of rows with the fields of the prompt's task, and whether each was cut.
 
         Raises UserError for a row that lacks a field, or whose text is empty.

@@ -45,9 +45,6 @@ class Key(BaseModel):
     def digest(self) -> str:
         return self.sha256 or _digest(self.key or "")
 
-    def may_use(self, name: str) -> bool:
-        return any(fnmatchcase(name, pattern) for pattern in self.prompts)
-
 
 class _File(BaseModel):
     model_config = ConfigDict(extra="forbid")
@@ -62,12 +59,13 @@ class Caller:
     key: Key | None = None
     """None: the server has no keys, and everybody may do everything."""
 
+    def may_use(self, name: str) -> bool:
+        return self.key is None or any(fnmatchcase(name, pattern) for pattern in self.key.prompts)
+
     def check(self, names: Iterable[str]) -> None:
         """Raise RefusedError where it may not use one of some prompts."""
-        if self.key is None:
-            return
         for name in names:
-            if not self.key.may_use(name):
+            if self.key is not None and not self.may_use(name):
                 raise RefusedError(403, f"prompt {name}: this key may use {', '.join(self.key.prompts)}")
 
     def check_all(self, what: str) -> None:

@@ -100,7 +100,7 @@ class ChatCompletion(_Options):
 @router.get("/models", summary="The prompts that are served, and the bare model")
 def models(serving: AServing, caller: ACaller) -> dict[str, Any]:
     names = [serving.engine.bare, *serving.engine.store.names()]
-    allowed = [name for name in names if caller.key is None or caller.key.may_use(name)]
+    allowed = [name for name in names if caller.may_use(name)]
     return {"object": "list", "data": [_model(serving, name) for name in allowed]}
 
 

@@ -15,7 +15,7 @@ from preface.errors import UserError
 from preface.records.results import read_cells
 from preface.records.run import RunRecord
 from preface.serving.http.asking import ACaller, AServing
-from preface.serving.store import Served
+from preface.serving.store import FILES, Served
 
 router = APIRouter(prefix="/v1/prompts", tags=["prompts"])
 
@@ -23,7 +23,7 @@ router = APIRouter(prefix="/v1/prompts", tags=["prompts"])
 @router.get("", summary="The names of all prompts")
 def listed(serving: AServing, caller: ACaller) -> dict[str, Any]:
     names = serving.engine.store.names()
-    allowed = [name for name in names if caller.key is None or caller.key.may_use(name)]
+    allowed = [name for name in names if caller.may_use(name)]
     may_write = caller.key is None or caller.key.write
     return {"object": "list", "data": allowed, "backbone": serving.engine.bare, "may_write": may_write}
 
@@ -46,7 +46,7 @@ def add(
 ) -> dict[str, Any]:
     caller.check_write()
     caller.check([name])
-    files = {"prompt.json": card.file.read(), "prompt.safetensors": tensors.file.read()}
+    files = dict(zip(FILES, (card.file.read(), tensors.file.read()), strict=True))
     return about(serving.engine.store.add(name, files))
 
 
