@@ -177,7 +177,8 @@ def bad_request(draw: random.Random) -> tuple[str, str, bytes, str]:
             os.urandom(300),
         ]
     )
-    path = draw.choice([*PATHS, f"/v1/prompts/{name}".encode("ascii", "ignore").decode().replace(" ", "")])
+    no_prompt = draw.choice(NAMES).strip()
+    path = draw.choice([*PATHS, f"/v1/prompts/{no_prompt}".encode("ascii", "ignore").decode()])
     path = re.sub(r"[\x00-\x20]", "", path)[:2_000]
     kind = draw.choice(["application/json", "application/json", "text/plain", "multipart/form-data; boundary=x", ""])
     return path, kind, raw, draw.choice(["POST", "POST", "POST", "GET", "PUT", "DELETE"])
@@ -215,7 +216,7 @@ def replaced(folder: Path, backbone: Backbone, known: Answers, **_: Any) -> dict
         threads = [threading.Thread(target=ask) for _ in range(6)]
         for thread in threads:
             thread.start()
-        for number in tqdm(range(60), desc="replacing"):
+        for number in tqdm(range(300), desc="replacing"):
             status, said = send(port, "changing", versions[(number + 1) % 2])
             counts["replaced" if status == 201 else f"not replaced: {said!r}"] += 1
         stopped.set()
@@ -331,7 +332,8 @@ def main(given: Sequence[str] | None = None) -> None:
             for text, said in zip(texts, alone(folder / f"p{number}", backbone, texts), strict=True):
                 known[f"p{number}", text] = said
         for name in arguments.only:
-            found[name] = PARTS[name](folder, backbone, known, **vars(arguments))
+            sizes = {"minutes": arguments.minutes, "hostile": arguments.hostile, "kills": arguments.kills}
+            found[name] = PARTS[name](folder, backbone, known, **sizes)
             print(f"{name}: {json.dumps(found[name])[:1_500]}")
             if arguments.out is not None:
                 arguments.out.mkdir(parents=True, exist_ok=True)

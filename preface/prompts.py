@@ -90,6 +90,11 @@ class Prompts:
         """The attention sites that have keys and values."""
         return tuple(name.removesuffix(".keys") for name in self.tensors if name.endswith(".keys"))
 
+    @cached_property
+    def bytes(self) -> int:
+        """Of all tensors."""
+        return sum(tensor.nbytes for tensor in self.tensors.values())
+
     @property
     def leaves_reading(self) -> bool:
         """True where what a model reads in a text is the same under every prompt."""

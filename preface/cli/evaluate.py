@@ -39,7 +39,9 @@ Examples:
 def evaluate(
     evaluate_options: dict[str, Any],
     data_options: dict[str, Any],
-    run: Annotated[Path | None, typer.Argument(help="A run's folder, or a prompt's. None: the bare backbone.")] = None,
+    run: Annotated[
+        Path | None, typer.Argument(help="A run's folder, a prompt's, or hub:OWNER/NAME. None: the bare backbone.")
+    ] = None,
     on: On = None,
     backbone: Backbone = None,
     dtype: Dtype = "auto",

@@ -25,7 +25,7 @@ Examples:
 )
 def predict(
     data_options: dict[str, Any],
-    run: Annotated[Path, typer.Argument(help="A run's folder, or a prompt's.")],
+    run: Annotated[Path, typer.Argument(help="A run's folder, a prompt's, or hub:OWNER/NAME.")],
     source: Annotated[str, typer.Argument(help="A data file; -: standard input.")] = "-",
     backbone: Backbone = None,
     dtype: Dtype = "auto",

@@ -24,7 +24,8 @@ def _options() -> dict[str, Fields]:
 
 def _check_installed() -> None:
     """Raise UserError where what a server needs is missing."""
-    if missing := [name for name in ("fastapi", "uvicorn", "prometheus_client", "multipart") if not find_spec(name)]:
+    needed = ("fastapi", "fastapi_offline", "uvicorn", "prometheus_client", "multipart")
+    if missing := [name for name in needed if not find_spec(name)]:
         raise UserError(f"serve: needs {', '.join(missing)}; `pip install 'preface[serve]'` brings what is missing")
 
 
@@ -32,6 +33,8 @@ def _check_installed() -> None:
     options=_options,
     epilog="""
 Examples:
+
+`preface serve prompts --also hub:OWNER/NAME` (one of the hub beside them)
 
 `preface serve prompts --backbone smollm2` (each folder in `prompts` is a prompt, or a run)
 
@@ -51,6 +54,10 @@ def serve(
         bool,
         typer.Option("--open-to-all", help="Listen beyond this machine without keys, for everybody."),
     ] = False,
+    also: Annotated[
+        list[str] | None,
+        typer.Option("--also", metavar="PROMPT", help="A prompt elsewhere: hub:OWNER/NAME, or a folder. Any number."),
+    ] = None,
     runs: Annotated[Path | None, typer.Option("--runs", help="A folder whose runs the page shows.")] = None,
     keep_texts: Annotated[
         str, typer.Option("--keep-texts", metavar="SIZE", help="Memory for what was read of texts.")
@@ -71,6 +78,7 @@ def serve(
     from preface.backbones.base import size_in_bytes
     from preface.labelling.fit import loaded
     from preface.options import validated
+    from preface.records.hub import prompt_folder
     from preface.serving.engine import Engine
     from preface.serving.http.access import Access
     from preface.serving.http.app import create_app
@@ -79,7 +87,10 @@ def serve(
     from preface.terminal.progress import say
 
     access, bounds = Access() if keys is None else Access.read(keys), validated(Limits, limits)
-    store = Store(folder, loaded(backbone, dtype, device), size_in_bytes(keep_prompts))
+    elsewhere = {_name_of(prompt): prompt_folder(prompt) for prompt in also or ()}
+    if len(elsewhere) < len(also or ()):
+        raise UserError(f"also: two prompts have the same name: {', '.join(also or ())}; copy one under another name")
+    store = Store(folder, loaded(backbone, dtype, device), size_in_bytes(keep_prompts), elsewhere)
     engine = Engine(store, keep_texts=size_in_bytes(keep_texts), most_waiting=bounds.max_waiting)
     count = len(store.names())
     say(f"{count:,} {'prompt' if count == 1 else 'prompts'} of {folder}, answered by {store.backbone.name}")
@@ -92,6 +103,11 @@ def serve(
         timeout_graceful_shutdown=60,
     )
     uvicorn.Server(config).run()
+
+
+def _name_of(prompt: str) -> str:
+    """The last part of `hub:OWNER/NAME@REVISION`, or of a folder's path."""
+    return Path(prompt.partition("@")[0] if prompt.startswith("hub:") else Path(prompt).resolve()).name
 
 
 def _is_loopback(host: str) -> bool:

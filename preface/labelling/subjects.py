@@ -11,6 +11,7 @@ from preface.backbones.base import Backbone
 from preface.errors import UserError
 from preface.prompts import Prompts
 from preface.records.card import Ensemble, Origin, SavedPrompt, load_prompt
+from preface.records.hub import prompt_folder
 from preface.records.run import RECORD, Run
 from preface.tasks import Task
 
@@ -81,10 +82,12 @@ def subjects_of(run: Run | str | Path | None, prompts: Literal["best", "rate", "
     """The prompts of a run, of its folder, or of a prompt's folder; None: the bare backbone."""
     if run is None:
         return Subjects([Subject()])
-    if not isinstance(run, Run) and _is_prompt(Path(run)):
-        saved = load_prompt(run)
-        return Subjects([_subject(saved)], saved.card, saved.card.max_input_tokens, Path(run), foreign=True)
-    run = run if isinstance(run, Run) else Run.open(run)
+    if not isinstance(run, Run):
+        folder = prompt_folder(run)
+        if _is_prompt(folder):
+            saved = load_prompt(folder)
+            return Subjects([_subject(saved)], saved.card, saved.card.max_input_tokens, folder, foreign=True)
+        run = Run.open(folder)
     record, result = run.record, run.result
     chosen = {"best": [run.best], "rate": run.best_rate, "all": run.members}[prompts]
     training = {"train_seconds": result.seconds, "train_steps": result.steps, "members": len(result.members)}

@@ -7,7 +7,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -49,20 +49,21 @@ def written_by_others(folder: Path) -> Iterator[None]:
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
+def replacing(path: Path, lock: AbstractContextManager[object] | None = None) -> Iterator[Path]:
     """A place beside `path` for a new file or folder, which replaces `path` where the block ends without an error.
 
-    What was begun is removed otherwise.
+    What was begun is removed otherwise. `lock` is held while one takes the place of the other.
     """
     temporary, outdated = (path.with_name(f".{path.name}.{suffix}") for suffix in (os.getpid(), "old"))
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         remove(temporary)
         yield temporary
-        if path.is_dir():
-            remove(outdated)
-            path.rename(outdated)
-        temporary.replace(path)
+        with lock or nullcontext():
+            if path.is_dir():
+                remove(outdated)
+                path.rename(outdated)
+            temporary.replace(path)
         remove(outdated)
     except BaseException:
         if outdated.exists() and not path.exists():

@@ -14,6 +14,7 @@ from preface.backbones.base import Backbone
 from preface.errors import UserError
 from preface.prompts import LABELS, Prompts, stack
 from preface.records.atomic import DamagedError, read_folder, write_folder
+from preface.records.hub import prompt_folder
 from preface.records.record import Record
 from preface.tasks import Task
 
@@ -188,8 +189,11 @@ def _sizes(tensors: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
 
 
 def load_prompt(folder: str | Path) -> SavedPrompt:
-    """Read a prompt: its folder, or a run's (then the run's best). Raises UserError if absent or damaged."""
-    folder = Path(folder)
+    """Read a prompt: its folder, a run's (then the run's best), or one of the hub (`hub:OWNER/NAME`).
+
+    Raises UserError if absent or damaged.
+    """
+    folder = prompt_folder(folder)
     if not (folder / "prompt.json").exists() and (folder / "prompt" / "prompt.json").exists():
         folder = folder / "prompt"
     if (folder / "run.json").exists() and not (folder / "prompt.json").exists():

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import sys
 import time
-from collections import OrderedDict, deque
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
@@ -30,7 +30,6 @@ from preface.labelling.labeller import Labeller, predictions_of
 from preface.labelling.multi_label import MultiLabel
 from preface.labelling.voting import combined
 from preface.prompts import stack
-from preface.serving import texts as kept_texts
 from preface.serving.asked import (
     ONE_OF_WORDS,
     Answer,
@@ -45,8 +44,9 @@ from preface.serving.asked import (
     answered_as,
     keys_of,
 )
+from preface.serving.kept import Kept
 from preface.serving.store import Served, Store, Text
-from preface.serving.texts import KeptTexts, Key, apart, side_by_side
+from preface.serving.texts import Key, apart, side_by_side
 from preface.serving.waiting import Waiting
 from preface.serving.writers import MOST as MOST_WRITERS
 from preface.serving.writers import Writers
@@ -56,8 +56,10 @@ from preface.terminal.progress import warn
 
 WAIT = 0.002
 """Seconds that an idle engine waits for more to go with what has come."""
+KEEP_TEXTS = 2**31
+"""Bytes of what was read of texts that are kept: under another prompt they are not read again."""
 MOST_WAITING = 10_000
-"""Texts that may wait."""
+"""Texts of one caller that may wait."""
 MOST_PIECES = 2_048
 """Of a text that the bare backbone goes on from."""
 STACKS = 2**28
@@ -86,20 +88,20 @@ class Engine:
     def __init__(
         self,
         store: Store,
-        keep_texts: int = kept_texts.KEEP,
+        keep_texts: int = KEEP_TEXTS,
         most_waiting: int = MOST_WAITING,
         wait: float = WAIT,
     ) -> None:
         """
         Args:
             keep_texts: bytes of contexts that are kept.
-            most_waiting: texts that may wait; beyond, `ask` raises `waiting.FullError`.
+            most_waiting: texts of one caller that may wait; beyond, `ask` raises `waiting.FullError`.
             wait: seconds that an idle engine waits for more to go with what has come.
         """
         self.store, self.backbone, self.wait = store, store.backbone, wait
         self.bare = Path(self.backbone.name).name
         """The name by which the backbone without a prompt is asked."""
-        self.kept = KeptTexts(keep_texts)
+        self.kept: Kept[Key, Context] = Kept(keep_texts, lambda context: context.states.nbytes)
         self.waiting: Waiting[Item] = Waiting(most_waiting)
         self.to_write: Waiting[Item] = Waiting(most_waiting, self.waiting.changed)
         """Texts to be gone on from."""
@@ -107,7 +109,7 @@ class Engine:
         self.long: deque[tuple[Item, Iterator[None]]] = deque()
         """Texts that are being read in parts."""
         self.block = BLOCK if self.backbone.device.type == "cpu" else GPU_BLOCK
-        self.labellers: OrderedDict[tuple[Served, ...], Labeller] = OrderedDict()
+        self.labellers: Kept[tuple[Served, ...], Labeller] = Kept(STACKS, lambda labeller: labeller.prompts.bytes)
         self.counts = Counts()
         self.tokenizing = Lock()
         self.thread = Thread(target=self._run, name="preface-engine", daemon=True)
@@ -144,7 +146,8 @@ class Engine:
             zero_shot: answer without a prompt too, once for each task of the prompts.
 
         Raises:
-            UserError: an unknown or damaged prompt, a prompt that writes its answers, a text that is empty.
+            UserError: an unknown or damaged prompt, a prompt that writes its answers, a text that is empty, more texts
+                than may ever wait.
             FullError, ClosedError: of `waiting`.
         """
         served = [self.store.get(name) for name in models]
@@ -157,6 +160,8 @@ class Engine:
             raise UserError("a request needs at least one prompt and one text")
         request = Request([[None] * len(served) for _ in texts], left=0)
         questions = self._questions(request, served, texts, caller)
+        if len(questions) > (most := self.waiting.most):
+            raise UserError(f"{len(questions):,} texts, as each prompt reads them: {most:,} may wait; ask in parts")
         request.left = len(questions)
         self.waiting.put(questions, len(self.to_write) + self._in_hand)
         self.counts.requests += 1
@@ -363,8 +368,8 @@ class Engine:
         missing: dict[Key, list[int]] = {}
         for item in items:
             for key in item.keys:
-                if key in self.kept:
-                    found[key] = self.kept.get(key)
+                if (kept := self.kept.get(key)) is not None:
+                    found[key] = kept
                 elif key not in missing:
                     missing[key] = item.ids
         for prompted in (False, True):
@@ -433,13 +438,9 @@ class Engine:
 
     def _labeller(self, served: tuple[Served, ...]) -> Labeller:
         """Prompts side by side, as they were last asked together."""
-        if served in self.labellers:
-            self.labellers.move_to_end(served)
-            return self.labellers[served]
-        words = [each.wanted for each in served for _ in range(each.prompts.size)]
-        self.labellers[served] = made = Labeller(self.backbone, stack([each.prompts for each in served]), words)
-        size = sum(each.bytes for together in self.labellers for each in together)
-        while size > STACKS and len(self.labellers) > 1:
-            oldest, _ = self.labellers.popitem(last=False)
-            size -= sum(each.bytes for each in oldest)
-        return made
+        labeller = self.labellers.get(served)
+        if labeller is None:
+            words = [each.wanted for each in served for _ in range(each.prompts.size)]
+            labeller = Labeller(self.backbone, stack([each.prompts for each in served]), words)
+            self.labellers.put(served, labeller)
+        return labeller

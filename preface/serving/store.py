@@ -7,12 +7,11 @@ known from the next request on. Requests that have begun keep the version they b
 from __future__ import annotations
 
 import re
-from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from threading import RLock
+from threading import Lock, RLock
 from typing import Any
 
 from preface.backbones.base import Backbone
@@ -22,6 +21,7 @@ from preface.labelling.free_text import Wanted, wanted
 from preface.prompts import Prompts
 from preface.records.atomic import naming, recover, remove, replacing
 from preface.records.card import Ensemble, PromptCard, load_prompt
+from preface.serving.kept import Kept
 from preface.tasks import Row, render
 from preface.tasks.task import example_of
 
@@ -61,10 +61,6 @@ class Served:
         return self.prompts.leaves_reading
 
     @cached_property
-    def bytes(self) -> int:
-        return sum(tensor.nbytes for tensor in self.prompts.tensors.values())
-
-    @cached_property
     def without_prompt(self) -> Served:
         """The bare model on the same task, in the same words."""
         card = self.card.model_copy(update={"ensemble": None})
@@ -94,23 +90,39 @@ class _Loaded:
 class Store:
     """A folder of prompts of one backbone: a folder each, as `preface train` exports it, or a whole run."""
 
-    def __init__(self, folder: str | Path, backbone: Backbone, keep: int = KEEP) -> None:
-        """`keep`: bytes of prompts that stay loaded. Raises UserError if there is no such folder."""
-        self.folder, self.backbone, self.keep = Path(folder), backbone, keep
+    def __init__(
+        self, folder: str | Path, backbone: Backbone, keep: int = KEEP, also: Mapping[str, Path] | None = None
+    ) -> None:
+        """`keep`: bytes of prompts that stay loaded; `also`: prompts by name that lie elsewhere, and are never changed.
+
+        Raises UserError if there is no such folder, or it has a prompt of such a name.
+        """
+        self.folder, self.backbone, self.also = Path(folder), backbone, dict(also or {})
         if not self.folder.is_dir():
             raise UserError(f"{folder}: no folder here; give one that holds prompts, a folder each")
         recover(self.folder)
-        self.loaded: OrderedDict[str, _Loaded] = OrderedDict()
-        self.bytes = 0
-        """Of those."""
+        for name, elsewhere in self.also.items():
+            _check(name)
+            if _card_of(self.folder / name):
+                raise UserError(f"prompt {name}: there is one in {folder}, and one in {elsewhere}; rename one of them")
+            if _card_of(elsewhere) is None:
+                raise UserError(f"prompt {name}: there is none in {elsewhere}")
+        self.loaded: Kept[str, _Loaded] = Kept(keep, lambda loaded: loaded.served.prompts.bytes)
         self.asked: dict[Any, tuple[Wanted, str]] = {}
         """What tasks ask for, and what is read for them."""
         self.lock = RLock()
+        self.changing = Lock()
+        """For one prompt that is written or removed at a time."""
 
     def names(self) -> list[str]:
         """Of all prompts that are there, loaded or not."""
         with self.lock:
-            return sorted(path.name for path in self.folder.iterdir() if NAME.fullmatch(path.name) and _card_of(path))
+            own = {path.name for path in self.folder.iterdir() if NAME.fullmatch(path.name) and _card_of(path)}
+        return sorted(own | self.also.keys())
+
+    def path(self, name: str) -> Path:
+        """Where a prompt lies, or would lie."""
+        return self.also.get(name, self.folder / name)
 
     def get(self, name: str) -> Served:
         """A prompt as it is now. Raises UnknownPromptError, or UserError where it is damaged or of another backbone."""
@@ -118,13 +130,10 @@ class Store:
             stamp = self._stamp(name)
             known = self.loaded.get(name)
             if known is not None and known.stamp == stamp:
-                self.loaded.move_to_end(name)
                 return known.served
-            self._forget(name)
-            served = self._load(name, self.folder / name)
-            self.loaded[name] = _Loaded(served, stamp)
-            self.bytes += served.bytes
-            self._make_room()
+            self.loaded.forget(name)
+            served = self._load(name, self.path(name))
+            self.loaded.put(name, _Loaded(served, stamp))
             return served
 
     def add(self, name: str, files: Mapping[str, bytes]) -> Served:
@@ -133,11 +142,13 @@ class Store:
         Raises UserError, and leaves everything as it was, if it is damaged or of another backbone.
         """
         _check(name)
+        self._check_own(name)
         if set(files) != set(FILES):
             raise UserError(f"prompt {name}: needs the files {' and '.join(FILES)}, not {', '.join(files) or 'none'}")
         path = self.folder / name
-        _check_prompt_alone(path)
-        with self.lock, naming(path), replacing(path) as temporary:
+        # whoever asks meanwhile waits for two folders to change places, and not for what is written and checked before
+        with self.changing, naming(path), replacing(path, self.lock) as temporary:
+            _check_prompt_alone(path)
             temporary.mkdir()
             for file in FILES:
                 (temporary / file).write_bytes(files[file])
@@ -148,22 +159,27 @@ class Store:
 
     def remove(self, name: str) -> None:
         """Raises UnknownPromptError."""
-        with self.lock:
+        with self.changing, self.lock:
             self._stamp(name)
+            self._check_own(name)
             path = self.folder / name
             _check_prompt_alone(path)
             remove(path)
-            self._forget(name)
+            self.loaded.forget(name)
             if path.exists():
                 raise UserError(f"prompt {name}: could not be removed; look at the permissions of its folder")
 
     def _stamp(self, name: str) -> tuple[int, int]:
-        card = _card_of(self.folder / name) if NAME.fullmatch(name) else None
+        card = _card_of(self.path(name)) if NAME.fullmatch(name) else None
         if card is None:
-            self._forget(name)
+            self.loaded.forget(name)
             raise UnknownPromptError(f"prompt {name}: there is none of that name; /v1/models lists those there are")
         about = card.stat()
         return about.st_ino, about.st_mtime_ns
+
+    def _check_own(self, name: str) -> None:
+        if name in self.also:
+            raise UserError(f"prompt {name}: does not lie in the server's own folder, and is not changed")
 
     def _load(self, name: str, folder: Path) -> Served:
         saved = load_prompt(folder)
@@ -176,15 +192,6 @@ class Store:
             self.asked[key] = wanted(self.backbone, task), self.backbone.question("{text}", task.cue)
         prompts = saved.prompts.to(self.backbone.device, self.backbone.dtype)
         return Served(name, saved.card, prompts, *self.asked[key])
-
-    def _make_room(self) -> None:
-        """Let go of those that were not used for longest; the last one stays, whatever its size."""
-        while self.bytes > self.keep and len(self.loaded) > 1:
-            self._forget(next(iter(self.loaded)))
-
-    def _forget(self, name: str) -> None:
-        if (known := self.loaded.pop(name, None)) is not None:
-            self.bytes -= known.served.bytes
 
 
 def _check(name: str) -> None:

@@ -19,6 +19,9 @@ class Asked(Protocol):
 
 Item = TypeVar("Item", bound=Asked)
 
+TOGETHER = 4
+"""How many times as many may wait of all callers together as of one."""
+
 
 class FullError(Exception):
     """As many wait as may."""
@@ -39,7 +42,7 @@ class Waiting(Generic[Item]):
     """A queue for each caller, emptied in turn by what each has had; callers put, one thread takes."""
 
     def __init__(self, most: int, changed: Condition | None = None) -> None:
-        """`most`: that may wait, of all callers together; `changed`: another queue's, whose taker hears of this too."""
+        """`most`: that may wait, of one caller; `changed`: another queue's, whose taker hears of this too."""
         self.most = most
         self.changed = changed or Condition()
         self.callers: dict[str, _Caller[Item]] = {}
@@ -50,22 +53,23 @@ class Waiting(Generic[Item]):
         return self.count
 
     def put(self, items: list[Item], beside: int = 0) -> None:
-        """Let several of one caller wait, or none; `beside`: others that wait elsewhere.
+        """Let several of one caller wait, or none of them; `beside`: others that wait elsewhere.
 
         Raises FullError, ClosedError.
         """
         with self.changed:
             if self.closed:
                 raise ClosedError
-            if self.count + beside + len(items) > self.most:
+            name = items[0].caller
+            caller = self.callers.get(name)
+            own = len(items) + (len(caller.waiting) if caller is not None else 0)
+            if own > self.most or self.count + beside + len(items) > TOGETHER * self.most:
                 raise FullError
-            for item in items:
-                caller = self.callers.get(item.caller)
-                if caller is None:
-                    # who comes new has no claim on what others had before
-                    least = min((other.had for other in self.callers.values()), default=0.0)
-                    caller = self.callers[item.caller] = _Caller(least)
-                caller.waiting.append(item)
+            if caller is None:
+                # who comes new has no claim on what others had before
+                least = min((other.had for other in self.callers.values()), default=0.0)
+                caller = self.callers[name] = _Caller(least)
+            caller.waiting += items
             self.count += len(items)
             self.changed.notify()
 

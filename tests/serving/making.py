@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from threading import Event
 
+import pytest
 import torch
 
 from preface.backbones.base import Backbone
@@ -12,6 +14,7 @@ from preface.methods import METHODS, Method, PrefixTuning, PromptTuning
 from preface.methods.init import Initializer
 from preface.prompts import Prompts
 from preface.records.card import Ensemble, Member, save_ensemble, save_prompt
+from preface.serving.engine import Engine
 from preface.tasks import load_task
 from tests.records.making import card_of
 
@@ -79,3 +82,17 @@ def mixed(folder: Path, backbone: Backbone) -> list[str]:
     put_ensemble(folder / "several", backbone, [PrefixTuning(length=n, sites=(site,)) for n in (2, 4, 3)])
     put_ensemble(folder / "several-before", backbone, [PromptTuning(length=n, init="random") for n in (3, 1)])
     return sorted(path.name for path in folder.iterdir())
+
+
+def held_up(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> tuple[Event, Event]:
+    """An engine whose next reading begins, and waits: `(it has begun, let it go on)`."""
+    begun, go_on = Event(), Event()
+    read = engine.backbone.read
+
+    def slow(*args: object) -> object:
+        begun.set()
+        assert go_on.wait(60)
+        return read(*args)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(engine.backbone, "read", slow)
+    return begun, go_on

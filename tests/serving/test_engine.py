@@ -18,7 +18,7 @@ from preface.serving.engine import Engine
 from preface.serving.store import Store
 from preface.serving.waiting import ClosedError, FullError
 from preface.tasks.label_sets import as_text
-from tests.serving.making import put
+from tests.serving.making import held_up, put
 
 TEXTS = [
     "a fine warm film",
@@ -127,20 +127,6 @@ def test_mistakes(engine: Engine) -> None:
         engine.ask([], ["x"])
 
 
-def held_up(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> tuple[Event, Event]:
-    """An engine whose next reading begins, and waits: `(it has begun, let it go on)`."""
-    begun, go_on = Event(), Event()
-    read = engine.backbone.read
-
-    def slow(*args: object) -> object:
-        begun.set()
-        assert go_on.wait(60)
-        return read(*args)  # type: ignore[arg-type]
-
-    monkeypatch.setattr(engine.backbone, "read", slow)
-    return begun, go_on
-
-
 def test_a_cancelled_request_frees_its_place(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     begun, go_on = held_up(engine, monkeypatch)
     first = engine.ask(["answer-a"], ["one"])
@@ -165,6 +151,9 @@ def test_no_more_wait_than_may_and_closing_answers_what_was_accepted(
     futures.append(engine.ask(["answer-a"], ["two", "three"]))
     with pytest.raises(FullError):
         engine.ask(["answer-a"], ["four"])
+    with pytest.raises(UserError, match=r"3 texts.*2 may wait; ask in parts"):
+        engine.ask(["answer-a"], ["four", "five", "six"])
+    futures.append(engine.ask(["answer-a"], ["four", "five"], caller="another"))
     closing = Thread(target=engine.close)
     closing.start()
     while not engine.waiting.closed:
@@ -173,7 +162,7 @@ def test_no_more_wait_than_may_and_closing_answers_what_was_accepted(
         engine.ask(["answer-a"], ["five"])
     go_on.set()
     closing.join(60)
-    assert [len(future.result(0).answers) for future in futures] == [1, 2]
+    assert [len(future.result(0).answers) for future in futures] == [1, 2, 2]
 
 
 def test_what_fails_harms_no_other(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,13 +3,14 @@ from __future__ import annotations
 import os
 import shutil
 from pathlib import Path
+from threading import Event, Thread
 
 import pytest
 
 from preface.backbones.base import Backbone
 from preface.errors import UserError
 from preface.methods import PrefixTuning
-from preface.serving.store import Store, UnknownPromptError
+from preface.serving.store import FILES, Served, Store, UnknownPromptError
 from tests.serving.making import put
 
 
@@ -29,12 +30,12 @@ def test_prompts_are_loaded_once_and_the_longest_unused_let_go(folder: Path, ser
     store = Store(folder, served_backbone)
     first = store.get("p0")
     assert store.get("p0") is first
-    store.keep = 2 * first.bytes
+    store.loaded.keep = 2 * first.prompts.bytes
     store.get("p1")
     store.get("p0")
     store.get("p2")
     assert list(store.loaded) == ["p0", "p2"]
-    store.keep = 0
+    store.loaded.keep = 0
     assert store.get("p1").name == "p1"
     assert list(store.loaded) == ["p1"]
 
@@ -120,3 +121,28 @@ def test_a_link_is_removed_and_not_what_it_leads_to(folder: Path, served_backbon
     store.remove("p0")
     assert "p0" not in store.names()
     assert (tmp_path / "elsewhere" / "prompt.json").exists()
+
+
+def test_others_are_answered_while_one_is_written(
+    folder: Path, served_backbone: Backbone, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = Store(folder, served_backbone)
+    begun, go_on = Event(), Event()
+    load = store._load
+
+    def slow(name: str, path: Path) -> Served:
+        if path.name.startswith("."):
+            begun.set()
+            assert go_on.wait(60)
+        return load(name, path)
+
+    monkeypatch.setattr(store, "_load", slow)
+    files = {name: (folder / "p1" / name).read_bytes() for name in FILES}
+    writing = Thread(target=store.add, args=("p0", files))
+    writing.start()
+    assert begun.wait(60)
+    old = store.get("p0")
+    assert store.get("p2")
+    go_on.set()
+    writing.join(60)
+    assert store.get("p0") is not old

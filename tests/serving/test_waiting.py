@@ -65,11 +65,17 @@ def test_no_more_than_may() -> None:
     waiting: Waiting[Item] = Waiting(3)
     waiting.put([Item("a", 0), Item("a", 1)])
     with pytest.raises(FullError):
-        waiting.put([Item("b", 0), Item("b", 1)])
+        waiting.put([Item("a", 2), Item("a", 3)])
+    waiting.put([Item("a", 2)])
+    for caller in "bcd":  # others are not shut out by one
+        waiting.put([Item(caller, number) for number in range(3)], beside=0)
+    assert len(waiting) == 12
     with pytest.raises(FullError):
-        waiting.put([Item("b", 0)], beside=1)
-    waiting.put([Item("b", 0)])
-    assert len(waiting) == 3
+        waiting.put([Item("e", 0)])
+    assert len(take(waiting, 1)) == 1
+    with pytest.raises(FullError):
+        waiting.put([Item("e", 0)], beside=1)
+    waiting.put([Item("e", 0)])
 
 
 def test_closing() -> None:

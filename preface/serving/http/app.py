@@ -6,9 +6,9 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
 
 from fastapi import FastAPI, Response
+from fastapi_offline import FastAPIOffline
 from starlette.concurrency import run_in_threadpool
 
 from preface.serving.engine import Engine
@@ -17,11 +17,9 @@ from preface.serving.http import runs as runs_of_a_folder
 from preface.serving.http.access import Access
 from preface.serving.http.asking import ACaller, AServing, Serving
 from preface.serving.http.errors import RefusedError, add_handlers
+from preface.serving.http.guard import Bounded, Known
 from preface.serving.http.limits import Limits
 from preface.serving.http.metrics import Measured, Metrics
-
-FOR_PROMPTS = 64
-"""How many times larger a prompt that is sent may be than another request."""
 
 
 def create_app(
@@ -41,9 +39,15 @@ def create_app(
         yield
         await run_in_threadpool(engine.close)
 
-    app = FastAPI(title="Preface", summary="One frozen model, any number of soft prompts", lifespan=lifespan)
-    limits = limits or Limits()
-    app.state.serving = Serving(engine, access or Access(), limits, time.time(), runs, local)
+    app = FastAPIOffline(
+        title="Preface",
+        summary="One frozen model, any number of soft prompts",
+        lifespan=lifespan,
+        redoc_url=None,
+        static_url="/docs/files",
+    )
+    access, limits = access or Access(), limits or Limits()
+    app.state.serving = Serving(engine, limits, time.time(), runs)
     metrics = Metrics(engine)
     add_handlers(app)
     for module in (labels, completions, prompts, runs_of_a_folder, page):
@@ -67,36 +71,6 @@ def create_app(
         return Response(metrics.text(), media_type="text/plain; version=0.0.4")
 
     app.add_middleware(Bounded, most=limits.max_body)
+    app.add_middleware(Known, access=access, local=local)
     app.add_middleware(Measured, metrics=metrics)
     return app
-
-
-class Bounded:
-    """Middleware that refuses a body that is too large before it is read, or while it is."""
-
-    def __init__(self, app: Any, most: int) -> None:
-        self.app, self.most = app, most
-
-    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        if scope["type"] != "http":
-            return await self.app(scope, receive, send)
-        most = self.most * (FOR_PROMPTS if scope["path"] == prompts.router.prefix else 1)
-        failure = RefusedError(413, f"a request may have {most:,} bytes here")
-        length = dict(scope["headers"]).get(b"content-length", b"0")
-        if length.isdigit() and int(length) > most:
-            return await failure.response(scope, receive, send)
-        had = 0
-
-        async def receiving() -> Any:
-            nonlocal had
-            message = await receive()
-            had += len(message.get("body", b""))
-            return message if had <= most else {"type": "http.disconnect"}
-
-        async def sending(message: Any) -> None:
-            if had <= most:  # else what the application says of half a body
-                await send(message)
-
-        await self.app(scope, receiving, sending)
-        if had > most:
-            await failure.response(scope, receive, send)

@@ -16,12 +16,11 @@ from fastapi import Depends, Request
 from starlette.concurrency import run_in_threadpool
 
 from preface.serving.engine import Engine
-from preface.serving.http.access import Access, Caller
+from preface.serving.http.access import Caller
 from preface.serving.http.errors import RefusedError
 from preface.serving.http.limits import Limits
 
 T = TypeVar("T")
-LOCAL = ("localhost", "127.0.0.1", "::1")
 FEW, SMALL = 16, 4_000
 """Texts, and characters, that are written in pieces while nothing else is done: a millisecond or two."""
 
@@ -31,26 +30,25 @@ class Serving:
     """What a server consists of."""
 
     engine: Engine
-    access: Access
     limits: Limits
     started: float
     runs: Path | None = None
     """The folder whose runs are shown."""
-    local: bool = False
-    """Whether it is for programs of this machine alone, without keys."""
 
-    def check_size(self, texts: Sequence[Any], models: Sequence[str] = ("",)) -> None:
-        """Raise RefusedError where a request has too much of something."""
+    def check_size(self, texts: Sequence[Any], models: Sequence[str] = ("",), zero_shot: bool = False) -> None:
+        """Raise RefusedError where a request has too much of something; `zero_shot`: each prompt may have a task of its
+        own, which is answered without it too."""
         limits = self.limits
+        answers = len(texts) * len(models) * (2 if zero_shot else 1)
         if not texts or not models:
             raise RefusedError(400, "a request needs at least one text and one prompt")
         if len(texts) > limits.max_texts:
             raise RefusedError(413, f"{len(texts):,} texts: a request may have {limits.max_texts:,}; send several")
-        if len(models) > limits.max_models or len(models) * len(texts) > limits.max_answers:
+        if len(models) > limits.max_models or answers > limits.max_answers:
             raise RefusedError(
                 413,
                 f"{len(models):,} prompts on {len(texts):,} texts: a request may have {limits.max_models:,} prompts, "
-                f"and {limits.max_answers:,} answers; send several",
+                f"and {limits.max_answers:,} answers, those without a prompt among them; send several",
             )
         longest = max(map(_size, texts))
         if longest > limits.max_characters:
@@ -70,21 +68,9 @@ def _serving(request: Request) -> Serving:
 
 
 def _caller(request: Request) -> Caller:
-    serving = _serving(request)
-    if not serving.access.keys:
-        _check_origin(request, serving.local)
-    address = request.client.host if request.client else "unknown"
-    return serving.access.caller(request.headers.get("authorization"), address)
-
-
-def _check_origin(request: Request, local: bool) -> None:
-    """Raise RefusedError for what another site's page sends by the browser of somebody who looks at it: where no key is
-    needed, it could do all that its reader can."""
-    host, origin = request.headers.get("host", ""), request.headers.get("origin")
-    if origin is not None and origin.partition("://")[2] != host:
-        raise RefusedError(403, f"origin {origin}: pages of other sites may not ask here; give the server --keys")
-    if local and host.rpartition(":")[0].strip("[]") not in LOCAL and host not in LOCAL:
-        raise RefusedError(403, f"host {host}: this server is for its own machine; call it localhost")
+    """Whom `guard.Known` found."""
+    caller: Caller = request.state.caller
+    return caller
 
 
 AServing = Annotated[Serving, Depends(_serving)]
@@ -115,10 +101,10 @@ async def result(request: Request, futures: Iterable[Future[T]], timeout: float)
     raise RefusedError(503, f"no answer within {timeout:g} seconds: too much is asked here; try again later", after=5)
 
 
-async def off_the_loop(texts: Sequence[Any], work: Callable[..., T], *arguments: Any) -> T:
-    """What takes long where texts are long, such as writing them in pieces: then in a thread of its own, so that the
-    server goes on; else at once, for a thread costs more."""
-    if len(texts) < FEW and sum(map(_size, texts)) < SMALL:
+async def off_the_loop(engine: Engine, texts: Sequence[Any], work: Callable[..., T], *arguments: Any) -> T:
+    """What takes long where texts are long, or where another is being written in pieces: then in a thread of its own,
+    so that the server goes on; else at once, for a thread costs more."""
+    if len(texts) < FEW and sum(map(_size, texts)) < SMALL and not engine.tokenizing.locked():
         return work(*arguments)
     return await run_in_threadpool(work, *arguments)
 

@@ -214,7 +214,7 @@ class _Asked:
         try:
             for index, text in enumerate(texts):
                 asked = (self.model, text, self.style, self.caller.name, self._hears(index))
-                self.futures.append(await off_the_loop([text], self.serving.engine.write, *asked))
+                self.futures.append(await off_the_loop(self.serving.engine, [text], self.serving.engine.write, *asked))
         except BaseException:  # also where the caller goes meanwhile
             for future in self.futures:
                 future.cancel()

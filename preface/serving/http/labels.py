@@ -160,7 +160,7 @@ async def _ask(
     request: Request, serving: Serving, caller: ACaller, models: list[str], texts: list[Text], zero_shot: bool = False
 ) -> Result:
     caller.check(models)
-    serving.check_size(texts, models)
-    future = await off_the_loop(texts, serving.engine.ask, models, texts, caller.name, zero_shot)
+    serving.check_size(texts, models, zero_shot)
+    future = await off_the_loop(serving.engine, texts, serving.engine.ask, models, texts, caller.name, zero_shot)
     (answered,) = await result(request, [future], serving.limits.timeout)
     return answered

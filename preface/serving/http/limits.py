@@ -16,5 +16,7 @@ class Limits(BaseModel):
     max_answers: int = Field(10_000, ge=1, description="Texts times prompts in a request.")
     max_characters: int = Field(100_000, ge=1, description="Characters of a text.")
     max_new_tokens: int = Field(1_024, ge=1, description="Pieces that are written.")
-    max_waiting: int = Field(10_000, ge=1, description="Texts that may wait; more are sent away with 429.")
+    max_waiting: int = Field(
+        10_000, ge=1, description="Texts of a caller that may wait, four times as many of all; more get a 429."
+    )
     timeout: float = Field(60.0, gt=0, description="Seconds that a request may take.")

@@ -33,7 +33,7 @@ def one(name: str, serving: AServing, caller: ACaller) -> dict[str, Any]:
     caller.check([name])
     served = serving.engine.store.get(name)
     words = nearest_words(served, serving.engine.backbone)
-    return about(served) | of_its_run(serving.engine.store.folder / name) | {"words": words}
+    return about(served) | of_its_run(serving.engine.store.path(name)) | {"words": words}
 
 
 @router.post("", status_code=201, summary="Add a prompt, or put another in the place of one")
@@ -102,6 +102,6 @@ def about(served: Served) -> dict[str, Any]:
         "metric": card.task.metric,
         "members": served.prompts.size,
         "read_once": served.leaves_reading,
-        "bytes": served.bytes,
+        "bytes": served.prompts.bytes,
         "backbone": card.backbone,
     }

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import hashlib
+import re
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,7 +18,7 @@ from preface.serving.http.app import create_app
 from preface.serving.http.limits import Limits
 from preface.serving.store import Store
 from tests.serving.http.conftest import client_of, running
-from tests.serving.making import put
+from tests.serving.making import held_up, put
 
 WRITER, READER, SLOW = "writer-writer-writer", "reader-reader-reader", "slow-slow-slow-slow"
 KEYS = f"""
@@ -205,13 +207,48 @@ def test_an_answer_in_time(folder: Path, served_backbone: Backbone) -> None:
         assert "too much is asked" in said.json()["error"]["message"]
 
 
-def test_no_more_wait_than_may(folder: Path, served_backbone: Backbone) -> None:
+def test_no_more_wait_than_may(folder: Path, served_backbone: Backbone, monkeypatch: pytest.MonkeyPatch) -> None:
     engine = Engine(Store(folder, served_backbone), most_waiting=2)
+    begun, go_on = held_up(engine, monkeypatch)
     with running(create_app(engine)) as address, httpx.Client(base_url=address, timeout=60) as client:
         said = client.post("/classify", json={"model": "other", "input": ["a", "b", "c"]})
+        assert said.status_code == 400
+        assert "ask in parts" in said.json()["error"]["message"]
+        held = engine.ask(["other"], ["a"], "127.0.0.1")
+        assert begun.wait(60)
+        waits = engine.ask(["other"], ["b", "c"], "127.0.0.1")
+        said = client.post("/classify", json={"model": "other", "input": "d"})
         assert said.status_code == 429
         assert said.headers["Retry-After"] == "1"
+        go_on.set()
+        assert held.result(60)
+        assert waits.result(60)
         assert client.post("/classify", json={"model": "other", "input": ["a", "b"]}).status_code == 200
+
+
+def test_what_is_said_without_a_prompt_counts(folder: Path, served_backbone: Backbone) -> None:
+    with client_of(folder, served_backbone, limits=Limits(max_answers=3)) as client:
+        asked = {"model": "other", "input": ["a", "b"]}
+        assert client.post("/classify", json=asked).status_code == 200
+        said = client.post("/classify", json={**asked, "zero_shot": True})
+        assert said.status_code == 413
+        assert "3 answers" in said.json()["error"]["message"]
+
+
+def test_who_asks_is_known_before_anything_is_read(client: httpx.Client) -> None:
+    """A caller without a key is sent away while what it sends is still to come."""
+    address = client.base_url
+    with socket.create_connection((address.host, address.port or 80), timeout=30) as caller:
+        caller.sendall(b"POST /v1/prompts HTTP/1.1\r\nhost: localhost\r\ncontent-length: 1000000\r\n\r\n")
+        assert caller.recv(100).startswith(b"HTTP/1.1 401")
+
+
+def test_the_list_of_routes_loads_nothing_from_elsewhere(client: httpx.Client) -> None:
+    page = client.get("/docs").text
+    loaded = re.findall(r"""(?:src|href)=["']([^"']+)""", page)
+    assert len(loaded) >= 3
+    for path in loaded:
+        assert client.get(path).status_code == 200, path
 
 
 def test_metrics(client: httpx.Client) -> None:
