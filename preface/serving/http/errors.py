@@ -63,6 +63,8 @@ def refusal_of(error: Exception) -> RefusedError:
             return RefusedError(429, "too many texts are waiting; try again in a moment", after=1)
         case ClosedError():
             return RefusedError(503, "the server is stopping; ask another one", after=5)
+        case OSError():
+            return RefusedError(503, f"the server cannot write or read a file ({error.strerror}); tell who runs it")
     return RefusedError(500, "something went wrong here; the server's log says what")
 
 
@@ -72,7 +74,7 @@ def add_handlers(app: FastAPI) -> None:
     async def known(_: Request, error: Exception) -> JSONResponse:
         return refusal_of(error).response
 
-    for kind in (RefusedError, UserError, FullError, ClosedError, Exception):
+    for kind in (RefusedError, UserError, FullError, ClosedError, OSError, Exception):
         app.add_exception_handler(kind, known)
 
     async def invalid(_: Request, error: Exception) -> JSONResponse:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import hashlib
 import re
 import socket
@@ -132,6 +133,21 @@ def test_what_is_damaged_or_of_another_backbone_changes_nothing(
         assert str(folder) not in said.json()["error"]["message"]
     assert label(client, "film-a").json()["data"][0]["probabilities"] == pytest.approx(before, abs=1e-4)
     assert client.post("/v1/prompts", data={"name": "film-a"}, headers=by(WRITER)).status_code == 422
+
+
+def test_a_full_disk_is_said(client: httpx.Client, folder: Path, sent: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    before = label(client, "film-a").json()["data"][0]["probabilities"]
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "write_bytes", full)
+        said = client.post("/v1/prompts", data={"name": "film-a"}, files=files(sent), headers=by(WRITER))
+    assert said.status_code == 503
+    message = said.json()["error"]["message"]
+    assert "No space left" in message
+    assert str(folder) not in message
+    assert label(client, "film-a").json()["data"][0]["probabilities"] == pytest.approx(before, abs=1e-4)
 
 
 def test_a_key_without_write_changes_nothing(client: httpx.Client, sent: Path) -> None:
