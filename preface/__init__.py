@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from preface.pretraining.making import adapt as adapt
     from preface.pretraining.making import pretrain as pretrain
     from preface.pretraining.tokens import tokenize as tokenize
+    from preface.records.push import push as push
     from preface.records.run import Run as Run
     from preface.serving.engine import Engine as Engine
     from preface.serving.store import Store as Store
@@ -54,6 +55,7 @@ _HOMES = {
     "neighbors": "insight.neighbors",
     "predict": "labelling.predict",
     "pretrain": "pretraining.making",
+    "push": "records.push",
     "report": "experiments.gather",
     "similarity": "insight.similarity",
     "tokenize": "pretraining.tokens",

@@ -106,6 +106,7 @@ for module in (
     "predict",
     "serve",
     "ensemble",
+    "push",
     "neighbors",
     "similarity",
     "compare",

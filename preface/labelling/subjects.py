@@ -11,7 +11,7 @@ from preface.backbones.base import Backbone
 from preface.errors import UserError
 from preface.prompts import Prompts
 from preface.records.card import Ensemble, Origin, SavedPrompt, load_prompt
-from preface.records.hub import prompt_folder
+from preface.records.hub import is_of_hub, prompt_folder
 from preface.records.run import RECORD, Run
 from preface.tasks import Task
 
@@ -86,7 +86,8 @@ def subjects_of(run: Run | str | Path | None, prompts: Literal["best", "rate", "
         folder = prompt_folder(run)
         if _is_prompt(folder):
             saved = load_prompt(folder)
-            return Subjects([_subject(saved)], saved.card, saved.card.max_input_tokens, folder, foreign=True)
+            own = None if is_of_hub(run) else folder  # nothing is written into the hub's cache
+            return Subjects([_subject(saved)], saved.card, saved.card.max_input_tokens, own, foreign=True)
         run = Run.open(folder)
     record, result = run.record, run.result
     chosen = {"best": [run.best], "rate": run.best_rate, "all": run.members}[prompts]

@@ -12,13 +12,17 @@ HUB = "hub:"
 FILES = ("prompt.json", "prompt.safetensors")
 
 
+def is_of_hub(name: object) -> bool:
+    return str(name).startswith(HUB)
+
+
 def prompt_folder(name: str | Path) -> Path:
     """Where a prompt lies: `hub:OWNER/NAME`, or `hub:OWNER/NAME@REVISION`, in the hub's cache, downloaded if it is not
     there yet or has changed; any other is a folder.
 
     Raises UserError if the hub has no such prompt, or is out of reach and none is in the cache.
     """
-    if not str(name).startswith(HUB):
+    if not is_of_hub(name):
         return Path(name)
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError, RepositoryNotFoundError

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cached_property
@@ -18,6 +20,7 @@ from preface.errors import UserError
 from preface.records.atomic import write_atomically
 from preface.records.card import Member, Origin, SavedPrompt, load_prompt
 from preface.records.record import Record
+from preface.records.results import Cell, read_cells
 from preface.tasks import Source, Split
 
 RECORD = "run.json"
@@ -208,6 +211,20 @@ def at_best_rate(trained: Sequence[Trained]) -> list[Trained]:
     for one in trained:
         rates.setdefault(one.learning_rate, []).append(one)
     return max(rates.values(), key=lambda some: (fmean(x.score for x in some), -fmean(x.loss for x in some)))
+
+
+def command_of(folder: Path) -> str | None:
+    """How the run in a folder was made; None: there is none, or its record cannot be read."""
+    with suppress(UserError):
+        return shlex.join(["preface", *RunRecord.read(folder).command[1:]])
+    return None
+
+
+def cells_of(folder: Path) -> list[Cell]:
+    """The scores of the run in a folder, as `evaluate` left them; none that cannot be read."""
+    with suppress(UserError):
+        return read_cells(folder / "evaluations" / "results.json")
+    return []
 
 
 def now() -> datetime:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
 import threading
@@ -11,8 +12,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 
 @contextmanager
-def hub_of(repositories: Mapping[str, Mapping[str, bytes]]) -> Iterator[str]:
-    """The address of a hub that has these files, by repository and name."""
+def hub_of(repositories: dict[str, dict[str, bytes]], token: str = "hf_stand_in") -> Iterator[str]:
+    """The address of a hub that has these files, by repository and name; who sends the token may add more."""
 
     class Hub(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
@@ -20,6 +21,33 @@ def hub_of(repositories: Mapping[str, Mapping[str, bytes]]) -> Iterator[str]:
 
         def do_HEAD(self) -> None:
             self._answer(body=False)
+
+        def do_POST(self) -> None:
+            body = self.rfile.read(int(self.headers["Content-Length"]))
+            if self.headers.get("Authorization") != f"Bearer {token}":
+                return self._send(401, b'{"error": "Invalid credentials"}', {}, True)
+            if self.path == "/api/repos/create":
+                wanted = json.loads(body)
+                name = f"{wanted.get('organization') or 'somebody'}/{wanted['name']}"
+                status = 409 if name in repositories else 200
+                repositories.setdefault(name, {})
+                return self._send(status, json.dumps({"url": f"{self._hub}/{name}"}).encode(), {}, True)
+            name = "/".join(self.path.removeprefix("/api/models/").split("/")[:2])
+            if "/preupload/" in self.path:
+                files = [{**file, "uploadMode": "regular", "shouldIgnore": False} for file in json.loads(body)["files"]]
+                return self._send(200, json.dumps({"files": files}).encode(), {}, True)
+            if "/commit/" not in self.path:  # whether a page is as it should be
+                return self._send(200, b'{"errors": [], "warnings": []}', {}, True)
+            lines = [json.loads(line) for line in body.splitlines()]
+            for line in lines:
+                if line["key"] == "file":
+                    repositories[name][line["value"]["path"]] = base64.b64decode(line["value"]["content"])
+            commit = {"commitUrl": f"{self._hub}/{name}/commit/0", "commitOid": "0", "success": True}
+            self._send(200, json.dumps(commit).encode(), {}, True)
+
+        @property
+        def _hub(self) -> str:
+            return f"http://{self.headers['Host']}"
 
         def _answer(self, body: bool) -> None:
             owner, name, *rest = self.path.partition("?")[0].removeprefix("/api/models").strip("/").split("/")

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,29 +13,7 @@ from preface.records.card import load_prompt
 from preface.records.hub import FILES, prompt_folder
 from preface.serving.store import Store
 from tests.cli.conftest import in_process
-from tests.records.hub_server import hub_of
 from tests.serving.making import put
-
-
-@pytest.fixture
-def prompt(nano: Backbone, tmp_path: Path) -> Path:
-    return put(tmp_path / "film", nano, PrefixTuning(length=2, sites=("decoder",)))
-
-
-@pytest.fixture
-def hub(prompt: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, dict[str, bytes]]]:
-    """What a stand-in for the hub has; the client asks it, and has a cache of its own."""
-    files = {name: (prompt / name).read_bytes() for name in FILES}
-    repositories = {"somebody/film": {**files, "README.md": b"not needed"}, "somebody/empty": {"README.md": b""}}
-    with hub_of(repositories) as address:
-        constants = "huggingface_hub.constants."
-        monkeypatch.setattr(f"{constants}HF_HUB_OFFLINE", False)
-        monkeypatch.setattr(f"{constants}ENDPOINT", address)
-        monkeypatch.setattr(
-            f"{constants}HUGGINGFACE_CO_URL_TEMPLATE", address + "/{repo_id}/resolve/{revision}/{filename}"
-        )
-        monkeypatch.setattr(f"{constants}HF_HUB_CACHE", str(tmp_path / "cache"))
-        yield repositories
 
 
 def test_a_prompt_of_the_hub_is_as_one_in_a_folder(

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
-from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,9 +9,7 @@ import torch
 from fastapi import APIRouter, File, Form, Response, UploadFile
 
 from preface.backbones.base import Backbone
-from preface.errors import UserError
-from preface.records.results import read_cells
-from preface.records.run import RunRecord
+from preface.records.run import cells_of, command_of
 from preface.serving.http.asking import ACaller, AServing
 from preface.serving.store import FILES, Served
 
@@ -61,16 +57,11 @@ def removed(name: str, serving: AServing, caller: ACaller) -> Response:
 def of_its_run(folder: Path) -> dict[str, Any]:
     """What a run's folder tells beside its prompt: how it was made, and its scores by task; nothing of what is not
     there, or cannot be read."""
-    found: dict[str, Any] = {"command": None, "scores": []}
-    with suppress(UserError):
-        command = RunRecord.read(folder).command
-        found["command"] = shlex.join(["preface", *command[1:]])
-    with suppress(UserError):
-        found["scores"] = [
-            {"task": cell.eval_task, "metric": cell.metric, "value": cell.value, "rows": cell.n}
-            for cell in read_cells(folder / "evaluations" / "results.json")
-        ]
-    return found
+    scores = [
+        {"task": cell.eval_task, "metric": cell.metric, "value": cell.value, "rows": cell.n}
+        for cell in cells_of(folder)
+    ]
+    return {"command": command_of(folder), "scores": scores}
 
 
 @torch.inference_mode()

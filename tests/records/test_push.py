@@ -1,0 +1,83 @@
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+
+import preface
+from preface.backbones.base import Backbone
+from preface.errors import UserError
+from preface.records.card import Ensemble, load_prompt
+from preface.records.push import model_page, push, without_folders
+from preface.records.results import Cell
+from tests.cli.conftest import in_process
+
+TOKEN = "hf_stand_in"
+
+
+def test_what_is_pushed_comes_back_and_answers_alike(
+    hub: dict[str, dict[str, bytes]], prompt: Path, nano: Backbone, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    code, said, heard = in_process(["push", prompt, "somebody/mine"], capsys, monkeypatch)
+    assert code == 0, heard
+    assert said.strip().endswith("/somebody/mine")
+    assert sorted(hub["somebody/mine"]) == ["README.md", "prompt.json", "prompt.safetensors"]
+    expected = list(preface.predict(prompt, ["a fine film"], backbone=nano))
+    assert list(preface.predict("hub:somebody/mine", ["a fine film"], backbone=nano)) == expected
+    push(prompt, "hub:somebody/mine")  # again, in its place
+    everything = b"".join(hub["somebody/mine"].values())
+    assert TOKEN.encode() not in everything
+    assert str(prompt).encode() not in everything
+
+
+def test_without_a_token_the_hub_s_reason_is_said(
+    hub: dict[str, dict[str, bytes]], prompt: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_TOKEN", "hf_wrong_secret")
+    with pytest.raises(UserError, match="hf auth login") as error:
+        push(prompt, "somebody/mine")
+    assert "hf_wrong_secret" not in str(error.value)
+    assert "somebody/mine" not in hub
+
+
+def test_no_folder_of_this_machine_is_told(prompt: Path) -> None:
+    card = load_prompt(prompt).card
+    content = card.as_json()
+    content["backbone"] = "/home/me/models/own"
+    content["method"]["config"]["init"] = "prompt:/home/me/runs/first"
+    content["task"]["source"]["files"] = {"parts": {"train": ["/home/me/data/train.csv"], "test": ["test.csv"]}}
+    content["ensemble"] = Ensemble(
+        combine="mean", weights=(1.0,), members=(card.member,), runs=("/home/me/runs/a",)
+    ).as_json()  # fmt: skip
+    public = without_folders(type(card).model_validate(content))
+    assert "/home/me" not in json.dumps(public.as_json())
+    assert public.backbone == "own"
+    assert public.method.config["init"] == "prompt:first"
+    assert public.task.source.files.parts["train"] == ("train.csv",)
+    assert without_folders(card) == card
+
+
+def test_the_page_says_what_the_hub_and_a_reader_want(prompt: Path) -> None:
+    card = load_prompt(prompt).card.model_copy(update={"backbone": "google/t5-v1_1-base"})
+    cells = [Cell("nano", "prefix-tuning", "film", "reviews", "accuracy", 0.8765, 150, 0, 1, 1.0)]
+    page = model_page(card, "somebody/film", cells, "preface train --task film")
+    head = yaml.safe_load(page.split("---")[1])
+    assert head["base_model"] == "google/t5-v1_1-base"
+    assert head["library_name"] == "preface"
+    result = head["model-index"][0]["results"][0]
+    assert result["dataset"]["name"] == "reviews"
+    assert result["metrics"][0]["value"] == 0.8765
+    assert "| reviews | accuracy | 0.876 | 150 |" in page or "| reviews | accuracy | 0.877 | 150 |" in page
+    for words in ("preface predict hub:somebody/film", "preface train --task film", "negative, positive"):
+        assert words in page
+    assert re.search(r"\| trained parameters \| [\d,]+ \|", page)
+
+
+def test_a_prompt_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no prompt here"):
+        push(tmp_path, "somebody/none")
