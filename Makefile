@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 
 LOWEST := .venv-lowest
 
-.PHONY: demo test precision lowest check format bench growth docs clean
+.PHONY: demo test precision lowest check format bench growth docs site clean
 
 demo: $(READY)  ## tune prompts of a language model, print the four-domain table; then ten prompts about the same texts
 	$(BIN)/preface compare cross-domain --recipe demo --out runs/demo
@@ -47,6 +47,9 @@ growth: $(READY)  ## time how a step grows, and pre-training beside Trainer
 docs: $(READY)  ## draw the pictures of docs/ anew
 	$(BIN)/python docs/draw.py
 
+site: $(READY)  ## the documentation as pages, in site/
+	$(BIN)/mkdocs build --strict --quiet
+
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit("Preface needs Python 3.11 or newer" if sys.version_info < (3, 11) else 0)'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -57,4 +60,4 @@ $(READY): pyproject.toml constraints.txt
 	touch $(READY)
 
 clean:
-	rm -rf $(VENV) $(LOWEST) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) $(LOWEST) site build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

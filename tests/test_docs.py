@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 import pytest
 from typer.main import get_command
 
+import preface
 from preface import cli
 from preface.cli.app import app
 from preface.pretraining.settings import Settings
@@ -98,6 +100,24 @@ def test_the_python_of_the_readme_runs(folder: Path, capsys: Any) -> None:
     exec(code, variables)
     assert {cell.eval_task for cell in variables["cells"]} == {"film", "reviews", "posts"}
     assert len(capsys.readouterr().out.splitlines()) == 30
+
+
+def test_every_public_name_is_in_the_reference() -> None:
+    described = re.findall(
+        r"^::: preface\.(\w+)$", (ROOT / "docs" / "api.md").read_text(encoding="utf-8"), re.MULTILINE
+    )
+    assert sorted(described) == sorted(preface.__all__)
+
+
+def test_the_site_is_built_without_a_warning(tmp_path: Path) -> None:
+    pytest.importorskip("mkdocs")
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(tmp_path)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    page = (tmp_path / "index.html").read_text(encoding="utf-8")
+    assert 'href="serving.html"' in page
+    assert "freeze the book" in page
+    assert "learning_rates" in (tmp_path / "api.html").read_text(encoding="utf-8")
 
 
 def test_links_lead_somewhere() -> None:
