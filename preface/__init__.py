@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from preface.backbones.base import Backbone as Backbone
     from preface.backbones.load import default_backbone as default_backbone
     from preface.backbones.load import load_backbone as load_backbone
+    from preface.backbones.machine import doctor as doctor
+    from preface.classifier import PromptClassifier as PromptClassifier
     from preface.errors import UserError as UserError
     from preface.experiments.cross_domain import compare_cross_domain as compare_cross_domain
     from preface.experiments.gather import report as report
@@ -39,6 +41,7 @@ _HOMES = {
     "Backbone": "backbones.base",
     "Engine": "serving.engine",
     "PrefixTuning": "methods",
+    "PromptClassifier": "classifier",
     "PromptTuning": "methods",
     "Run": "records.run",
     "Store": "serving.store",
@@ -47,6 +50,7 @@ _HOMES = {
     "bench": "tuning.bench",
     "compare_cross_domain": "experiments.cross_domain",
     "default_backbone": "backbones.load",
+    "doctor": "backbones.machine",
     "ensemble": "labelling.ensemble",
     "evaluate": "labelling.evaluate",
     "list_methods": "tuning.listing",

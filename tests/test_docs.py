@@ -120,6 +120,14 @@ def test_the_site_is_built_without_a_warning(tmp_path: Path) -> None:
     assert "learning_rates" in (tmp_path / "api.html").read_text(encoding="utf-8")
 
 
+def test_the_python_of_the_page_on_scikit_learn_runs(folder: Path, capsys: Any) -> None:
+    variables: dict[str, Any] = {}
+    for code in blocks(ROOT / "docs" / "scikit-learn.md", "python"):
+        exec(code, variables)
+    lines = [line["original"] for line in preface.predict("prompts/stars", "new.csv")]
+    assert lines == [str(label) for label in variables["search"].predict(variables["reviews"]["text"])]
+
+
 def test_links_lead_somewhere() -> None:
     for page in [*PAGES, ROOT / "CONTRIBUTING.md"]:
         for target in re.findall(r"\]\(([^)#]+)\)", page.read_text(encoding="utf-8")):

@@ -116,6 +116,10 @@ class Backbone(Pieces):
         self.parameters = sum(parameter.numel() for parameter in model.parameters())
         make_frozen(model, self.head)
 
+    def __sklearn_clone__(self) -> Backbone:
+        """scikit-learn copies the parameters of an estimator; a frozen model is the same for all, with what it read."""
+        return self
+
     # what a family says
 
     @property

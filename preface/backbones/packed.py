@@ -15,6 +15,10 @@ ROWS = 32
 """Rows that packed weights are laid out for; any number may be multiplied with them, at no loss that was measured."""
 
 
+BFLOAT16 = ("avx512_bf16", "amx_bf16", "bf16")
+"""A CPU's instructions that multiply in bfloat16, as torch calls them (the last: Arm's)."""
+
+
 @cache
 def packing_pays(device: torch.device, dtype: torch.dtype) -> bool:
     """On a CPU, in precisions that it multiplies in hardware, where torch has oneDNN's operators."""
@@ -45,6 +49,11 @@ def bfloat16_is_fast(device: torch.device) -> bool:
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     if device.type == "cpu":
-        able = torch.cpu.get_capabilities()
-        return bool(able.get("avx512_bf16") or able.get("amx_bf16") or able.get("bf16"))
+        return bool(bfloat16_instructions())
     return False
+
+
+def bfloat16_instructions() -> list[str]:
+    """Those of `BFLOAT16` that this machine's CPU has."""
+    able = torch.cpu.get_capabilities()
+    return [name for name in BFLOAT16 if able.get(name)]

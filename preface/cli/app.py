@@ -114,6 +114,7 @@ for module in (
     "tasks",
     "methods",
     "bench",
+    "doctor",
     "tokenize",
     "pretrain",
     "adapt",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ipaddress
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,6 +12,7 @@ from preface.cli.app import verb
 from preface.cli.common import Backbone, Device, Dtype
 from preface.cli.options import Fields, fields
 from preface.errors import UserError
+from preface.extras import missing
 
 
 def _options() -> dict[str, Fields]:
@@ -24,9 +24,8 @@ def _options() -> dict[str, Fields]:
 
 def _check_installed() -> None:
     """Raise UserError where what a server needs is missing."""
-    needed = ("fastapi", "fastapi_offline", "uvicorn", "prometheus_client", "multipart")
-    if missing := [name for name in needed if not find_spec(name)]:
-        raise UserError(f"serve: needs {', '.join(missing)}; `pip install 'preface[serve]'` brings what is missing")
+    if lacking := missing("serve"):
+        raise UserError(f"serve: needs {', '.join(lacking)}; `pip install 'preface[serve]'` brings what is missing")
 
 
 @verb(

@@ -80,6 +80,8 @@ def read_part(task: Task, part: str, data: str | Path | None, skip_bad_rows: boo
     Raises UserError if no place has it (one line that says where it looked), or for the first bad row unless
     `skip_bad_rows`.
     """
+    if not task.source.parts:
+        raise UserError(f"{task.name}: names no source, as where rows were given in Python; give a data file instead")
     missed: list[str] = []
     found = Part()
     on_bad: OnBad = found.skipped.append if skip_bad_rows else _strict

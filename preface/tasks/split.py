@@ -67,10 +67,10 @@ def load_split(
 
     if task.mixture:
         return _mixed(task, name, reader)
-    return _drawn(task, name, reader(task))
+    return drawn(task, name, reader(task))
 
 
-def _drawn(task: Task, name: SplitName, read: ReadPart) -> Split:
+def drawn(task: Task, name: SplitName, read: ReadPart) -> Split:
     """A split of one task, drawn from its parts. Raises UserError as `load_split` does."""
     rule = task.splits[name]
     own = read(rule.part)
@@ -98,11 +98,11 @@ def _drawn(task: Task, name: SplitName, read: ReadPart) -> Split:
 def _mixed(task: Task, split: SplitName, reader: Callable[[Task], ReadPart]) -> Split:
     """A split of a mixture. Texts that another of its tasks has in an earlier split (see `ORDER`) are left out."""
     readers = [(own, reader(own)) for own in task.mixture]
-    each = [_drawn(own, split, read) for own, read in readers]
+    each = [drawn(own, split, read) for own, read in readers]
     if split == "validation":
         each = [sampled(part, max(1, MIXED_DEVELOPMENT // len(each))) for part in each]
     before = ORDER[: ORDER.index(split)]
-    earlier = [_drawn(own, name, read) for own, read in readers for name in before if name in own.splits]
+    earlier = [drawn(own, name, read) for own, read in readers for name in before if name in own.splits]
     taken = {folded(example.text) for part in earlier for example in part.examples}
     free = [[example for example in part.examples if folded(example.text) not in taken] for part in each]
     return Split(

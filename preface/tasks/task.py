@@ -104,7 +104,8 @@ class HubSource(Model):
 
 
 class DataSource(Model):
-    """The places a task's parts can be found in; they are tried in this order."""
+    """The places a task's parts can be found in; they are tried in this order. A task
+    without any was trained on rows that were given in Python."""
 
     files: FileSource | None = None
     hub: HubSource | None = None
@@ -275,8 +276,8 @@ class Task(Model):
             check_words(self.label_words)
         check_metric(self.metric, self.label_words, self.multi_label)
         for name, rule in self.splits.items():
-            if rule.part not in self.source.parts and not self.mixture:
-                known = ", ".join(sorted(self.source.parts)) or "none"
+            if rule.part not in self.source.parts and self.source.parts:
+                known = ", ".join(sorted(self.source.parts))
                 raise ValueError(f"splits.{name}.part {rule.part!r} is no part of the source; parts: {known}")
         return self
 

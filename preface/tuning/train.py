@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -28,7 +29,7 @@ from preface.tasks.metric import metric_title
 from preface.tasks.options import DataOptions
 from preface.tasks.split import check_limits, few, labelled, sampled
 from preface.terminal.progress import say
-from preface.tuning.finish import finish
+from preface.tuning.finish import Outcome, finish
 from preface.tuning.folds import FOLDS, Chosen, CrossValidation, OnAllRows
 from preface.tuning.loop import Loop
 from preface.tuning.multitask import Multitask, TaskRows
@@ -188,10 +189,17 @@ def _begin(folder: Path, work: _Training) -> Run:
 def _run(folder: Path, work: _Training, rows: Rows, population: Population, record: RunRecord) -> None:
     """Train to the end, and write what comes of it."""
     again = f"preface train --resume {shlex.quote(str(folder))}"
+    finish(folder, record, trained(folder, population, partial(work.second, rows), again))
+
+
+def trained(folder: Path, population: Population, second: Callable[[Chosen], Population], again: str) -> Outcome:
+    """A population at its end; `second`: what is trained on all rows once folds have chosen, where it is in folds.
+
+    Checkpoints and `metrics.jsonl` are written into the folder; `again` is the command that goes on from there.
+    """
     if isinstance(population, CrossValidation):
-        population = work.second(rows, _cross_validated(folder, population, again))
-    loop = Loop(folder, population, population.budget, again)
-    finish(folder, record, population.outcome(loop.run()))
+        population = second(_cross_validated(folder, population, again))
+    return population.outcome(Loop(folder, population, population.budget, again).run())
 
 
 def _cross_validated(folder: Path, population: CrossValidation, again: str) -> Chosen:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import warnings
-from importlib.util import find_spec
 from typing import Any, Literal, get_args
 
 import torch
@@ -11,6 +10,7 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from preface.errors import UserError, first_line
+from preface.extras import missing
 
 Tuning = Literal["full", "lora", "ia3", "bitfit", "adapters"]
 NAMES: dict[Tuning, str] = {
@@ -64,7 +64,7 @@ def make_tunable(
 
 def check_peft(tuning: Tuning) -> None:
     """Raise UserError where PEFT is missing."""
-    if find_spec("peft") is None:
+    if missing("peft"):
         raise UserError(f"{NAMES[tuning]}: needs PEFT; `pip install 'preface[peft]'` brings it")
 
 

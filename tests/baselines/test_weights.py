@@ -85,7 +85,7 @@ def test_what_would_do_nothing_is_refused(setting: Setting, fields: dict, messag
 
 
 def test_peft_is_looked_for_before_anything_is_trained(setting: Setting, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("preface.tuning.tunable.find_spec", lambda name: None)
+    monkeypatch.setattr("preface.extras.find_spec", lambda name: None)
     with pytest.raises(UserError, match="LoRA: needs PEFT"):
         column(setting, tuning="lora").check(setting, [setting.task("film")])
 

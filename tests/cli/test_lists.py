@@ -1,4 +1,4 @@
-"""`tasks` and `methods`."""
+"""`tasks`, `methods` and `doctor`."""
 
 from __future__ import annotations
 
@@ -44,3 +44,14 @@ def test_report_says_where_it_looked(call: Called, tmp_path: Path) -> None:
     code, _, error = call("report", tmp_path, "--out", tmp_path / "page.html")
     assert code == 2
     assert f"no results.json below {tmp_path}" in error
+
+
+def test_doctor(call: Called) -> None:
+    code, out, _ = call("doctor")
+    assert code == 0
+    assert "float32 for --dtype auto" in out  # as `in_float32` says
+    assert all(len(line) <= 120 for line in out.splitlines() if line.startswith(" "))
+    code, listed, _ = call("doctor", "--json")
+    assert code == 0
+    for finding in json.loads(listed):
+        assert f"{finding['about']:<12}" in out

@@ -11,6 +11,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from preface import extras
 from preface.cli import serve
 from preface.methods import PrefixTuning
 from tests.cli.conftest import Called
@@ -33,7 +34,7 @@ def test_mistakes(call: Called, tmp_path: Path) -> None:
 
 
 def test_what_is_not_installed(call: Called, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(serve, "find_spec", lambda name: None if name == "uvicorn" else True)
+    monkeypatch.setattr(extras, "find_spec", lambda name: None if name == "uvicorn" else True)
     code, _, err = call("serve", tmp_path)
     assert code == 2
     assert "pip install 'preface[serve]'" in err

@@ -1,0 +1,16 @@
+"""Packages that only some of the work needs: the extras of `pyproject.toml`."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+
+EXTRAS = {
+    "peft": ("peft",),
+    "serve": ("fastapi", "fastapi_offline", "uvicorn", "prometheus_client", "multipart"),
+}
+"""The modules of each, as they are imported."""
+
+
+def missing(extra: str) -> list[str]:
+    """The modules of an extra that are not installed; none is imported."""
+    return [name for name in EXTRAS[extra] if find_spec(name) is None]
