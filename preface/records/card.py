@@ -134,25 +134,23 @@ class SavedPrompt:
 
     def check_sizes(self, backbone: Backbone) -> None:
         """Raise UserError if its tensors do not fit the backbone."""
-        every = (self.prompts.tensors_of(index) for index in range(self.prompts.size))
-        for name, tensor in (item for tensors in every for item in tensors.items()):
-            if not _fits(name, tensor, backbone):
-                sizes = list(tensor.shape)
+        for name, tensor in self.prompts.tensors.items():
+            sizes = list(tensor.shape[1:])
+            if not name.endswith(".mask") and not _fits(name, sizes, backbone):
                 raise UserError(f"{self.folder / TENSORS}: {name!r} of sizes {sizes} does not fit {backbone.name}")
 
 
-def _fits(name: str, tensor: Tensor, backbone: Backbone) -> bool:
-    """Whether one of a prompt's tensors fits the backbone."""
+def _fits(name: str, sizes: Sequence[int], backbone: Backbone) -> bool:
+    """Whether one of a prompt's tensors, of these sizes, fits the backbone."""
     carrier, _, part = name.partition(".")
     if name in EMBEDDINGS:
-        return name in (*backbone.carriers, LABELS) and tensor.shape[1] == backbone.width
+        return name in (*backbone.carriers, LABELS) and sizes[1] == backbone.width
     if part == "added":
-        sizes = (backbone.layers - 1, backbone.hidden_width)
-        return carrier in backbone.carriers and (tensor.shape[0], tensor.shape[2]) == sizes
+        return carrier in backbone.carriers and (sizes[0], sizes[2]) == (backbone.layers - 1, backbone.hidden_width)
     site = backbone.sites.get(carrier)
     if site is None:
         return False
-    return part == "relative" or (*tensor.shape[:2], tensor.shape[3]) == (site.layers, site.heads, site.width)
+    return part == "relative" or (*sizes[:2], sizes[3]) == (site.layers, site.heads, site.width)
 
 
 def folder_of_task(folder: Path, name: str) -> Path:
@@ -213,7 +211,8 @@ def load_prompt(folder: str | Path) -> SavedPrompt:
         problems = [f"its tensors, {', '.join(sorted(tensors))}, are not those of prompt.json"]
     if problems:
         raise UserError(f"{folder / TENSORS}: {problems[0]}; train it again, or copy it anew")
-    return SavedPrompt(folder, stack([Prompts.one(own) for own in several]), card)
+    prompts = [Prompts.one(own) for own in several]
+    return SavedPrompt(folder, prompts[0] if len(prompts) == 1 else stack(prompts), card)
 
 
 def _by_member(tensors: Mapping[str, Tensor], card: PromptCard) -> list[dict[str, Tensor]]:
