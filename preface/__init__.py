@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from preface.backbones.machine import doctor as doctor
     from preface.classifier import PromptClassifier as PromptClassifier
     from preface.errors import UserError as UserError
+    from preface.exchange.exporting import export_prompt as export_prompt
+    from preface.exchange.importing import import_prompt as import_prompt
     from preface.experiments.cross_domain import compare_cross_domain as compare_cross_domain
     from preface.experiments.gather import report as report
     from preface.insight.neighbors import neighbors as neighbors
@@ -53,6 +55,8 @@ _HOMES = {
     "doctor": "backbones.machine",
     "ensemble": "labelling.ensemble",
     "evaluate": "labelling.evaluate",
+    "export_prompt": "exchange.exporting",
+    "import_prompt": "exchange.importing",
     "list_methods": "tuning.listing",
     "list_tasks": "tasks",
     "load_backbone": "backbones.load",

@@ -25,6 +25,7 @@ from preface.backbones.causal_attention import Call
 from preface.backbones.families import FAMILIES, refusal
 from preface.backbones.frozen import FrozenLinear
 from preface.backbones.pieces import CausalPieces
+from preface.backbones.rotary import turn_between
 from preface.backbones.writing import Writing, seen_before
 from preface.errors import UserError
 from preface.prompts import Prompts, of_rows
@@ -288,6 +289,31 @@ class CausalBackbone(CausalPieces, Backbone):
             yield
         finally:
             handle.remove()
+
+    @torch.no_grad()
+    def moved(self, keys: Tensor, steps: int) -> Tensor:
+        """Keys of every layer `[L, H, n, e]` as they are `steps` positions later, float32.
+
+        Raises UserError where the model turns them in no way that is known.
+        """
+        keys = keys.float()
+        if self.family.positions == "learned":  # then keys know nothing of positions, only embeddings do
+            return keys
+        now, later = self._keys_at(0), self._keys_at(steps)
+        moved = []
+        for own, before, after in zip(keys, now, later, strict=True):
+            turn, error = turn_between(self.model, before, after, steps)
+            if error > (1e-3 if self.dtype == torch.float32 else 0.03):
+                raise UserError(f"{self.name}: turns its keys with their positions in a way that is not known")
+            moved.append(turn(own))
+        return torch.stack(moved)
+
+    def _keys_at(self, position: int) -> list[Tensor]:
+        """The keys that each layer makes of some pieces, each alone at a position, `[B, H, 1, e]`."""
+        pieces = torch.arange(min(32, len(self.embeddings)), device=self.device)[:, None]
+        places, made = torch.full_like(pieces, position), list[tuple[Tensor, Tensor]]()
+        self._run(self.embed(pieces), Call(places, None, places, (), made=made))
+        return [keys.float().cpu() for keys, _ in made]
 
     @torch.no_grad()
     def key_values(self, places: Mapping[str, Tensor], text: Tensor, mask: Tensor, answer: Tensor) -> dict[str, Tensor]:

@@ -109,6 +109,8 @@ for module in (
     "push",
     "neighbors",
     "similarity",
+    "export",
+    "import_",
     "compare",
     "report",
     "tasks",

@@ -194,7 +194,7 @@ def run_table(run: Run) -> Table:
 
     record, result = run.record, run.result
     saved = run.prompt()
-    each = [(name, saved.of_task(name).card.member.score) for name in saved.card.shared_by]
+    each = [(name, saved.of_task(name).card.development_score or 0.0) for name in saved.card.shared_by]
     rows, metric = record.splits.validation.rows, "mean over tasks" if each else metric_title(record.task.metric)
     folds = record.recipe.get("folds")
     whose = "for all tasks" if each else "a prompt"

@@ -82,8 +82,8 @@ class Neighborhood:
     backbone: str
     method: str
     task: str
-    score: float
-    """On the development rows."""
+    score: float | None
+    """On the development rows; None: it was trained elsewhere."""
     parts: tuple[Part, ...]
 
     def as_json(self) -> dict[str, Any]:
@@ -143,7 +143,7 @@ def neighbors(
         model.name,
         card.method.name,
         card.task.name,
-        card.member.score,
+        card.development_score,
         parts,
     )
 
@@ -280,7 +280,7 @@ class _Looking:
     def _started(self) -> Prompts | None:
         """The prompt as it was before its training; None: it cannot be made anew."""
         card = self.saved.card
-        if self.record is None:
+        if self.record is None or card.member is None:
             return None  # it may begin from anything
         if self.record.shots is not None or self.record.recipe.get("folds") is not None:
             say("trained with shots or folds: its start is not made anew, so how far it went is not known")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -92,7 +93,7 @@ def ensemble(
     gold = voters.labels.gold(str(example.label) for example in development.examples)
     # each question about a text's several labels is a row
     ways = _ways(saved, fitted_weights(scores.flatten(1, -2), gold.flatten()))
-    best = max(range(len(saved)), key=lambda place: (saved[place].card.member.score, -saved[place].card.member.loss))
+    best = max(range(len(saved)), key=lambda place: _rank(saved[place]))
     _save(folder, saved, ways[combine], best)
     cells: list[Cell] = []
     for task in tasks:
@@ -188,6 +189,12 @@ def _save(folder: Path, saved: Sequence[SavedPrompt], chosen: Ensemble, best: in
     save_ensemble(folder / "prompt", [one.prompts for one in saved], card)
 
 
+def _rank(saved: SavedPrompt) -> tuple[float, float]:
+    """What the best prompt has most of; one that was trained elsewhere, whose scores are not known, has least."""
+    member = saved.card.member
+    return (-math.inf, -math.inf) if member is None else (member.score, -member.loss)
+
+
 def _digest(saved: Sequence[SavedPrompt]) -> str:
     """Which prompts these are, in a few letters."""
     digest = hashlib.sha256()
@@ -224,7 +231,9 @@ class _Voters:
         seconds = time.perf_counter() - began
         cards, found = [one.card for one in self.saved], []
         for place, (card, said) in enumerate(zip(cards, scores, strict=True)):
-            about = {"learning_rate": card.member.learning_rate, "run": str(self.saved[place].folder)}
+            about: dict[str, Any] = {"run": str(self.saved[place].folder)}
+            if card.member is not None:
+                about["learning_rate"] = card.member.learning_rate
             found.append(self._cell(task, split, MEMBER, said, seconds / len(cards), [card], place, about))
         found.append(self._cell(task, split, BEST, scores[best], seconds / len(cards), [cards[best]]))
         for way, name in COLUMNS.items():

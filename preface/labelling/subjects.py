@@ -49,7 +49,7 @@ class Subject:
         if self.saved is None or not self.saved.card.shared_by:
             return self
         own = self.saved.of_task(task.name)
-        return replace(self, saved=own, details=self.details | {"development_score": own.card.member.score})
+        return replace(self, saved=own, details=self.details | {"development_score": own.card.development_score})
 
 
 @dataclass(frozen=True)
@@ -123,10 +123,7 @@ def _subject(saved: SavedPrompt, training: dict[str, Any] | None = None) -> Subj
     if card.ensemble is not None:
         about = {"method": card.method.config, "members": len(card.ensemble.members)}
         return Subject(saved, card.method.name, about, card.trained_parameters)
-    details = {
-        "seed": card.member.seed,
-        "learning_rate": card.member.learning_rate,
-        "development_score": card.member.score,
-        "method": card.method.config,
-    }
+    member = card.member
+    details: dict[str, Any] = {} if member is None else {"seed": member.seed, "learning_rate": member.learning_rate}
+    details |= {"development_score": card.development_score, "method": card.method.config}
     return Subject(saved, card.method.name, details | (training or {}), card.trained_parameters)

@@ -80,7 +80,7 @@ class Ensemble(Record):
     """By mean probability, by majority vote, or by probabilities weighted as suits the development rows."""
     weights: tuple[float, ...] = Field(min_length=1)
     """Of each prompt's probabilities; they sum to 1."""
-    members: tuple[Member, ...] = Field(min_length=1)
+    members: tuple[Member | None, ...] = Field(min_length=1)
     runs: tuple[str, ...]
     """The folder that each came from."""
 
@@ -96,8 +96,8 @@ class PromptCard(Origin):
 
     max_input_tokens: int = Field(ge=2)
     trained_parameters: int
-    member: Member
-    """Of an ensemble, the best."""
+    member: Member | None
+    """Of an ensemble, the best; None: it was trained elsewhere."""
     ensemble: Ensemble | None = None
     """None: the tensors are one prompt's."""
     shared_by: tuple[str, ...] = ()
@@ -105,6 +105,11 @@ class PromptCard(Origin):
     versions: dict[str, str]
     tensors: dict[str, tuple[int, ...]] | None = None
     """The sizes of each; None in cards that were written before they were recorded."""
+
+    @property
+    def development_score(self) -> float | None:
+        """The member's; None: it was trained elsewhere."""
+        return None if self.member is None else self.member.score
 
 
 @dataclass(frozen=True)

@@ -71,6 +71,8 @@ def without_folders(card: PromptCard) -> PromptCard:
     init = content["method"]["config"].get("init")
     if isinstance(init, str) and init.startswith("prompt:"):
         content["method"]["config"]["init"] = f"prompt:{_last(init.removeprefix('prompt:'))}"
+    if (imported := content["method"]["config"].get("imported")) is not None:
+        content["method"]["config"]["imported"] = _last(imported)
     if content.get("ensemble"):
         content["ensemble"]["runs"] = [_last(run) for run in content["ensemble"]["runs"]]
     files = (content["task"].get("source") or {}).get("files") or {}
@@ -115,8 +117,9 @@ def model_page(card: PromptCard, name: str, cells: list[Cell], command: str | No
         ("frozen model", f"`{frozen}`, unchanged"),
         ("method", f"{card.method.name}: {_settings(card.method.config)}"),
         ("trained parameters", f"{card.trained_parameters:,}"),
-        ("development split", f"{card.task.metric} {card.member.score:.3f}"),
     ]
+    if (score := card.development_score) is not None:
+        rows.append(("development split", f"{card.task.metric} {score:.3f}"))
     parts = [
         f"---\n{data.to_yaml()}\n---\n",
         f"# {name}\n",

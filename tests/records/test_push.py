@@ -50,6 +50,7 @@ def test_no_folder_of_this_machine_is_told(prompt: Path) -> None:
     content = card.as_json()
     content["backbone"] = "/home/me/models/own"
     content["method"]["config"]["init"] = "prompt:/home/me/runs/first"
+    content["method"]["config"]["imported"] = "/home/me/sst2.npy"
     content["task"]["source"]["files"] = {"parts": {"train": ["/home/me/data/train.csv"], "test": ["test.csv"]}}
     content["ensemble"] = Ensemble(
         combine="mean", weights=(1.0,), members=(card.member,), runs=("/home/me/runs/a",)
@@ -58,6 +59,7 @@ def test_no_folder_of_this_machine_is_told(prompt: Path) -> None:
     assert "/home/me" not in json.dumps(public.as_json())
     assert public.backbone == "own"
     assert public.method.config["init"] == "prompt:first"
+    assert public.method.config["imported"] == "sst2.npy"
     assert public.task.source.files.parts["train"] == ("train.csv",)
     assert without_folders(card) == card
 
@@ -76,6 +78,13 @@ def test_the_page_says_what_the_hub_and_a_reader_want(prompt: Path) -> None:
     for words in ("preface predict hub:somebody/film", "preface train --task film", "negative, positive"):
         assert words in page
     assert re.search(r"\| trained parameters \| [\d,]+ \|", page)
+
+
+def test_a_prompt_that_was_trained_elsewhere_has_no_development_score(prompt: Path) -> None:
+    card = load_prompt(prompt).card
+    assert "development split" in model_page(card, "somebody/film", [], None)
+    page = model_page(card.model_copy(update={"member": None}), "somebody/film", [], None)
+    assert "development split" not in page
 
 
 def test_a_prompt_that_is_not_there(tmp_path: Path) -> None:

@@ -89,7 +89,7 @@ def about(served: Served) -> dict[str, Any]:
         "method": card.method.name,
         "configuration": card.method.config,
         "labels": card.label_words,
-        "development_score": card.member.score,
+        "development_score": card.development_score,
         "metric": card.task.metric,
         "members": served.prompts.size,
         "read_once": served.leaves_reading,

@@ -1,0 +1,1 @@
+"""Prompts of other programs: written for them, and read. A file here is a format."""
