@@ -85,6 +85,7 @@ class Waiting(Generic[Item]):
         budget: float,
         wait: float,
         idle: bool,
+        enough: Callable[[list[Item]], bool] = lambda taken: False,
         other: Callable[[], bool] = lambda: False,
     ) -> list[Item]:
         """What goes together next: whole items, the first whatever it costs, the others within the budget.
@@ -94,6 +95,7 @@ class Waiting(Generic[Item]):
             budget: of all costs.
             wait: seconds to wait for more where there is less than the budget.
             idle: whether to wait until there is something.
+            enough: whether what has come need not wait for more.
             other: whether there is something else to do, for which an idle one wakes too.
 
         Returns:
@@ -104,7 +106,9 @@ class Waiting(Generic[Item]):
                 self.changed.wait_for(lambda: self.count or self.closed or other())
             taken, left = self._taken(cost, budget)
             until = time.monotonic() + wait
-            while idle and taken and left > 0 and not self.closed and (rest := until - time.monotonic()) > 0:
+            while idle and taken and left > 0 and not (enough(taken) or self.closed):
+                if (rest := until - time.monotonic()) <= 0:
+                    break
                 self.changed.wait_for(lambda: self.count or self.closed, timeout=rest)
                 more, left = self._taken(cost, left, first=False)
                 taken += more

@@ -165,6 +165,26 @@ def test_no_more_wait_than_may_and_closing_answers_what_was_accepted(
     assert [len(future.result(0).answers) for future in futures] == [1, 2, 2]
 
 
+def test_a_lone_request_waits_for_none_and_the_next_ones_for_as_many_as_there_were(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Engine(store, wait=30.0) as engine:
+        begun, go_on = held_up(engine, monkeypatch)
+        first = engine.ask(["answer-a"], ["one"])
+        assert begun.wait(60)
+        pair = [engine.ask(["answer-a"], [text], caller=text) for text in ("two", "three")]
+        go_on.set()
+        assert first.result(20)  # long before half a minute
+        assert all(each.result(20) for each in pair)
+        turns = engine.counts.turns
+        again = [engine.ask(["answer-a"], ["four"])]
+        Event().wait(0.2)
+        assert not again[0].done()
+        again.append(engine.ask(["answer-a"], ["five"]))
+        assert all(each.result(20) for each in again)
+        assert engine.counts.turns == turns + 1
+
+
 def test_what_fails_harms_no_other(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     bad = engine.store.get("before").prompts.embeddings
     assert bad is not None

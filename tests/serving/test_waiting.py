@@ -101,3 +101,12 @@ def test_an_idle_one_waits_for_the_first_and_a_little_for_more() -> None:
     taken = waiting.take(lambda item: 1.0, 3, wait=30.0, idle=True)
     thread.join()
     assert [item.number for item in taken] == [0, 1, 2]
+
+
+def test_an_idle_one_waits_no_longer_than_until_there_is_enough() -> None:
+    waiting: Waiting[Item] = Waiting(10)
+    waiting.put([Item("a", 0), Item("b", 1)])
+    began = time.monotonic()
+    taken = waiting.take(lambda item: 1.0, 5, wait=30.0, idle=True, enough=lambda taken: len(taken) >= 2)
+    assert len(taken) == 2
+    assert time.monotonic() - began < 20
