@@ -45,10 +45,10 @@ NEAR = 2e-3
 
 @contextmanager
 def served(
-    folder: Path, backbone: str, program: Sequence[str] = ("-m", "preface")
+    folder: Path, backbone: str, program: Sequence[str] = ("-m", "preface"), options: Sequence[str] = ()
 ) -> Iterator[tuple[subprocess.Popen[str], int]]:
     """A server of a folder, and its port."""
-    command = [sys.executable, *program, "serve", str(folder), "--backbone", backbone, "--port", "0"]
+    command = [sys.executable, *program, "serve", str(folder), "--backbone", backbone, "--port", "0", *options]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as server:
         assert server.stderr is not None
         line = ""
@@ -112,10 +112,13 @@ class Good:
             self.counts["right" if right else "WRONG"] += 1
 
 
+KEPT = "64MB"
+
+
 def endurance(folder: Path, backbone: Backbone, known: Answers, minutes: float, **_: Any) -> dict[str, Any]:
-    """Memory, every so often, while new texts come as fast as they are answered."""
+    """Memory, every so often, while new texts come as fast as they are answered; `KEPT` of texts are soon full."""
     sizes: list[tuple[float, float]] = []
-    with served(folder, backbone.name) as (server, port), Good(port, known) as good:
+    with served(folder, backbone.name, options=["--keep-texts", KEPT]) as (server, port), Good(port, known) as good:
         texts, began = Texts(7), time.monotonic()
         for step in tqdm(range(20), desc="at saturation"):
             until = began + 60 * minutes * (step + 1) / 20
