@@ -5,6 +5,7 @@ from __future__ import annotations
 from importlib.util import find_spec
 
 EXTRAS = {
+    "cluster": ("ray",),
     "peft": ("peft",),
     "serve": ("fastapi", "fastapi_offline", "uvicorn", "prometheus_client", "multipart"),
 }

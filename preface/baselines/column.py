@@ -12,7 +12,7 @@ from typing import Any, ClassVar, TypeVar
 from pydantic import BaseModel, ConfigDict, Field
 
 from preface.backbones.base import Backbone
-from preface.backbones.load import load_backbone, resolved
+from preface.backbones.load import dtype_name, load_backbone, resolved
 from preface.errors import UserError
 from preface.labelling.measures import measured
 from preface.labelling.subjects import check_answers
@@ -45,6 +45,11 @@ class Setting:
         self._loaded: dict[str, Backbone] = {}  # one at most; shared by all parts
         self._splits: dict[tuple[str, str, int | None], Split] = {}
         self._computed: dict[Hashable, Any] = {}
+
+    def bare(self) -> Setting:
+        """The same with nothing loaded or read, for another process; a given backbone is loaded there by its name."""
+        dtype = self.dtype if self._given is None else dtype_name(self._given.dtype)
+        return Setting(self.folder, self.data, dtype, self.device)
 
     def backbone(self, name: str) -> Backbone:
         """The backbone of that name, loaded when first needed; only the last one stays in memory, and a given one."""

@@ -49,6 +49,15 @@ Json = Annotated[
     bool, typer.Option("--json", help="Only JSON on standard output; scores as a list of cells, as in results.json.")
 ]
 Out = Annotated[Path | None, typer.Option("--out", help="Folder to write into.")]
+Ray = Annotated[
+    str | None,
+    typer.Option(
+        "--ray",
+        metavar="[ADDRESS]",
+        help="Spread the work over a Ray cluster. Default address: RAY_ADDRESS, else a cluster that was started here, "
+        "else this machine alone.",
+    ),
+]
 On = Annotated[list[str] | None, typer.Option("--on", help="A task or a data file to evaluate on; may be repeated.")]
 TrainRows = Annotated[
     int | None, typer.Option("--train-rows", help="Train on so many rows; of several tasks together, of each.", min=1)

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from preface.cli.app import compare_app, verb
-from preface.cli.common import Backbone, Device, Dtype, Json, KeepContexts, On, TrainRows, command, show, show_json
+from preface.cli.common import Backbone, Device, Dtype, Json, KeepContexts, On, Ray, TrainRows, command, show, show_json
 from preface.cli.options import data_fields
 
 
@@ -27,6 +27,8 @@ Examples:
 `preface compare cross-domain --recipe nano --data DIR --out runs/nano` (again: goes on where it stopped)
 
 `preface compare cross-domain --recipe paper-a --out runs/paper-a`
+
+`preface compare cross-domain --recipe methods --out runs/methods --ray` (its columns over a Ray cluster)
 """,
 )
 def compare_cross_domain(
@@ -42,6 +44,7 @@ def compare_cross_domain(
     dtype: Dtype = "auto",
     device: Device = "auto",
     keep_contexts: KeepContexts = None,
+    ray: Ray = None,
     as_json: Json = False,
 ) -> None:
     """Methods and baselines × test domains × seeds: table, plot, report, results.json."""
@@ -50,7 +53,11 @@ def compare_cross_domain(
     from preface.experiments.report import pivot, rich_table
 
     experiment = load_experiment(recipe)
-    changes = {"task": task, "on": on, "seeds": seeds, "steps": steps, "train_rows": train_rows}
+    changes: dict[str, Any] = {"task": task, "on": on, "seeds": seeds, "steps": steps, "train_rows": train_rows}
+    if ray is not None:
+        from preface.cluster.compare import on_cluster
+
+        changes["compute"] = on_cluster(ray or None)
     cells = preface.compare_cross_domain(
         experiment,
         out=out,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from types import NoneType
 from typing import Annotated, Any, get_args, get_origin
@@ -177,15 +178,17 @@ def on_command_line(context: typer.Context, besides: Collection[str] = ()) -> li
 
 def expand(arguments: Sequence[str], parameters: Sequence[Any]) -> list[str]:
     """`--learning-rate 1e-3 1e-2` to `--learning-rate=1e-3 --learning-rate=1e-2`, for options whose value ends in `…`.
+    Where the value stands in brackets, as `[ADDRESS]`, it may be left out and is empty then.
 
     Raises UserError for an empty argument, since a path of nothing would be the current folder, and for such an option
     without a value.
     """
     several = {name for p in parameters if (p.metavar or "").endswith("…") for name in p.opts}
+    optional = {name for p in parameters if (p.metavar or "").startswith("[") for name in p.opts}
     expanded: list[str] = []
     option: str | None = None
     values = 0
-    for argument in (*arguments, None):
+    for argument, following in pairwise((*arguments, None, None)):
         if option is not None and not values and (argument is None or _is_option(argument)):
             raise UserError(f"{option}: needs a value")
         if argument is None:
@@ -195,6 +198,8 @@ def expand(arguments: Sequence[str], parameters: Sequence[Any]) -> list[str]:
             raise UserError(f"{name or 'argument'}: is empty")
         if is_option := _is_option(argument):
             option, values = argument if argument in several else None, 0
+            if argument in optional and (following is None or _is_option(following)):
+                argument += "="
         elif option == "--input" and values and Path(argument).is_file():  # `predict RUN --input text new.csv`
             option = None
         if option is None:

@@ -9,7 +9,7 @@ from typing import Any
 from preface.backbones.base import Backbone
 from preface.baselines.column import Setting
 from preface.experiments.domains import distances
-from preface.experiments.matrix import eval_tasks, measure
+from preface.experiments.matrix import Compute, eval_tasks, in_turn, measure
 from preface.experiments.report import write_report
 from preface.experiments.spec import Experiment, load_experiment
 from preface.records.results import Cell
@@ -24,6 +24,7 @@ def compare_cross_domain(
     dtype: str = "auto",
     device: str = "auto",
     command: str | None = None,
+    compute: Compute = in_turn,
     **changes: Any,
 ) -> list[Cell]:
     """Measure every column of an experiment on every task, and write table, plot, report and `results.json` into `out`.
@@ -37,6 +38,8 @@ def compare_cross_domain(
         backbone: takes the place of the experiment's; a loaded one is used as it is.
         dtype, device: of backbones that are loaded here.
         command: how this was called, for the report.
+        compute: where columns are computed: one after the other in this process, or by
+            `preface.cluster.compare.on_cluster`.
         changes: `task`, `on`, `seeds`, `steps`, `train_rows` take the place of what the experiment says, and so do the
             fields of `preface.tasks.options.DataOptions`: `data`, `input`, `label`, …
 
@@ -48,7 +51,7 @@ def compare_cross_domain(
     loaded, name = (backbone, backbone.name) if isinstance(backbone, Backbone) else (None, backbone)
     experiment = experiment.changed(backbone=name, **changes)
     setting = Setting(Path(out), experiment.data, dtype, device, loaded)
-    cells = measure(experiment, setting)
+    cells = measure(experiment, setting, compute)
     notes = [*experiment.notes, *wordings(cells), majorities(experiment, setting), *seen(cells)]
     if experiment.distances:
         notes += distances(experiment, setting)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import yaml
@@ -19,7 +20,36 @@ from preface.tasks import Task
 SPEC, RESULTS = "experiment.yaml", "results.json"
 
 
-def measure(experiment: Experiment, setting: Setting) -> list[Cell]:
+@dataclass(frozen=True)
+class Unit:
+    """A column on the tasks that it has no cells for: what is computed in one go, for its search, its seeds and its
+    evaluations share what was read of the texts."""
+
+    column: Column
+    tasks: Sequence[Task]
+    setting: Setting
+
+    def __str__(self) -> str:
+        return f"{self.column.label} on {', '.join(task.name for task in self.tasks)}"
+
+    def cells(self) -> Iterator[list[Cell]]:
+        """The cells of one task after another, as they are measured. Raises UserError."""
+        for measured in self.column.cells(self.setting, self.tasks):
+            yield [labelled(cell, self.column) for cell in measured]
+
+
+Compute = Callable[[Sequence[Unit]], Iterator[tuple[Unit, list[Cell]]]]
+"""Gives cells with their unit as they are measured, in any order."""
+
+
+def in_turn(units: Sequence[Unit]) -> Iterator[tuple[Unit, list[Cell]]]:
+    """One unit after the other, in this process."""
+    for unit in units:
+        for cells in unit.cells():
+            yield unit, cells
+
+
+def measure(experiment: Experiment, setting: Setting, compute: Compute = in_turn) -> list[Cell]:
     """All cells of the experiment, in the order of its tasks, then of its columns; those in its folder are taken from
     there.
 
@@ -27,14 +57,52 @@ def measure(experiment: Experiment, setting: Setting) -> list[Cell]:
     """
     check(experiment, setting)
     claim(setting.folder, experiment)
-    if not (parts := experiment.parts()):
-        return _measured(experiment, setting)
-    cells: list[Cell] = []
-    for name, part in parts.items():
-        measured = measure(part, setting.part(name))
-        cells += [replace(cell, details=cell.details | {OWN_TASK: True}) for cell in measured]
-        write_cells(setting.folder / RESULTS, cells)
+    parts = [(part, setting.part(name)) for name, part in experiment.parts().items()]
+    for part, own in parts:
+        claim(own.folder, part)
+    matrices = {own.folder: Matrix(part, own) for part, own in parts or [(experiment, setting)]}
+    for unit, cells in compute([unit for matrix in matrices.values() for unit in matrix.missing()]):
+        matrices[unit.setting.folder].keep(cells)
+        if parts:
+            write_cells(setting.folder / RESULTS, _each_by_itself(matrices.values()))
+    if not parts:
+        return matrices[setting.folder].in_order()
+    cells = _each_by_itself(matrices.values())
+    write_cells(setting.folder / RESULTS, cells)
     return cells
+
+
+class Matrix:
+    """The cells of an experiment that trains on one task, and the file that keeps them."""
+
+    def __init__(self, experiment: Experiment, setting: Setting) -> None:
+        self.setting, self.tasks = setting, eval_tasks(experiment, setting)
+        self.columns = {column.label: column for column in experiment.expanded()}
+        self.cells = read_cells(setting.folder / RESULTS)
+
+    def missing(self) -> Iterator[Unit]:
+        """What is still to be measured."""
+        for label, column in self.columns.items():
+            done = {cell.eval_task for cell in self.cells if cell.method == label}
+            if missing := [task for task in self.tasks if task.name not in done]:
+                yield Unit(column, missing, self.setting)
+
+    def keep(self, cells: Sequence[Cell]) -> None:
+        """Write cells beside the others, in the order of the columns, whichever is done first."""
+        places = {label: place for place, label in enumerate(self.columns)}
+        self.cells = sorted([*self.cells, *cells], key=lambda cell: places[cell.method])
+        write_cells(self.setting.folder / RESULTS, self.cells)
+
+    def in_order(self) -> list[Cell]:
+        """In the order of the tasks, then of the columns."""
+        rows = {task.name: place for place, task in enumerate(self.tasks)}
+        return sorted(self.cells, key=lambda cell: rows[cell.eval_task])
+
+
+def _each_by_itself(matrices: Iterable[Matrix]) -> list[Cell]:
+    """The cells of tasks that are trained on by themselves, together."""
+    cells = [cell for matrix in matrices for cell in matrix.in_order()]
+    return [replace(cell, details=cell.details | {OWN_TASK: True}) for cell in cells]
 
 
 def check(experiment: Experiment, setting: Setting) -> None:
@@ -47,21 +115,6 @@ def check(experiment: Experiment, setting: Setting) -> None:
     if experiment.train_task is not None:
         for column in experiment.expanded():
             column.check(setting, tasks)
-
-
-def _measured(experiment: Experiment, setting: Setting) -> list[Cell]:
-    """The cells of an experiment that trains on one task."""
-    columns, tasks = experiment.expanded(), eval_tasks(experiment, setting)
-    cells = read_cells(setting.folder / RESULTS)
-    for column in columns:
-        done = {cell.eval_task for cell in cells if cell.method == column.label}
-        if missing := [task for task in tasks if task.name not in done]:
-            for measured in column.cells(setting, missing):
-                cells += [labelled(cell, column) for cell in measured]
-                write_cells(setting.folder / RESULTS, cells)
-    places = {column.label: place for place, column in enumerate(columns)}
-    rows = {task.name: place for place, task in enumerate(tasks)}
-    return sorted(cells, key=lambda cell: (rows[cell.eval_task], places[cell.method]))
 
 
 def eval_tasks(experiment: Experiment, setting: Setting) -> list[Task]:

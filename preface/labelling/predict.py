@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from queue import Empty, Full, Queue
@@ -63,22 +63,40 @@ def predict(
     Raises:
         UserError: what the user can put right. Rows before the bad one have been yielded.
     """
-    folder, known = (run.folder, run.backbone) if isinstance(run, Run) else (Path(run), None)
-    saved = load_prompt(folder)
-    saved.refuse_shared()
-    model = backbone_of(saved.card, backbone, known, dtype, device)
-    saved.check_sizes(model)
-    task = saved.card.task if input is None else load_task(saved.card.task, input=input)
-    rows_or_file = source if isinstance(source, str | Path) else _rows(task, source)
-    items = iter_examples(
-        task, rows_or_file, skip_bad_rows=skip_bad_rows, on_skip=on_skip, encoding=encoding, guess=input is None
-    )
-    answer = _Answers(model, saved)
-    chunks = _as_they_arrive(items) if isinstance(source, str | Path) and _may_wait(source) else _full(items)
-    for chunk, error in chunks:
-        yield from answer(chunk)
-        if error is not None:
-            raise error
+    predictor = Predictor(run, input, backbone, dtype, device)
+    rows = source if isinstance(source, str | Path) else _rows(predictor.task, source)
+    yield from predictor(rows, encoding=encoding, skip_bad_rows=skip_bad_rows, on_skip=on_skip)
+
+
+class Predictor:
+    """A prompt and its backbone, loaded once, which label rows."""
+
+    def __init__(
+        self,
+        run: Run | str | Path,
+        input: str | None = None,
+        backbone: Backbone | str | None = None,
+        dtype: str = "auto",
+        device: str = "auto",
+    ) -> None:
+        """The arguments of `predict`. Raises UserError."""
+        folder, known = (run.folder, run.backbone) if isinstance(run, Run) else (Path(run), None)
+        saved = load_prompt(folder)
+        saved.refuse_shared()
+        model = backbone_of(saved.card, backbone, known, dtype, device)
+        saved.check_sizes(model)
+        self.task = saved.card.task if input is None else load_task(saved.card.task, input=input)
+        self.guess = input is None
+        self.answer = _Answers(model, saved)
+
+    def __call__(self, source: str | Path | Iterable[Row], **how: Any) -> Iterator[dict[str, Any]]:
+        """A line for each row of a file, or of rows; `how`: as for `iter_examples`. Raises UserError."""
+        items = iter_examples(self.task, source, guess=self.guess, **how)
+        chunks = _as_they_arrive(items) if isinstance(source, str | Path) and _may_wait(source) else _full(items)
+        for chunk, error in chunks:
+            yield from self.answer(chunk)
+            if error is not None:
+                raise error
 
 
 class _Answers:

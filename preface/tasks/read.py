@@ -6,9 +6,9 @@ import csv
 import json
 import math
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from itertools import chain, product, zip_longest
+from itertools import accumulate, chain, product, zip_longest
 from pathlib import Path
 from typing import Any, Literal
 
@@ -95,6 +95,7 @@ def iter_rows(
     labels: str | Path | None = None,
     nested: Mapping[str, str] = {},
     need: Collection[str] = (),
+    part: range | None = None,
     on_bad: OnBad = raise_bad,
 ) -> Iterator[Row]:
     """Stream the rows of a file, or of standard input (`-`: JSON Lines, a JSON array, or else CSV).
@@ -102,7 +103,7 @@ def iter_rows(
     `separator` and `quoted` are for tables (GLUE's files know no quoting); `columns` names the columns of a
     file without a header; `labels` is the file whose lines are the labels of a `txt` file; `nested` gives the place of
     each field in JSON's nested objects, where a list on the way makes a row of each item; `need` are fields of which a
-    table's header must have one.
+    table's header must have one; `part`, of a Parquet file, are places counted from 0: others are left unread.
 
     Raises UserError, naming file and line, for a file that is missing, has the wrong encoding, or no usable
     header; a single row that is broken goes to `on_bad`.
@@ -110,7 +111,7 @@ def iter_rows(
     if format is None and str(source) != STDIN:
         format = format_of(source)
     if format == "parquet":
-        yield from _without_nul(_parquet(source), on_bad)
+        yield from _without_nul(_parquet(source, part), on_bad)
         return
     name = shown(source)
     with open_bytes(source) as stream:
@@ -326,7 +327,15 @@ def _unquoted(lines: Iterable[str], separator: str) -> Iterator[tuple[int, list[
             yield number, line.split(separator)
 
 
-def _parquet(source: str | Path) -> Iterator[Row]:
+def count_parquet(source: str | Path) -> int:
+    """How many rows a Parquet file has. Raises UserError."""
+    with _opened(source) as file:
+        return int(file.metadata.num_rows)
+
+
+@contextmanager
+def _opened(source: str | Path) -> Iterator[Any]:
+    """A Parquet file; what is wrong with it, also where it is read within the block, is a UserError."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -336,10 +345,24 @@ def _parquet(source: str | Path) -> Iterator[Row]:
         pass
     try:
         with pq.ParquetFile(source) as file:
-            number = 0
-            for batch in file.iter_batches(batch_size=1024):
-                for fields in batch.to_pylist():
-                    number += 1
-                    yield Row(str(source), number, fields, "row")
+            yield file
     except (pa.ArrowException, OSError) as error:
         raise UserError(f"{source}: is not a Parquet file that can be read ({brief(error)})") from error
+
+
+def _parquet(source: str | Path, part: range | None) -> Iterator[Row]:
+    with _opened(source) as file:
+        sizes = [file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)]
+        ends = [*accumulate(sizes)]
+        wanted = range(sum(sizes)) if part is None else part
+        groups = [g for g, end in enumerate(ends) if end > wanted.start and end - sizes[g] < wanted.stop]
+        begin = ends[groups[0]] - sizes[groups[0]] if groups else 0
+        for batch in file.iter_batches(batch_size=1024, row_groups=groups):
+            here = range(max(wanted.start, begin), min(wanted.stop, begin + len(batch)))
+            if here:
+                found = batch.slice(here.start - begin, len(here)).to_pylist()
+                for number, fields in enumerate(found, here.start + 1):
+                    yield Row(str(source), number, fields, "row")
+            begin += len(batch)
+            if begin >= wanted.stop:
+                return

@@ -89,6 +89,16 @@ def test_several_fields_of_the_text(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert expand(["run", "--input", "premise", "hypothesis", "new.csv"], known) == ["run", *both, "new.csv"]
 
 
+def test_an_address_may_be_left_out() -> None:
+    known = parameters("predict")
+    assert expand(["run", "big.parquet", "--ray"], known) == ["run", "big.parquet", "--ray="]
+    assert expand(["--ray", "--out", "labels"], known) == ["--ray=", "--out", "labels"]
+    assert expand(["run", "--ray", "here:6379"], known) == ["run", "--ray", "here:6379"]
+    assert expand(["run", "--ray=here:6379"], known) == ["run", "--ray=here:6379"]
+    context = get_command(app).commands["predict"].complete().make_context("predict", expand(["run", "--ray"], known))  # type: ignore[attr-defined]
+    assert context.params["ray"] == ""
+
+
 def test_the_same_option_has_the_same_name_in_every_verb() -> None:
     names: dict[str, set[str]] = {}
     for verb in ("train", "evaluate", "predict"):

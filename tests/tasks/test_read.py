@@ -22,6 +22,7 @@ from hypothesis import strategies as st
 from preface.errors import UserError
 from preface.tasks import Row, iter_rows
 from preface.tasks.lines import CHUNK, LONGEST
+from preface.tasks.read import count_parquet
 
 Table = list[dict[str, str]]
 
@@ -145,6 +146,21 @@ def test_lines_are_counted_where_rows_begin(tmp_path: Path) -> None:
     write_parquet(tmp_path / "a.parquet", [{"text": str(i)} for i in range(3000)])
     assert [row.line for row in iter_rows(tmp_path / "a.parquet")] == list(range(1, 3001))
     assert next(iter(iter_rows(tmp_path / "a.parquet"))).place == f"{tmp_path}/a.parquet row 1"
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    size=st.integers(1, 3000), group=st.integers(1, 1500), ends=st.tuples(st.integers(0, 3100), st.integers(0, 3100))
+)
+def test_a_part_of_parquet_is_a_part_of_all_its_rows(
+    tmp_path: Path, size: int, group: int, ends: tuple[int, int]
+) -> None:
+    """Wherever its groups of rows, and the 1,024 that are read at a time, begin and end."""
+    pq.write_table(pa.table({"text": [str(i) for i in range(size)]}), tmp_path / "p.parquet", row_group_size=group)
+    part = range(min(ends), max(ends))
+    everything = list(iter_rows(tmp_path / "p.parquet"))
+    assert list(iter_rows(tmp_path / "p.parquet", part=part)) == everything[part.start : part.stop]
+    assert count_parquet(tmp_path / "p.parquet") == size
 
 
 def test_columns_separator_and_byte_order_mark(tmp_path: Path) -> None:
