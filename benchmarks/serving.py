@@ -37,7 +37,7 @@ from preface.backbones.base import Backbone
 from preface.backbones.load import load_backbone, load_checkpoint
 from preface.methods import PrefixTuning
 from preface.methods.init import Initializer
-from preface.records.card import Member, MethodRecord, PromptCard, save_prompt
+from preface.records.card import Member, PromptCard, origin_of, save_prompt
 from preface.records.results import installed_versions
 from preface.serving.asked import Style
 from preface.serving.engine import Engine
@@ -93,12 +93,7 @@ def put(folder: Path, backbone: Backbone, seed: int) -> Path:
     with torch.no_grad():
         prompts = method.build(backbone, Initializer.parse("random", task.label_words), [seed])()
     card = PromptCard(
-        backbone=backbone.name,
-        fingerprint=backbone.fingerprint,
-        shape=backbone.sizes,
-        method=MethodRecord(name=method.name, config=method.model_dump(mode="json")),
-        task=task,
-        label_words=task.label_words,
+        **origin_of(backbone, method.record, task),
         max_input_tokens=512,
         trained_parameters=0,
         member=Member(0, 0.1, seed, 0.5, 0.7, 1),

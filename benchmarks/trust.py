@@ -41,6 +41,8 @@ Answers = dict[tuple[str, str], dict[str, float]]
 """What each prompt says of each text, asked alone."""
 NEAR = 2e-3
 """How far a probability may be from that: what stands beside a row in a batch decides its last bits."""
+KEPT = "64MB"
+"""Of what was read of texts, where memory is watched: soon full."""
 
 
 @contextmanager
@@ -112,11 +114,8 @@ class Good:
             self.counts["right" if right else "WRONG"] += 1
 
 
-KEPT = "64MB"
-
-
 def endurance(folder: Path, backbone: Backbone, known: Answers, minutes: float, **_: Any) -> dict[str, Any]:
-    """Memory, every so often, while new texts come as fast as they are answered; `KEPT` of texts are soon full."""
+    """Memory, every so often, while new texts come as fast as they are answered."""
     sizes: list[tuple[float, float]] = []
     with served(folder, backbone.name, options=["--keep-texts", KEPT]) as (server, port), Good(port, known) as good:
         texts, began = Texts(7), time.monotonic()

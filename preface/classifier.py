@@ -34,7 +34,7 @@ from preface.labelling.free_text import wanted
 from preface.labelling.labeller import Labeller
 from preface.methods import Method, PrefixTuning, method_named
 from preface.options import validated
-from preface.records.card import MethodRecord, PromptCard, save_prompt
+from preface.records.card import PromptCard, origin_of, save_prompt
 from preface.records.results import installed_versions
 from preface.tasks import Example, Row, Split, Task, render
 from preface.tasks.find import Part
@@ -157,13 +157,7 @@ class PromptClassifier(ClassifierMixin, BaseEstimator):
         self.classes_ = classes
         self.prompts_ = outcome.prompts.select([best.index])
         self.card_ = PromptCard(
-            backbone=backbone.name,
-            revision=backbone.revision,
-            fingerprint=backbone.fingerprint,
-            shape=backbone.sizes,
-            method=MethodRecord(name=method.name, config=method.model_dump(mode="json")),
-            task=task,
-            label_words=task.label_words,
+            **origin_of(backbone, method.record, task),
             max_input_tokens=recipe.max_input_tokens,
             trained_parameters=outcome.counts.trained,
             member=best,

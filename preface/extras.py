@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from importlib.util import find_spec
 
+from preface.errors import UserError
+
 EXTRAS = {
     "cluster": ("ray",),
     "peft": ("peft",),
@@ -15,3 +17,9 @@ EXTRAS = {
 def missing(extra: str) -> list[str]:
     """The modules of an extra that are not installed; none is imported."""
     return [name for name in EXTRAS[extra] if find_spec(name) is None]
+
+
+def check_installed(extra: str, what: str) -> None:
+    """Raise UserError where something lacks a module of the extra that it needs."""
+    if lacking := missing(extra):
+        raise UserError(f"{what}: needs {', '.join(lacking)}; `pip install 'preface[{extra}]'` brings what is missing")

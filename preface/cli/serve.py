@@ -12,20 +12,14 @@ from preface.cli.app import verb
 from preface.cli.common import Backbone, Device, Dtype
 from preface.cli.options import Fields, fields
 from preface.errors import UserError
-from preface.extras import missing
+from preface.extras import check_installed
 
 
 def _options() -> dict[str, Fields]:
-    _check_installed()
+    check_installed("serve", "serve")
     from preface.serving.http.limits import Limits
 
     return {"limits": fields(Limits)}
-
-
-def _check_installed() -> None:
-    """Raise UserError where what a server needs is missing."""
-    if lacking := missing("serve"):
-        raise UserError(f"serve: needs {', '.join(lacking)}; `pip install 'preface[serve]'` brings what is missing")
 
 
 @verb(
@@ -106,7 +100,9 @@ def serve(
 
 def _name_of(prompt: str) -> str:
     """The last part of `hub:OWNER/NAME@REVISION`, or of a folder's path."""
-    return Path(prompt.partition("@")[0] if prompt.startswith("hub:") else Path(prompt).resolve()).name
+    from preface.records.hub import is_of_hub
+
+    return Path(prompt.partition("@")[0] if is_of_hub(prompt) else Path(prompt).resolve()).name
 
 
 def _is_loopback(host: str) -> bool:

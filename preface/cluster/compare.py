@@ -11,9 +11,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
-from preface.cluster.join import check_installed, joined, share, work_in
+from preface.cluster.join import joined, share, work_in
 from preface.errors import UserError, first_line
 from preface.experiments.matrix import SPEC, Compute, Unit
+from preface.extras import check_installed
 from preface.records.results import Cell
 from preface.terminal.interrupt import Interrupted, stop_requested
 from preface.terminal.progress import say
@@ -33,7 +34,7 @@ def on_cluster(address: str | None = None) -> Compute:
     Raises:
         UserError: Ray is not installed.
     """
-    check_installed()
+    check_installed("cluster", "ray")
     return lambda units: _spread(units, address)
 
 

@@ -12,15 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from preface.errors import UserError, first_line
-from preface.extras import missing
 
 ADVICE = "`ray status` on its first machine says whether it runs"
-
-
-def check_installed() -> None:
-    """Raise UserError where Ray is missing."""
-    if lacking := missing("cluster"):
-        raise UserError(f"ray: needs {', '.join(lacking)}; `pip install 'preface[cluster]'` brings what is missing")
 
 
 @contextmanager

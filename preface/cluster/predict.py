@@ -15,8 +15,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from preface.cluster.join import check_installed, joined, share, work_in
+from preface.cluster.join import joined, share, work_in
 from preface.errors import UserError
+from preface.extras import check_installed
 from preface.labelling.predict import CHUNK, Predictor
 from preface.records.atomic import write_atomically
 from preface.records.card import TENSORS, load_prompt
@@ -64,7 +65,7 @@ def predict_on_cluster(
         UserError: what the user can put right.
         Interrupted: after Ctrl-C.
     """
-    check_installed()
+    check_installed("cluster", "ray")
     work, folder = Work(str(run), str(source), **how), Path(out)
     if work.source == "-" or format_of(source) != "parquet":
         raise UserError(

@@ -18,7 +18,15 @@ from preface.labelling.fit import loaded
 from preface.labelling.free_text import wanted
 from preface.labelling.subjects import MAX_INPUT_TOKENS
 from preface.prompts import Prompts
-from preface.records.card import MethodRecord, PromptCard, SavedPrompt, folder_of_task, load_prompt, save_prompt
+from preface.records.card import (
+    MethodRecord,
+    PromptCard,
+    SavedPrompt,
+    folder_of_task,
+    load_prompt,
+    origin_of,
+    save_prompt,
+)
 from preface.records.results import installed_versions
 from preface.tasks import Task, load_task
 
@@ -107,15 +115,10 @@ def _check_finite(path: Path, several: Iterable[Mapping[str, Tensor]]) -> None:
 
 
 def _card(foreign: Foreign, path: Path, task: Task, max_input_tokens: int) -> PromptCard:
-    model, sizes = foreign.model, [tensor.shape for tensor in foreign.tensors.values()]
+    sizes = [tensor.shape for tensor in foreign.tensors.values()]
+    method = MethodRecord(name=foreign.method, config={"length": sizes[0][-2], "imported": str(path)})
     return PromptCard(
-        backbone=model.name,
-        revision=model.revision,
-        fingerprint=model.fingerprint,
-        shape=model.sizes,
-        method=MethodRecord(name=foreign.method, config={"length": sizes[0][-2], "imported": str(path)}),
-        task=task,
-        label_words=task.label_words,
+        **origin_of(foreign.model, method, task),
         max_input_tokens=max_input_tokens,
         trained_parameters=sum(size.numel() for size in sizes),
         member=None,

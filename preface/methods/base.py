@@ -14,6 +14,7 @@ from torch import nn
 from preface.backbones.base import Backbone
 from preface.methods.init import NAMES, Initializer
 from preface.prompts import Prompts
+from preface.records.card import MethodRecord
 
 # what fields of the same name are described by, in whichever methods they are
 INIT = f"{', '.join(NAMES)}. Default: the method's own."
@@ -57,6 +58,11 @@ class Method(BaseModel, ABC):
 
     length: int = Field(20, ge=1, le=2000, description="Virtual tokens.")
     init: str = Field(description=INIT)
+
+    @property
+    def record(self) -> MethodRecord:
+        """As it is written into runs and prompts."""
+        return MethodRecord(name=self.name, config=self.model_dump(mode="json"))
 
     @abstractmethod
     def build(self, backbone: Backbone, initializer: Initializer, seeds: Sequence[int]) -> PromptModule:

@@ -73,6 +73,19 @@ class Origin(Record):
         return self
 
 
+def origin_of(backbone: Backbone, method: MethodRecord, task: Task) -> dict[str, Any]:
+    """The fields of an `Origin`."""
+    return {
+        "backbone": backbone.name,
+        "revision": backbone.revision,
+        "fingerprint": backbone.fingerprint,
+        "shape": backbone.sizes,
+        "method": method,
+        "task": task,
+        "label_words": task.label_words,
+    }
+
+
 class Ensemble(Record):
     """How the prompts of a card answer as one."""
 

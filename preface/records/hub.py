@@ -10,6 +10,7 @@ from preface.hub import SECONDS, hub_error
 
 HUB = "hub:"
 FILES = ("prompt.json", "prompt.safetensors")
+"""What a prompt consists of, wherever it lies."""
 
 
 def is_of_hub(name: object) -> bool:

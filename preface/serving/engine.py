@@ -57,7 +57,7 @@ from preface.terminal.progress import warn
 WAIT = 0.008
 """Seconds that an idle engine waits, at most, until as many requests have come as it last had together. Over HTTP the
 next ones of callers who were answered together come one by one: without waiting for them, batches stay half as large
-(nano, eight callers of one text: HTTP cost 33 % over the engine, and costs 5 %)."""
+(nano, eight callers of one text: HTTP cost 33 % over the engine, and costs 11 to 17 %)."""
 KEEP_TEXTS = 2**31
 """Bytes of what was read of texts that are kept: under another prompt they are not read again."""
 MOST_WAITING = 10_000

@@ -21,6 +21,7 @@ from preface.labelling.free_text import Wanted, wanted
 from preface.prompts import Prompts
 from preface.records.atomic import naming, recover, remove, replacing
 from preface.records.card import Ensemble, PromptCard, load_prompt
+from preface.records.hub import FILES
 from preface.serving.kept import Kept
 from preface.tasks import Row, render
 from preface.tasks.task import example_of
@@ -29,7 +30,6 @@ NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 """What a prompt may be called: nothing that leads out of the folder, or is hidden in it."""
 KEEP = 2**30
 """Bytes of prompts that stay loaded, the last used of them."""
-FILES = ("prompt.json", "prompt.safetensors")
 
 Text = str | Mapping[str, Any]
 """A text, or a row with the fields of a prompt's task."""

@@ -20,7 +20,7 @@ from preface.labelling.free_text import wanted
 from preface.methods import Method, PrefixTuning, method_named
 from preface.methods.multitask_prompt_tuning import MultitaskPromptTuning
 from preface.options import divided, validated
-from preface.records.card import MethodRecord, plain
+from preface.records.card import origin_of, plain
 from preface.records.lock import locked
 from preface.records.results import installed_versions
 from preface.records.run import RECORD, Run, RunRecord, SplitRecord, Splits, now
@@ -149,14 +149,9 @@ class _Training:
         """Once the recipe has its steps as numbers."""
         backbone, data = self.backbone, self.data.data
         return RunRecord(
-            backbone=backbone.name,
-            revision=backbone.revision,
+            **origin_of(backbone, self.method.record, self.task),
             dtype=dtype_name(backbone.dtype),
-            fingerprint=backbone.fingerprint,
-            shape=backbone.sizes,
             backbone_saw=backbone.seen_tasks,
-            task=self.task,
-            method=MethodRecord(name=self.method.name, config=self.method.model_dump(mode="json")),
             recipe=self.recipe.model_dump(mode="json"),
             data=None if data is None else data.resolve(),
             skip_bad_rows=self.data.skip_bad_rows,
@@ -164,7 +159,6 @@ class _Training:
             shots=self.limits.shots,
             draw=self.limits.draw,
             splits=splits,
-            label_words=self.task.label_words,
             versions=installed_versions(),
             device=str(backbone.device),
             threads=torch.get_num_threads(),

@@ -10,7 +10,8 @@ import pytest
 from preface.backbones.base import Backbone
 from preface.errors import UserError
 from preface.methods import PrefixTuning
-from preface.serving.store import FILES, Served, Store, UnknownPromptError
+from preface.records.hub import FILES
+from preface.serving.store import Served, Store, UnknownPromptError
 from tests.serving.making import put
 
 

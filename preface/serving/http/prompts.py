@@ -9,9 +9,10 @@ import torch
 from fastapi import APIRouter, File, Form, Response, UploadFile
 
 from preface.backbones.base import Backbone
+from preface.records.hub import FILES
 from preface.records.run import cells_of, command_of
 from preface.serving.http.asking import ACaller, AServing
-from preface.serving.store import FILES, Served
+from preface.serving.store import Served
 
 router = APIRouter(prefix="/v1/prompts", tags=["prompts"])
 
