@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -57,11 +58,10 @@ def push(run: str | Path, name: str, private: bool = False) -> str:
 def save_public(folder: Path, saved: SavedPrompt) -> None:
     """Write a prompt without the folders of this machine."""
     card = without_folders(saved.card)
-    singles = [saved.prompts.select([index]) for index in range(saved.prompts.size)]
     if card.ensemble is None:
         save_prompt(folder, saved.prompts, card)
     else:
-        save_ensemble(folder, singles, card)
+        save_ensemble(folder, [saved.prompts.select([index]) for index in range(saved.prompts.size)], card)
 
 
 def without_folders(card: PromptCard) -> PromptCard:
@@ -90,9 +90,10 @@ def model_page(card: PromptCard, name: str, cells: list[Cell], command: str | No
     from huggingface_hub import EvalResult, ModelCardData
 
     backbone = _hub_name(card)
+    kind = "text-classification" if card.label_words else "text-generation"
     results = [
         EvalResult(
-            task_type="text-classification" if card.label_words else "text-generation",
+            task_type=kind,
             dataset_type=cell.eval_task,
             dataset_name=cell.eval_task,
             dataset_split=cell.split,
@@ -104,7 +105,7 @@ def model_page(card: PromptCard, name: str, cells: list[Cell], command: str | No
     data = ModelCardData(
         library_name="preface",
         base_model=backbone if backbone is not None and "/" in backbone else None,
-        pipeline_tag="text-classification" if card.label_words else "text-generation",
+        pipeline_tag=kind,
         tags=["soft-prompt", card.method.name],
         model_name=name,
         eval_results=results or None,
@@ -128,9 +129,18 @@ def model_page(card: PromptCard, name: str, cells: list[Cell], command: str | No
         "## Scores\n\n" + _table(("task", "metric", "value", "rows"), _scores(cells)) if cells else "",
         f"## Use\n\n```sh\npip install preface\npreface predict {HUB}{name} texts.csv\n```\n",
         f"```python\nimport preface\n\nlist(preface.predict('{HUB}{name}', ['a text']))\n```\n",
-        f"## Made by\n\n```sh\n{command}\n```\n" if command else "",
+        f"## Made by\n\n```sh\n{_public(command)}\n```\n" if command else "",
     ]
     return "\n".join(part for part in parts if part)
+
+
+def _public(command: str) -> str:
+    """A command in which of every file and folder only its own name stands."""
+    words = []
+    for word in shlex.split(command):
+        option, equals, value = word.partition("=")
+        words.append(option + equals + _last(value) if equals else _last(word))
+    return shlex.join(words)
 
 
 def _hub_name(card: PromptCard) -> str | None:

@@ -87,6 +87,13 @@ def test_a_prompt_that_was_trained_elsewhere_has_no_development_score(prompt: Pa
     assert "development split" not in page
 
 
+def test_the_command_on_the_page_tells_of_no_folder_of_this_machine(prompt: Path) -> None:
+    made = "preface train --task /home/me/data/own.csv --data=/home/me/data --out '/home/me/my runs/film' --steps 3"
+    page = model_page(load_prompt(prompt).card, "somebody/film", [], made)
+    assert "/home/me" not in page
+    assert "preface train --task own.csv --data=data --out film --steps 3" in page
+
+
 def test_a_prompt_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no prompt here"):
         push(tmp_path, "somebody/none")
