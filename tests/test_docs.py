@@ -22,7 +22,7 @@ from preface.tuning.schedules import Budget
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-NEEDS_MORE = ("--data DIR", "paper-a", "--resume", "smollm2", "--recipe demo", "OWNER/")
+NEEDS_MORE = ("--data DIR", "paper-a", "--resume", "smollm2", "--recipe demo", "OWNER/", "--track")
 """Commands that want data, a hub, a package or an interrupted run: they are parsed, not run."""
 
 

@@ -88,6 +88,10 @@ def train(
     device: Device = "auto",
     keep_contexts: KeepContexts = None,
     out: Out = None,
+    track: Annotated[
+        list[str] | None,
+        typer.Option("--track", metavar="NAME …", help="Watch it in tensorboard, wandb, mlflow, … too."),
+    ] = None,
     resume: Annotated[
         Path | None, typer.Option("--resume", help="An interrupted run's folder; all else comes from there.")
     ] = None,
@@ -118,6 +122,7 @@ def train(
         resume=resume,
         dtype=dtype,
         device=device,
+        track=track,
         **data_options,
         **recipe,
     )

@@ -98,6 +98,8 @@ class RunRecord(Origin):
     train_rows: int | None = Field(None, ge=1)
     shots: int | None = Field(None, ge=1)
     draw: int = 0
+    track: tuple[str, ...] = ()
+    """Names of trackers (`preface.records.trackers`)."""
     splits: Splits
     versions: dict[str, str]
     threads: int

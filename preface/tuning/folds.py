@@ -130,6 +130,10 @@ class CrossValidation(Population):
         return [[self.apart[fold][place] for place in next(order)] for (_, fold), order in members]
 
     @property
+    def names(self) -> list[str]:
+        return [f"lr{rate:g}-fold{fold}" for rate, fold in self.recipe.members]
+
+    @property
     def note(self) -> str:
         score = "" if self.chosen is None else f"cross-validated {self.chosen.score:.3f}"
         return score if self.loss is None else f"loss {self.loss:.3f} · {score}"

@@ -32,6 +32,8 @@ CHECKPOINT_SECONDS = 30.0
 """What is lost at most when the process is killed, unless a training sets another number."""
 CHECKPOINTS = "checkpoints"
 
+OnLine = Callable[[Mapping[str, Any]], None]
+
 
 @dataclass
 class Position:
@@ -124,11 +126,13 @@ class Loop:
         checkpoint_seconds: float | None = None,
         keep: int = checkpoint.KEEP,
         accelerator: Accelerator | None = None,
+        on_line: OnLine = lambda line: None,
     ) -> None:
-        """`resume_with`: the command that goes on after an interruption; `keep`: how many checkpoints are kept."""
+        """`resume_with`: the command that goes on after an interruption; `keep`: how many checkpoints are kept;
+        `on_line` hears each line of `metrics.jsonl`."""
         self.folder, self.trained, self.budget, self.resume_with = folder, trained, budget, resume_with
         self.checkpoint_seconds = CHECKPOINT_SECONDS if checkpoint_seconds is None else checkpoint_seconds
-        self.keep, self.accelerator = keep, accelerator
+        self.keep, self.accelerator, self.on_line = keep, accelerator, on_line
         self.is_main = accelerator is None or accelerator.is_main_process
         self.at = Position()
         self.done = 0.0
@@ -249,6 +253,7 @@ class Loop:
     def _write(self, line: Mapping[str, Any]) -> None:
         if self.is_main:
             self.at.metrics_bytes = append_metrics(self.folder, dict(line))
+            self.on_line(line)
 
     def _agreed(self, *values: float) -> list[float]:
         """Means over processes, so that all of them take the same turn."""

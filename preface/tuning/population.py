@@ -94,6 +94,11 @@ class Population:
         return Development(self.backbone, self.rows, self.metric, keep=self.module.leaves_reading)
 
     @property
+    def names(self) -> list[str]:
+        """What each member is called."""
+        return [f"lr{rate:g}-seed{seed}" for rate, seed in self.recipe.members]
+
+    @property
     def active(self) -> list[int]:
         """The members that are still trained."""
         return [member for member, state in enumerate(self.states) if state.active]

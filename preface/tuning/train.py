@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -24,6 +24,7 @@ from preface.records.card import origin_of, plain
 from preface.records.lock import locked
 from preface.records.results import installed_versions
 from preface.records.run import RECORD, Run, RunRecord, SplitRecord, Splits, now
+from preface.records.trackers import Trackers, tracker_names
 from preface.tasks import Split, Task
 from preface.tasks.metric import metric_title
 from preface.tasks.options import DataOptions
@@ -50,6 +51,7 @@ def train(
     resume: str | Path | None = None,
     dtype: str = "auto",
     device: str = "auto",
+    track: str | Sequence[str] | None = None,
     **options: Any,
 ) -> Run:
     """Train prompts on a task and keep the best by development score.
@@ -64,6 +66,7 @@ def train(
         resume: the folder of an interrupted run: goes on where that stopped, and takes all else from there; where
             things lie now may be given (`backbone`, `device`, `data`), and must hold the same.
         dtype, device: as for `load_backbone`.
+        track: trackers of accelerate that show it beside the run's folder: `tensorboard`, `wandb`, `mlflow`, ….
         options: fields of `preface.tuning.recipe.Recipe` (`learning_rates`, `seeds`, `steps`, …) and of
             `preface.tasks.options.DataOptions` (`input`, `label`, `label_words`, `data`, …).
 
@@ -73,7 +76,7 @@ def train(
     """
     recipe, data = divided(options, Recipe, DataOptions)
     if resume is not None:
-        given = {"task": task, "method": method, "train_rows": train_rows, "shots": shots, "out": out}
+        given = {"task": task, "method": method, "train_rows": train_rows, "shots": shots, "out": out, "track": track}
         _refuse([name for name, value in given.items() if value is not None] + [n for n in options if n != "data"])
         return _go_on(Path(resume), backbone, dtype, device, data.get("data"))
     if task is None:
@@ -82,6 +85,7 @@ def train(
         if number is not None and number < 1:
             raise UserError(f"{name}: at least 1 (got {number})")
     check_limits(train_rows, shots)
+    trackers = tracker_names(track)
     the_data = validated(DataOptions, data)
     the_task = the_data.task(task)
     the_method = validated(method_named(method), {}) if isinstance(method, str) else method or PrefixTuning()
@@ -90,7 +94,7 @@ def train(
     _check_free(folder)
     the_backbone = loaded(backbone, dtype, device)
     limits = _Limits(train_rows, shots, draw)
-    return _begin(folder, _Training(the_backbone, the_task, the_method, the_recipe, the_data, limits))
+    return _begin(folder, _Training(the_backbone, the_task, the_method, the_recipe, the_data, limits), trackers)
 
 
 @dataclass(frozen=True)
@@ -145,7 +149,7 @@ class _Training:
         """What is trained on all rows, once folds have chosen."""
         return OnAllRows(self.backbone, self.method, self.recipe, rows, self.task.metric, chosen)
 
-    def record(self, splits: Splits) -> RunRecord:
+    def record(self, splits: Splits, track: tuple[str, ...]) -> RunRecord:
         """Once the recipe has its steps as numbers."""
         backbone, data = self.backbone, self.data.data
         return RunRecord(
@@ -158,6 +162,7 @@ class _Training:
             train_rows=self.limits.train_rows,
             shots=self.limits.shots,
             draw=self.limits.draw,
+            track=track,
             splits=splits,
             versions=installed_versions(),
             device=str(backbone.device),
@@ -167,41 +172,55 @@ class _Training:
         )
 
 
-def _begin(folder: Path, work: _Training) -> Run:
+def _begin(folder: Path, work: _Training, track: tuple[str, ...]) -> Run:
     training, development = work.read()
     rows = work.rows(training, development)
     work = replace(work, recipe=work.recipe.resolve(rows.steps_an_epoch(work.recipe)))
     population = work.first(rows)  # before there is a folder that would claim the name
     with locked(folder):
         _check_free(folder)
-        record = work.record(_splits(training, development))
-        record.write(folder)
-        _run(folder, work, rows, population, record)
+        record = work.record(_splits(training, development), track)
+        with Trackers.start(track, folder, record) as trackers:
+            record.write(folder)
+            _run(folder, work, rows, population, record, trackers)
     return Run(folder, work.backbone)
 
 
-def _run(folder: Path, work: _Training, rows: Rows, population: Population, record: RunRecord) -> None:
+def _run(
+    folder: Path, work: _Training, rows: Rows, population: Population, record: RunRecord, trackers: Trackers
+) -> None:
     """Train to the end, and write what comes of it."""
     again = f"preface train --resume {shlex.quote(str(folder))}"
-    finish(folder, record, trained(folder, population, partial(work.second, rows), again))
+    finish(folder, record, trained(folder, population, partial(work.second, rows), again, trackers))
+    trackers.finish(Run(folder).result)
 
 
-def trained(folder: Path, population: Population, second: Callable[[Chosen], Population], again: str) -> Outcome:
+def trained(
+    folder: Path,
+    population: Population,
+    second: Callable[[Chosen], Population],
+    again: str,
+    trackers: Trackers | None = None,
+) -> Outcome:
     """A population at its end; `second`: what is trained on all rows once folds have chosen, where it is in folds.
 
     Checkpoints and `metrics.jsonl` are written into the folder; `again` is the command that goes on from there.
     """
+    trackers, before = trackers or Trackers(), 0
     if isinstance(population, CrossValidation):
-        population = second(_cross_validated(folder, population, again))
-    return population.outcome(Loop(folder, population, population.budget, again).run())
+        before = int(population.budget.total)
+        population = second(_cross_validated(folder, population, again, trackers))
+    on_line = partial(trackers.log, population.names, before)
+    return population.outcome(Loop(folder, population, population.budget, again, on_line=on_line).run())
 
 
-def _cross_validated(folder: Path, population: CrossValidation, again: str) -> Chosen:
+def _cross_validated(folder: Path, population: CrossValidation, again: str, trackers: Trackers) -> Chosen:
     """What the folds chose, in a folder of their own; found there when it is done already."""
     if (done := Chosen.read(folder)) is not None:
         return done
     (folder / FOLDS).mkdir(exist_ok=True)
-    Loop(folder / FOLDS, population, population.budget, again).run()
+    on_line = partial(trackers.log, population.names, 0)
+    Loop(folder / FOLDS, population, population.budget, again, on_line=on_line).run()
     if (chosen := population.chosen) is None:
         raise UserError("folds: every learning rate diverged; try lower ones")
     say(
@@ -223,7 +242,8 @@ def _go_on(folder: Path, backbone: Backbone | str | None, dtype: str, device: st
             if not now_read.same_rows(then):
                 raise UserError(f"{folder}: the data of {record.task.name} has changed since; start anew")
         rows = work.rows(training, development)
-        _run(folder, work, rows, work.first(rows), record)
+        with Trackers.start(record.track, folder, record, resumed=True) as trackers:
+            _run(folder, work, rows, work.first(rows), record, trackers)
     return Run(folder, work.backbone)
 
 

@@ -41,6 +41,8 @@ from tests.cli.conftest import Called
         (["pretrain", "--resume", "backbones/a", "--steps", "5"], "--steps: cannot be given with --resume"),
         (["adapt", "nano", "--resume", "backbones/a"], "checkpoint: cannot be given with --resume"),
         (["pretrain", "--objective", "prefix-lm=x", "--tokens", "t", "--out", "o"], "NAME=WEIGHT"),
+        (["train", "--task", "film", "--track", "paper"], "track paper: there is no such tracker"),
+        (["train", "--resume", "runs/a", "--track", "mlflow"], "--track: cannot be given with --resume"),
         (["nonsense"], "nonsense"),
         (["compare", "cross-domain", "--recipe", "nope", "--out", "x"], "neither shipped"),
     ],

@@ -285,6 +285,7 @@ def test_a_run_begun_in_bfloat16_takes_no_float32_backbone(
         {"clip": None},
         {"label_words": {"yes": "good"}},
         {"skip_bad_rows": True},
+        {"track": "tensorboard"},
     ],
     ids=str,
 )
