@@ -9,6 +9,7 @@ from preface.errors import UserError
 EXTRAS = {
     "cluster": ("ray",),
     "peft": ("peft",),
+    "lm-eval": ("lm_eval",),
     "serve": ("fastapi", "fastapi_offline", "uvicorn", "prometheus_client", "multipart"),
 }
 """The modules of each, as they are imported."""

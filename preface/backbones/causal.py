@@ -182,7 +182,7 @@ class CausalBackbone(CausalPieces, Backbone):
         keys, values = context.states.view(shape).permute(3, 2, 0, 4, 1, 5)  # each [L, N, H, T, e]
         mask = context.mask.repeat(size // len(context.mask), 1)
         text = self._positions(mask, prompts, rows)  # [B, T]
-        ends = text.masked_fill(mask == 0, -(2**30)).amax(1, keepdim=True) + 1  # [B, 1]
+        ends = text.masked_fill(mask == 0, -1).amax(1, keepdim=True) + 1  # [B, 1]; 0 where nothing was read
         positions = places + ends
         return Call(
             positions,

@@ -107,6 +107,16 @@ def test_without_a_prompt_the_logits_are_transformers_own(models: tuple[CausalBa
         torch.testing.assert_close(row, expected(plain, text), atol=2e-4, rtol=1e-4)
 
 
+def test_where_nothing_is_read_an_answer_begins_the_text(models: tuple[CausalBackbone, Any]) -> None:
+    backbone, plain = models
+    ids, mask = backbone.pad([[7], TEXTS[1]])
+    mask[0] = 0
+    with torch.no_grad():
+        found = backbone.logits(backbone.read(ids, mask), torch.tensor([CUE] * 2))
+    for row, text in zip(found, ([], TEXTS[1]), strict=True):
+        torch.testing.assert_close(row, expected(plain, text), atol=2e-4, rtol=1e-4)
+
+
 def test_a_prefix_before_the_text_equals_the_same_keys_in_a_cache(models: tuple[CausalBackbone, Any]) -> None:
     """Made by real tokens, which Transformers then has in its cache; also where the window ends among them."""
     backbone, plain = models

@@ -1,0 +1,1 @@
+"""A frozen backbone, with a prompt or without, as a model of lm-evaluation-harness."""
