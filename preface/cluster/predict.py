@@ -103,7 +103,7 @@ def _label(work: Work, parts: Mapping[Path, range], total: int, address: str | N
         return
     import ray.data
 
-    logging.getLogger("ray.data").setLevel(logging.WARNING)
+    logging.getLogger("ray.data").setLevel(logging.ERROR)  # its warnings are for those who program it
     skipped = cut = 0
     with joined(address):
         ray.data.DataContext.get_current().enable_progress_bars = False
