@@ -72,9 +72,7 @@ class Inputs:
         indices = [place % len(self.ids) for place in places]
         if self.kept is None:
             return self._anew(indices)
-        for block in self.kept.missing(indices):
-            with torch.no_grad():
-                self.kept.write(block, self.backbone.read(*self.padded(block)))
+        self.keep(indices)
         has_room = self.kept.has_room[torch.tensor(indices)].tolist()
         if all(has_room):
             return self.kept.read(indices)
@@ -82,6 +80,13 @@ class Inputs:
         others = [index for index, room in zip(indices, has_room, strict=True) if not room]
         kept = [self.kept.read(fitting)] if fitting else []
         return _merged([*fitting, *others], [*kept, self._anew(others)], indices)
+
+    def keep(self, indices: Sequence[int]) -> None:
+        """Read what is to be kept of these texts and is not there yet."""
+        if self.kept is not None:
+            for block in self.kept.missing(indices):
+                with torch.no_grad():
+                    self.kept.write(block, self.backbone.read(*self.padded(block)))
 
     def _anew(self, indices: Sequence[int]) -> Context:
         """Read now, without gradients; a text that stands there several times is read once."""

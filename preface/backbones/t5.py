@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import DynamicCache, EncoderDecoderCache, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.modeling_outputs import BaseModelOutput
 
@@ -188,11 +188,10 @@ class T5Backbone(T5Pieces, Backbone):
             "cross": [block.layer[1].EncDecAttention for block in blocks],
         }
         places = {site: chosen.to(self.device) for site, chosen in places.items()}
-        inputs: dict[str, list[Tensor]] = {site: [] for site in places}
+        each: dict[str, list[tuple[Tensor, Tensor]]] = {site: [] for site in places}  # by layer, [n, H * d_kv]
         hooks = [
-            module.k.register_forward_pre_hook(_recording(inputs[site], places[site]))
+            module.register_forward_hook(_recording(each[site], places[site]), with_kwargs=True)
             for site in places
-            if site != "cross"  # there every layer reads the encoder's output
             for module in modules[site]
         ]
         try:
@@ -201,14 +200,9 @@ class T5Backbone(T5Pieces, Backbone):
         finally:
             for hook in hooks:
                 hook.remove()
-        if "cross" in places:
-            inputs["cross"] = [_at(context.states, places["cross"])] * len(blocks)
         made = {}
-        for site in places:
-            for part, projection in (("keys", "k"), ("values", "v")):
-                projected = [
-                    getattr(module, projection)(item) for module, item in zip(modules[site], inputs[site], strict=True)
-                ]
+        for site, layers in each.items():
+            for part, projected in zip(("keys", "values"), zip(*layers, strict=True), strict=True):
                 stacked = torch.stack(projected).float().cpu()  # [L, n, H * d_kv]
                 by_head = stacked.unflatten(-1, (self.sites[site].heads, self.sites[site].width))  # [L, n, H, d_kv]
                 made[f"{site}.{part}"] = by_head.transpose(1, 2).contiguous()
@@ -239,10 +233,13 @@ def _at(hidden: Tensor, places: Tensor) -> Tensor:
     return hidden[places[:, 0], places[:, 1]]
 
 
-def _recording(inputs: list[Tensor], places: Tensor) -> Any:
-    """A hook that records, at n places, what a layer makes its keys and values of."""
+def _recording(made: list[tuple[Tensor, Tensor]], places: Tensor) -> Any:
+    """A hook that records the keys and values of an attention at n places, while it is at work: its weights may lie in
+    parts otherwise."""
 
-    def hook(module: nn.Module, args: tuple[Tensor, ...]) -> None:
-        inputs.append(_at(args[0], places))
+    def hook(module: Any, args: tuple[Tensor, ...], kwargs: dict[str, Any], output: Any) -> None:
+        states = kwargs.get("key_value_states")
+        chosen = _at(args[0] if states is None else states, places)
+        made.append((module.k(chosen), module.v(chosen)))
 
     return hook

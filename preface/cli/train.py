@@ -92,6 +92,10 @@ def train(
         list[str] | None,
         typer.Option("--track", metavar="NAME …", help="Watch it in tensorboard, wandb, mlflow, … too."),
     ] = None,
+    spread: Annotated[
+        str,
+        typer.Option("--spread", help="What several processes share out: rows, members or weights."),
+    ] = "auto",
     resume: Annotated[
         Path | None, typer.Option("--resume", help="An interrupted run's folder; all else comes from there.")
     ] = None,
@@ -101,6 +105,7 @@ def train(
     import preface
     from preface.methods import method_named
     from preface.options import validated
+    from preface.tuning.processes import is_main
 
     if seed is not None and seeds is not None:
         raise UserError("seed: give either --seed or --seeds")
@@ -123,9 +128,12 @@ def train(
         dtype=dtype,
         device=device,
         track=track,
+        spread=spread,
         **data_options,
         **recipe,
     )
+    if not is_main():
+        return
     if as_json:
         show_json([asdict(cell) for cell in run_cells(run)])
         return

@@ -30,6 +30,7 @@ from preface.tasks.split import folded
 from preface.tuning.finish import Outcome
 from preface.tuning.loop import Position
 from preface.tuning.population import Population
+from preface.tuning.processes import Processes
 from preface.tuning.recipe import Recipe
 from preface.tuning.rows import Rows
 from preface.tuning.schedules import Budget
@@ -95,14 +96,22 @@ def folds_of(rows: Sequence[tuple[str, str]], groups: Sequence[str], count: int,
 class CrossValidation(Population):
     """A population of rates × folds: each is trained on all rows but its fold, and scored on these."""
 
-    def __init__(self, backbone: Backbone, method: Method, recipe: Recipe, rows: Rows, metric: str) -> None:
+    def __init__(
+        self,
+        backbone: Backbone,
+        method: Method,
+        recipe: Recipe,
+        rows: Rows,
+        metric: str,
+        processes: Processes | None = None,
+    ) -> None:
         """`rows`: those held out are the training rows again."""
         assert recipe.folds is not None
         groups = [example.group for example in rows.held_out if example.group]
         self.folds = folds_of(rows.examples, groups, recipe.folds, recipe.seeds[0])
         self.apart = [sorted({*range(len(rows.examples))} - {*fold}) for fold in self.folds]
         several = recipe.model_copy(update={"seeds": tuple(range(recipe.folds)), "patience": None})
-        super().__init__(backbone, method, several, rows, metric)
+        super().__init__(backbone, method, several, rows, metric, processes)
         self.title = f"{method.name}, {recipe.folds} folds × {len(recipe.learning_rates)} rates"
         self.chosen: Chosen | None = None
 
@@ -140,6 +149,7 @@ class CrossValidation(Population):
 
     def _evaluate(self, at: Position) -> Iterator[dict[str, Any]]:
         """Score every rate on all rows, each under the member that has not seen it."""
+        self._hand_over(self.parameters)
         members = self.recipe.members
         judged = self._judged(self._prompts(), [self.folds[fold] for _, fold in members])
         for rate in self.recipe.learning_rates:
@@ -177,9 +187,18 @@ class CrossValidation(Population):
 class OnAllRows(Population):
     """Prompts trained on all rows, at the rate and for the steps that were chosen; nothing is left to score them on."""
 
-    def __init__(self, backbone: Backbone, method: Method, recipe: Recipe, rows: Rows, metric: str, by: Chosen) -> None:
+    def __init__(
+        self,
+        backbone: Backbone,
+        method: Method,
+        recipe: Recipe,
+        rows: Rows,
+        metric: str,
+        by: Chosen,
+        processes: Processes | None = None,
+    ) -> None:
         one = recipe.model_copy(update={"learning_rates": (by.learning_rate,)})
-        super().__init__(backbone, method, one, rows, metric)
+        super().__init__(backbone, method, one, rows, metric, processes)
         self.budget, self.evaluations, self.by = Budget(by.steps), [], by
 
     @property
@@ -191,6 +210,7 @@ class OnAllRows(Population):
         no score. Raises UserError if all have."""
         if not self.active:
             raise UserError("folds: every seed diverged when it was trained on all rows; try lower rates")
+        self._hand_over(self.parameters)
         for member in self.active:
             state = self.states[member]
             state.score, state.loss, state.step = self.by.score, self.by.loss, at.steps

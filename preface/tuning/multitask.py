@@ -27,6 +27,7 @@ from preface.tasks import Split, Task
 from preface.tuning.finish import Outcome, TaskPrompts
 from preface.tuning.loop import Position
 from preface.tuning.population import Population
+from preface.tuning.processes import Processes
 from preface.tuning.recipe import Recipe
 from preface.tuning.rows import Development, Judged, Rows
 
@@ -91,9 +92,10 @@ def _slices(parts: Sequence[int]) -> list[slice]:
 class TaskDevelopment(Development):
     """The rows held out of each task, for its own prompts."""
 
-    def __init__(self, backbone: Backbone, rows: TaskRows, keep: bool) -> None:
+    def __init__(self, backbone: Backbone, rows: TaskRows, keep: bool, processes: Processes) -> None:
         self.each = [
-            Development(backbone, own, task.metric, keep) for task, own in zip(rows.tasks, rows.each, strict=True)
+            Development(backbone, own, task.metric, keep, processes)
+            for task, own in zip(rows.tasks, rows.each, strict=True)
         ]
 
     def judge(self, prompts: Prompts, of_each: Sequence[Sequence[int]] | None = None) -> list[Judged]:
@@ -121,7 +123,7 @@ class Multitask(Population):
         return alone.for_tasks(self.count)
 
     def _development(self) -> Development:
-        return TaskDevelopment(self.backbone, self.rows, keep=self.module.leaves_reading)
+        return TaskDevelopment(self.backbone, self.rows, self.module.leaves_reading, self.processes)
 
     def _batches(self, number: int) -> list[list[int]]:
         """Of each member a batch of every task, one after the other."""
@@ -150,6 +152,7 @@ class Multitask(Population):
         members = self.active
         if not members:  # the last of them has just diverged
             return
+        self._hand_over(self.parameters)
         for member, found in zip(members, self._by_task(members), strict=True):
             score, loss = fmean(own.score for own in found), fmean(own.loss for own in found)
             by_task = {task.name: own.score for task, own in zip(self.rows.tasks, found, strict=True)}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict
 from typing import Any
@@ -23,6 +23,7 @@ from preface.records.card import Member
 from preface.terminal.progress import say, warn
 from preface.tuning.finish import Outcome, best_of
 from preface.tuning.loop import Evaluation, Position
+from preface.tuning.processes import Processes, Share
 from preface.tuning.recipe import Recipe
 from preface.tuning.rows import Development, Judged, Rows
 from preface.tuning.schedules import Budget, done_since, rate_share
@@ -34,13 +35,23 @@ class Population:
     """What a loop trains in `train`: prompts, each with its own rate, rows, scores and end."""
 
     def __init__(
-        self, backbone: Backbone, method: Method, recipe: Recipe, rows: Rows, metric: str = "accuracy"
+        self,
+        backbone: Backbone,
+        method: Method,
+        recipe: Recipe,
+        rows: Rows,
+        metric: str = "accuracy",
+        processes: Processes | None = None,
     ) -> None:
+        """`processes`: those that train it together; None: there is one."""
         an_epoch = rows.steps_an_epoch(recipe)
         self.recipe = recipe = recipe.resolve(an_epoch)
         assert recipe.steps is not None
         assert recipe.evaluate_every is not None
         self.backbone, self.method, self.rows, self.metric = backbone, method, rows, metric
+        self.processes = processes or Processes()
+        self.by_members = self.processes.by_members(len(recipe.members))
+        """Whether each process trains members of its own, or its rows of every batch."""
         self.module = self._built()
         # in less than an epoch few inputs come twice
         again = recipe.steps / an_epoch * len(recipe.seeds) > 1
@@ -74,10 +85,12 @@ class Population:
         recipe, constant = self.recipe, self.module.leaves_reading
         if constant and recipe.dropout > 0:
             say("with dropout what is read differs from step to step: it is not kept")
+        keep = keep and constant and recipe.dropout == 0
+        share = Share() if self.by_members else Share(self.processes, keep)
         return Step(
             self.backbone,
             self.module,
-            Inputs(self.backbone, self.rows.training, keep=keep and constant and recipe.dropout == 0),
+            self.processes.read_alike(Inputs(self.backbone, share.texts(self.rows.training), keep=keep)),
             targets_of(self.rows.wanted, self._prompts(), self.rows.answers),
             recipe.optimizer,
             recipe.weight_decay,
@@ -88,10 +101,11 @@ class Population:
             weights=self.rows.weights(recipe),
             of_task=self.rows.of_task,
             asked=self.rows.wanted,
+            share=share,
         )
 
     def _development(self) -> Development:
-        return Development(self.backbone, self.rows, self.metric, keep=self.module.leaves_reading)
+        return Development(self.backbone, self.rows, self.metric, self.module.leaves_reading, self.processes)
 
     @property
     def names(self) -> list[str]:
@@ -118,11 +132,16 @@ class Population:
         assert recipe.steps is not None
         if number == 0:
             torch.manual_seed(recipe.seeds[0])  # for dropout alone
+        if self.processes.count > 1:  # each drops others
+            torch.manual_seed(hash((recipe.seeds[0], number, self.processes.index)))
         batches = self._batches(number)
+        if self.by_members:
+            members = [member for member in members if member in self.processes.mine(range(len(self.states)))]
         share = rate_share(recipe.schedule, number, done_since(recipe.warmup, number, recipe.steps), recipe.warmup)
-        losses = self.update([batches[member] for member in members], members, [r * share for r, _ in recipe.members])
-        every = losses.new_zeros(len(self.states))
-        self.losses = every.index_copy(0, self.backbone.send(torch.tensor(members)), losses)
+        self.losses = torch.zeros(len(self.states), device=self.device)
+        if members:
+            own, rates = [batches[member] for member in members], [rate * share for rate, _ in recipe.members]
+            self.losses[self.backbone.send(torch.tensor(members))] = self.update(own, members, rates)
         return 0
 
     def _batches(self, number: int) -> list[list[int]]:
@@ -139,7 +158,8 @@ class Population:
         """The losses of the last step, null where a member has stopped; one whose loss is not finite stops."""
         if self.losses is None or self.finished:
             return None
-        values, self.losses = self.losses.tolist(), None
+        losses = self.processes.total(self.losses) if self.by_members else self.losses
+        values, self.losses = losses.tolist(), None
         for member in self.active:
             if not math.isfinite(values[member]):
                 self._stop(member, f"the loss is not finite at step {at.steps}")
@@ -153,9 +173,15 @@ class Population:
         members = self.active
         if not members:  # the last of them has just diverged
             return
+        self._hand_over(self.parameters)
         for member, found in zip(members, self._judged(self._prompts().select(members)), strict=True):
             yield self._line(at, member, found.score, found.loss)
             self._judge(member, found.score, found.loss, at.steps)
+
+    def _hand_over(self, tensors: Mapping[str, Tensor]) -> None:
+        """Make whole what each process has trained for its own members."""
+        if self.by_members:
+            self.processes.hand_over(tensors)
 
     def _line(self, at: Position, member: int, score: float, loss: float) -> dict[str, Any]:
         """What `metrics.jsonl` says of a member's evaluation."""
@@ -220,6 +246,10 @@ class Population:
         return Counts(trained, stored)
 
     def tensors(self) -> dict[str, Tensor]:
+        self._hand_over(self.parameters | self.update.optimizer.state)
+        return self._state()
+
+    def _state(self) -> dict[str, Tensor]:
         tensors = {f"parameters.{name}": parameter for name, parameter in self.parameters.items()}
         tensors |= {f"buffers.{name}": buffer for name, buffer in self.module.named_buffers()}
         tensors |= {f"best.{name}": tensor for name, tensor in self.best.items()}
@@ -232,5 +262,5 @@ class Population:
     @torch.no_grad()
     def restore(self, tensors: dict[str, Tensor], record: dict[str, Any]) -> None:
         self.states = [Standing(**state) for state in record["members"]]
-        for name, tensor in self.tensors().items():
+        for name, tensor in self._state().items():
             tensor.copy_(tensors[name])

@@ -23,6 +23,7 @@ from preface.tasks import Example, Split, render
 from preface.tasks.metric import majority_of, score_of
 from preface.tasks.task import CUE
 from preface.terminal.progress import warn, warn_skipped
+from preface.tuning.processes import Processes
 from preface.tuning.recipe import Recipe
 
 
@@ -155,33 +156,39 @@ class Judged:
 class Development:
     """The rows held out, and what prompts say of them."""
 
-    def __init__(self, backbone: Backbone, rows: Rows, metric_name: str, keep: bool) -> None:
-        """`keep`: read each input once for all prompts and steps."""
+    def __init__(
+        self, backbone: Backbone, rows: Rows, metric_name: str, keep: bool, processes: Processes | None = None
+    ) -> None:
+        """`keep`: read each input once for all prompts and steps; `processes`: those that share the work."""
         self.backbone, self.rows, self.metric = backbone, rows, metric_name
-        self.inputs = Inputs(backbone, rows.development, keep=keep)
+        self.processes = processes or Processes()
+        written = isinstance(rows.wanted, FreeText)
+        own = rows.development if written else self.processes.evaluated(rows.development)
+        self.inputs = self.processes.read_alike(Inputs(backbone, own, keep=keep))
 
     def judge(self, prompts: Prompts, of_each: Sequence[Sequence[int]] | None = None) -> list[Judged]:
         """How each of P prompts does on all rows; or on some of them, `of_each`."""
         wanted = self.rows.wanted
         labeller = Labeller(self.backbone, prompts, wanted)
         if isinstance(wanted, FreeText):
-            return self._judge_text(labeller, wanted, of_each)
+            numbers = self.processes.evaluated(range(prompts.size))
+            said = [self._judge_text(labeller, wanted, of_each, each) for each in numbers]
+            return self.processes.gathered(said)
+        by_row = labeller.label_each(self.inputs).transpose(0, 1)  # [own, P, C]
         judged = []
-        for number, scores in enumerate(labeller.label_each(self.inputs)):  # [N, C]
+        for number, scores in enumerate(self.processes.whole(by_row, len(self.rows.held_out)).unbind(1)):  # [N, C]
             rows = self.rows if of_each is None else self.rows.held(of_each[number])
             own = scores if of_each is None else scores[list(of_each[number])]
             judged.append(rows.judged(self.metric, own))
         return judged
 
     def _judge_text(
-        self, labeller: Labeller, text: FreeText, of_each: Sequence[Sequence[int]] | None = None
-    ) -> list[Judged]:
-        judged = []
-        for number in range(labeller.prompts.size):
-            rows = self.rows if of_each is None else self.rows.held(of_each[number])
-            inputs = self.inputs if of_each is None else Inputs(self.backbone, rows.development)
-            one = Labeller(self.backbone, labeller.prompts.select([number]), text)
-            loss = answer_losses(one, text, inputs, rows.held_out_answers)
-            (said,) = write_each(one, text, inputs)
-            judged.append(Judged(rows.score(self.metric, said), float(loss), [Prediction(row, None) for row in said]))
-        return judged
+        self, labeller: Labeller, text: FreeText, of_each: Sequence[Sequence[int]] | None, number: int
+    ) -> Judged:
+        """How one prompt does at writing answers."""
+        rows = self.rows if of_each is None else self.rows.held(of_each[number])
+        inputs = self.inputs if of_each is None else Inputs(self.backbone, rows.development)
+        one = Labeller(self.backbone, labeller.prompts.select([number]), text)
+        loss = answer_losses(one, text, inputs, rows.held_out_answers)
+        (said,) = write_each(one, text, inputs)
+        return Judged(rows.score(self.metric, said), float(loss), [Prediction(row, None) for row in said])

@@ -17,6 +17,7 @@ from preface.labelling.multi_label import MultiLabel, question_scores
 from preface.methods.base import PromptModule
 from preface.tasks.task import CUE
 from preface.tuning.optimizers import OptimizerName, clip_gradients, optimizer
+from preface.tuning.processes import Share
 
 
 class Step:
@@ -43,6 +44,7 @@ class Step:
         asked: Wanted | None = None,
         weights: Sequence[float] | None = None,
         of_task: Sequence[int] | None = None,
+        share: Share | None = None,
     ) -> None:
         """
         Args:
@@ -52,6 +54,7 @@ class Step:
             weights: of each input in its batch's loss; None: all alike.
             of_task: the number of each input's task, where a member has a prompt for each; its loss is then the mean
                 over tasks, of which each batch has rows. None: a member is one prompt.
+            share: of the rows of every batch, where several processes work on it; `inputs` are its texts.
         """
         self.lead_in = backbone.lead_in(CUE) if asked is None else asked.lead_in
         trees = asked.trees() if isinstance(asked, MultiLabel) else []
@@ -62,6 +65,7 @@ class Step:
         self.optimizer = optimizer(optimizer_name, self.parameters, weight_decay)
         self.leaves_reading = module.leaves_reading
         self.weights, self.of_task = weights, of_task
+        self.share = share or Share()
         self.tasks = 1 if of_task is None else 1 + max(of_task)
         """T."""
         self.clip, self.dropout, self.gradient_checkpointing = clip, dropout, gradient_checkpointing
@@ -87,7 +91,7 @@ class Step:
             Each member's mean loss before the update, in the order of `members`.
         """
         with self.backbone.training(self.dropout, self.gradient_checkpointing):
-            losses, *gradients = self._outputs(members, self._arguments(batches, members))
+            losses, *gradients = self._summed(self._outputs(members, self._arguments(batches, members)))
         for parameter, gradient in zip(self.parameters.values(), gradients, strict=True):
             parameter.grad = gradient
         clip_gradients(self.parameters, self.clip)
@@ -99,6 +103,15 @@ class Step:
             parameter.grad = None
         assert losses is not None
         return losses.clone()
+
+    def _summed(self, outputs: Outputs) -> Outputs:
+        """Losses and gradients over the rows of all processes, in one exchange."""
+        if self.share.is_all:
+            return outputs
+        there = [tensor for tensor in outputs if tensor is not None]
+        summed = self.share.processes.total(torch.cat([tensor.flatten() for tensor in there]))
+        parts = iter(summed.split([tensor.numel() for tensor in there]))
+        return tuple(None if tensor is None else next(parts).view_as(tensor) for tensor in outputs)
 
     def _outputs(self, members: Sequence[int], arguments: tuple[Tensor | None, ...]) -> Outputs:
         """What `_work` makes of its arguments."""
@@ -127,6 +140,14 @@ class Step:
         answers, labels = (None, torch.tensor(targets)) if self.questions else answers_of(targets, self.lead_in)
         weights = None if self.weights is None else torch.tensor([self.weights[index] for index in chosen])
         shares = shares_of(labels, rows, len(batches) * self.tasks, weights) / self.tasks
+        if not self.share.is_all:
+            if self.share.processes.in_step:
+                self.inputs.keep(chosen)
+            own, chosen = self.share.of(chosen)
+            if not own:  # the others wait for this process: it takes any text, which counts nothing
+                own, chosen, shares = [0], [0], torch.zeros_like(shares)
+            owners, rows, labels, shares = owners[own], rows[own], labels[own], shares[own]
+            answers = None if answers is None else answers[own]
         with torch.no_grad():
             if self.leaves_reading and self.dropout == 0:
                 context = self.inputs.read(chosen)
@@ -143,7 +164,7 @@ class Step:
         if self.few_shapes or answers is None:
             labels = send(labels)
         # then each prompt's rows lie side by side
-        all_alike = self.of_task is None and len({len(batch) for batch in batches}) == 1
+        all_alike = self.of_task is None and len(set(owners.bincount(minlength=len(batches)).tolist())) == 1
         every = list(members) == list(range(self.size))
         prompts = [member * self.tasks + number for member in members for number in range(self.tasks)]
         return (

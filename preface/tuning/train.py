@@ -15,13 +15,11 @@ import torch
 from preface.backbones.base import Backbone
 from preface.backbones.load import dtype_name
 from preface.errors import UserError
-from preface.labelling.fit import loaded
 from preface.labelling.free_text import wanted
 from preface.methods import Method, PrefixTuning, method_named
 from preface.methods.multitask_prompt_tuning import MultitaskPromptTuning
 from preface.options import divided, validated
 from preface.records.card import origin_of, plain
-from preface.records.lock import locked
 from preface.records.results import installed_versions
 from preface.records.run import RECORD, Run, RunRecord, SplitRecord, Splits, now
 from preface.records.trackers import Trackers, tracker_names
@@ -32,9 +30,10 @@ from preface.tasks.split import check_limits, few, labelled, sampled
 from preface.terminal.progress import say
 from preface.tuning.finish import Outcome, finish
 from preface.tuning.folds import FOLDS, Chosen, CrossValidation, OnAllRows
-from preface.tuning.loop import Loop
+from preface.tuning.loop import Loop, OnLine
 from preface.tuning.multitask import Multitask, TaskRows
 from preface.tuning.population import Population
+from preface.tuning.processes import Processes
 from preface.tuning.recipe import Recipe, recipe_from
 from preface.tuning.rows import Rows
 
@@ -52,6 +51,7 @@ def train(
     dtype: str = "auto",
     device: str = "auto",
     track: str | Sequence[str] | None = None,
+    spread: str = "auto",
     **options: Any,
 ) -> Run:
     """Train prompts on a task and keep the best by development score.
@@ -67,6 +67,9 @@ def train(
             things lie now may be given (`backbone`, `device`, `data`), and must hold the same.
         dtype, device: as for `load_backbone`.
         track: trackers of accelerate that show it beside the run's folder: `tensorboard`, `wandb`, `mlflow`, ….
+        spread: what processes that were started together (`accelerate launch`) share out: `rows` of each batch,
+            `members` of the population, or rows and the backbone's `weights`; `auto`: members where they come out
+            even, else rows.
         options: fields of `preface.tuning.recipe.Recipe` (`learning_rates`, `seeds`, `steps`, …) and of
             `preface.tasks.options.DataOptions` (`input`, `label`, `label_words`, `data`, …).
 
@@ -78,7 +81,7 @@ def train(
     if resume is not None:
         given = {"task": task, "method": method, "train_rows": train_rows, "shots": shots, "out": out, "track": track}
         _refuse([name for name, value in given.items() if value is not None] + [n for n in options if n != "data"])
-        return _go_on(Path(resume), backbone, dtype, device, data.get("data"))
+        return _go_on(Path(resume), backbone, dtype, Processes.here(device, spread), device, data.get("data"))
     if task is None:
         raise UserError("task: none given; `preface tasks` lists those that ship, or give a data file")
     for name, number in (("train-rows", train_rows), ("shots", shots)):
@@ -90,11 +93,13 @@ def train(
     the_task = the_data.task(task)
     the_method = validated(method_named(method), {}) if isinstance(method, str) else method or PrefixTuning()
     the_recipe = recipe_from(recipe, the_method.rates)
-    folder = Path(out) if out else Path("runs") / _run_name(the_task, the_method)
+    processes = Processes.here(device, spread)
+    folder = Path(out) if out else processes.agreed(Path("runs") / _run_name(the_task, the_method))
     _check_free(folder)
-    the_backbone = loaded(backbone, dtype, device)
+    the_backbone = processes.load(backbone, dtype, device)
     limits = _Limits(train_rows, shots, draw)
-    return _begin(folder, _Training(the_backbone, the_task, the_method, the_recipe, the_data, limits), trackers)
+    work = _Training(the_backbone, the_task, the_method, the_recipe, the_data, limits, processes)
+    return _begin(folder, work, trackers)
 
 
 @dataclass(frozen=True)
@@ -122,6 +127,7 @@ class _Training:
     recipe: Recipe
     data: DataOptions
     limits: _Limits
+    processes: Processes
 
     def read(self) -> tuple[Split, Split]:
         """The rows to train on, and the development split; with folds, all labelled rows are both."""
@@ -141,13 +147,13 @@ class _Training:
     def first(self, rows: Rows) -> Population:
         """What is trained first; what can be wrong with the method shows here."""
         if isinstance(rows, TaskRows):
-            return Multitask(self.backbone, self.method, self.recipe, rows, self.task.metric)
+            return Multitask(self.backbone, self.method, self.recipe, rows, self.task.metric, self.processes)
         kind = Population if self.recipe.folds is None else CrossValidation
-        return kind(self.backbone, self.method, self.recipe, rows, self.task.metric)
+        return kind(self.backbone, self.method, self.recipe, rows, self.task.metric, self.processes)
 
     def second(self, rows: Rows, chosen: Chosen) -> Population:
         """What is trained on all rows, once folds have chosen."""
-        return OnAllRows(self.backbone, self.method, self.recipe, rows, self.task.metric, chosen)
+        return OnAllRows(self.backbone, self.method, self.recipe, rows, self.task.metric, chosen, self.processes)
 
     def record(self, splits: Splits, track: tuple[str, ...]) -> RunRecord:
         """Once the recipe has its steps as numbers."""
@@ -177,11 +183,14 @@ def _begin(folder: Path, work: _Training, track: tuple[str, ...]) -> Run:
     rows = work.rows(training, development)
     work = replace(work, recipe=work.recipe.resolve(rows.steps_an_epoch(work.recipe)))
     population = work.first(rows)  # before there is a folder that would claim the name
-    with locked(folder):
-        _check_free(folder)
+    is_main = work.processes.is_main
+    with work.processes.locked(folder):
         record = work.record(_splits(training, development), track)
-        with Trackers.start(track, folder, record) as trackers:
-            record.write(folder)
+        if is_main:
+            _check_free(folder)
+        with Trackers.start(track if is_main else (), folder, record) as trackers:
+            if is_main:
+                record.write(folder)
             _run(folder, work, rows, population, record, trackers)
     return Run(folder, work.backbone)
 
@@ -191,8 +200,12 @@ def _run(
 ) -> None:
     """Train to the end, and write what comes of it."""
     again = f"preface train --resume {shlex.quote(str(folder))}"
-    finish(folder, record, trained(folder, population, partial(work.second, rows), again, trackers))
-    trackers.finish(Run(folder).result)
+    work.processes.wait()
+    outcome = trained(folder, population, partial(work.second, rows), again, trackers)
+    if work.processes.is_main:
+        finish(folder, record, outcome)
+        trackers.finish(Run(folder).result)
+    work.processes.wait()
 
 
 def trained(
@@ -211,7 +224,12 @@ def trained(
         before = int(population.budget.total)
         population = second(_cross_validated(folder, population, again, trackers))
     on_line = partial(trackers.log, population.names, before)
-    return population.outcome(Loop(folder, population, population.budget, again, on_line=on_line).run())
+    return population.outcome(_loop(folder, population, again, on_line).run())
+
+
+def _loop(folder: Path, population: Population, again: str, on_line: OnLine) -> Loop:
+    accelerator = population.processes.accelerator
+    return Loop(folder, population, population.budget, again, accelerator=accelerator, on_line=on_line)
 
 
 def _cross_validated(folder: Path, population: CrossValidation, again: str, trackers: Trackers) -> Chosen:
@@ -220,34 +238,47 @@ def _cross_validated(folder: Path, population: CrossValidation, again: str, trac
         return done
     (folder / FOLDS).mkdir(exist_ok=True)
     on_line = partial(trackers.log, population.names, 0)
-    Loop(folder / FOLDS, population, population.budget, again, on_line=on_line).run()
+    _loop(folder / FOLDS, population, again, on_line).run()
     if (chosen := population.chosen) is None:
         raise UserError("folds: every learning rate diverged; try lower ones")
     say(
         f"{population.recipe.folds} folds: rate {chosen.learning_rate:g} for {chosen.steps} steps did best "
         f"({metric_title(population.metric)} {chosen.score:.3f} on rows that were not trained on)"
     )
-    chosen.write(folder)
+    if population.processes.is_main:
+        chosen.write(folder)
     return chosen
 
 
-def _go_on(folder: Path, backbone: Backbone | str | None, dtype: str, device: str, data: str | Path | None) -> Run:
+def _go_on(
+    folder: Path,
+    backbone: Backbone | str | None,
+    dtype: str,
+    processes: Processes,
+    device: str,
+    data: str | Path | None,
+) -> Run:
     unfinished(folder)
-    with locked(folder):
+    with processes.locked(folder):
+        processes.wait()
         record = unfinished(folder)  # as whoever was at work there has left it
-        work = _recorded(folder, record, _same_backbone(folder, record, backbone, dtype, device), data)
+        the_backbone = _same_backbone(folder, record, backbone, dtype, device, processes)
+        work = _recorded(folder, record, the_backbone, data, processes)
         training, development = work.read()
         splits = _splits(training, development)
         for now_read, then in ((splits.train, record.splits.train), (splits.validation, record.splits.validation)):
             if not now_read.same_rows(then):
                 raise UserError(f"{folder}: the data of {record.task.name} has changed since; start anew")
         rows = work.rows(training, development)
-        with Trackers.start(record.track, folder, record, resumed=True) as trackers:
+        track = record.track if processes.is_main else ()
+        with Trackers.start(track, folder, record, resumed=True) as trackers:
             _run(folder, work, rows, work.first(rows), record, trackers)
     return Run(folder, work.backbone)
 
 
-def _recorded(folder: Path, record: RunRecord, backbone: Backbone, data: str | Path | None) -> _Training:
+def _recorded(
+    folder: Path, record: RunRecord, backbone: Backbone, data: str | Path | None, processes: Processes
+) -> _Training:
     """What a run's record says of its training; `data`: where the data lie now, if elsewhere."""
     try:
         method = validated(method_named(record.method.name), record.method.config)
@@ -256,17 +287,17 @@ def _recorded(folder: Path, record: RunRecord, backbone: Backbone, data: str | P
         raise UserError(f"{folder / RECORD}: damaged, or of another version ({error})") from error
     options = DataOptions(data=Path(data) if data else record.data, skip_bad_rows=record.skip_bad_rows)
     limits = _Limits(record.train_rows, record.shots, record.draw)
-    return _Training(backbone, record.task, method, recipe, options, limits)
+    return _Training(backbone, record.task, method, recipe, options, limits, processes)
 
 
 def _same_backbone(
-    folder: Path, record: RunRecord, backbone: Backbone | str | None, dtype: str, device: str
+    folder: Path, record: RunRecord, backbone: Backbone | str | None, dtype: str, device: str, processes: Processes
 ) -> Backbone:
     """The backbone that a run goes on with. Raises UserError if it is not, in every respect, the one it had."""
     if not isinstance(backbone, Backbone):
         dtype = record.dtype if dtype == "auto" else dtype
         device = record.device if device == "auto" else device
-    found = loaded(record.backbone if backbone is None else backbone, dtype, device)
+    found = processes.load(record.backbone if backbone is None else backbone, dtype, device)
     kind = record.device.split(":")[0]
     for name, then, now_is in (("dtype", record.dtype, dtype_name(found.dtype)), ("device", kind, found.device.type)):
         if then != now_is:
