@@ -10,6 +10,7 @@ EXTRAS = {
     "cluster": ("ray",),
     "peft": ("peft",),
     "lm-eval": ("lm_eval",),
+    "quantize": ("bitsandbytes",),
     "serve": ("fastapi", "fastapi_offline", "uvicorn", "prometheus_client", "multipart"),
 }
 """The modules of each, as they are imported."""

@@ -96,6 +96,8 @@ class Backbone(Pieces):
     """Where a prefix goes if its configuration does not say."""
     parameters: int
     """The number of the model's own parameters, all frozen."""
+    quantized: str | None = None
+    """How its weights are held, where not as they came (`quantized`)."""
 
     def __init__(
         self, name: str, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, revision: str | None = None

@@ -24,6 +24,7 @@ from preface.backbones import families, gguf
 from preface.backbones.base import Backbone
 from preface.backbones.causal import CausalBackbone
 from preface.backbones.packed import bfloat16_is_fast
+from preface.backbones.quantized import MARK, quantize, split_name
 from preface.backbones.t5 import T5Backbone
 from preface.errors import UserError, first_line
 from preface.hub import SECONDS, hub_error
@@ -52,7 +53,8 @@ def load_backbone(name_or_path: str | Path | None = None, dtype: str = "auto", d
 
     Args:
         name_or_path: the embedded backbone (`nano`), the one of the package registry (`smollm2`), a folder, a GGUF
-            file, or a name on the Hugging Face hub; None: `default_backbone`.
+            file, or a name on the Hugging Face hub; None: `default_backbone`. After it `@int8` or `@nf4`: how its
+            weights are held (`quantized`), which PREFACE_QUANTIZE says for names that say nothing.
         dtype: `float32`, `bfloat16`, or `auto`: what the environment's PREFACE_DTYPE says; without it bfloat16
             where the hardware multiplies it fast, else float32. Never float16, in which T5 v1 overflows.
         device: `auto` (a GPU if there is one), or any name that torch knows.
@@ -60,14 +62,19 @@ def load_backbone(name_or_path: str | Path | None = None, dtype: str = "auto", d
     Raises:
         UserError: no such checkpoint, of a type that is not taken, or an unknown dtype or device.
     """
-    name_or_path = name_or_path or default_backbone()
+    name, kind = split_name(name_or_path or default_backbone())
     target = device_named(device)
     if target.type == "cpu":
         keep_freed_memory()
     chosen = dtype_named(dtype, target)
-    model, tokenizer = load_checkpoint(name_or_path, chosen)
-    model.to(target)  # type: ignore[arg-type]
-    return backbone_from(resolved(name_or_path), model, tokenizer, getattr(model.config, "_commit_hash", None))
+    model, tokenizer = load_checkpoint(name, chosen)
+    if kind is None:  # else its weights may fit the device as they will be held alone
+        model.to(target)  # type: ignore[arg-type]
+    known_as = resolved(name) if kind is None else f"{resolved(name)}{MARK}{kind}"
+    backbone = backbone_from(known_as, model, tokenizer, getattr(model.config, "_commit_hash", None))
+    if kind is not None:
+        quantize(backbone, kind, target)
+    return backbone
 
 
 def backbone_from(

@@ -15,13 +15,16 @@ from torch.distributed.fsdp import fully_shard
 
 from preface.backbones.base import Backbone
 from preface.backbones.frozen import FrozenLinear
+from preface.errors import UserError
 
 
 def shard(backbone: Backbone, device: torch.device, count: int) -> None:
     """Leave every process a part of each layer's weights, on its own device; all else is whole on each.
 
-    The process group is there already (`accelerate`).
+    The process group is there already (`accelerate`). Raises UserError for weights that are held in fewer bits.
     """
+    if backbone.quantized is not None:
+        raise UserError(f"spread weights: not with weights in {backbone.quantized}; leave one of the two out")
     _ = backbone.fingerprint, backbone.exact_fingerprint  # of the whole weights, while they are
     mesh = init_device_mesh(device.type, (count,))
     for layer in layers_of(backbone.model):

@@ -17,7 +17,7 @@ from transformers import AttentionInterface
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
 from preface.backbones import products
-from preface.backbones.frozen import refuse_gradient
+from preface.backbones.frozen import FrozenLinear, refuse_gradient
 from preface.backbones.products import Keys, Projected, SideBySide
 from preface.prompts import Prefix, Prompts
 
@@ -127,7 +127,8 @@ class CrossAttention(nn.Module):
         dropout = self.dropout if self.training else 0.0
         few, many = query.shape[2], states.shape[1]
         # operations: few · d · H (e + m) against m · d · H · e
-        if few * (1 + many / self.d_kv) < many and dropout == 0:
+        is_plain = isinstance(self.k, FrozenLinear)  # and not held in fewer bits
+        if few * (1 + many / self.d_kv) < many and dropout == 0 and is_plain:
             refuse_gradient(self.k.weight)  # these two are no layers here
             refuse_gradient(self.v.weight)
             own = Projected(states, self.k.weight, self.v.weight)

@@ -11,7 +11,20 @@ from typing import Annotated, Any
 import typer
 
 from preface.cli.app import compare_app, verb
-from preface.cli.common import Backbone, Device, Dtype, Json, KeepContexts, On, Ray, TrainRows, command, show, show_json
+from preface.cli.common import (
+    Backbone,
+    Device,
+    Dtype,
+    Json,
+    KeepContexts,
+    On,
+    Quantize,
+    Ray,
+    TrainRows,
+    command,
+    show,
+    show_json,
+)
 from preface.cli.options import data_fields
 
 
@@ -42,6 +55,7 @@ def compare_cross_domain(
     steps: Annotated[int | None, typer.Option("--steps", help="Instead of the recipe's.", min=1)] = None,
     train_rows: TrainRows = None,
     dtype: Dtype = "auto",
+    quantize: Quantize = None,
     device: Device = "auto",
     keep_contexts: KeepContexts = None,
     ray: Ray = None,
