@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 
 LOWEST := .venv-lowest
 
-.PHONY: demo test precision lowest check format bench growth docs site clean
+.PHONY: demo test precision lowest check format bench growth docs notebooks site clean
 
 demo: $(READY)  ## tune prompts of a language model, print the four-domain table; then ten prompts about the same texts
 	$(BIN)/preface compare cross-domain --recipe demo --out runs/demo
@@ -46,6 +46,10 @@ growth: $(READY)  ## time how a step grows, and pre-training beside Trainer
 
 docs: $(READY)  ## draw the pictures of docs/ anew
 	$(BIN)/python docs/draw.py
+
+notebooks: $(READY)  ## run the notebooks of docs/ anew, with their outputs
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check nbconvert ipykernel ipywidgets
+	$(BIN)/jupyter nbconvert --to notebook --execute --inplace --ExecutePreprocessor.record_timing=False docs/notebooks/*.ipynb
 
 site: $(READY)  ## the documentation as pages, in site/
 	$(BIN)/mkdocs build --strict --quiet

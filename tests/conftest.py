@@ -22,6 +22,7 @@ from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokeni
 
 from preface.backbones.base import Backbone
 from preface.backbones.load import EMBEDDED, load_backbone
+from preface.tuning.recipe import Recipe
 
 SHAPE = {
     "vocab_size": 16384,
@@ -137,6 +138,14 @@ def close(backbone: Backbone, actual: Tensor, expected: Tensor, atol: float = 1e
 @pytest.fixture(scope="session")
 def nano() -> Backbone:
     return load_backbone(dtype="float32", device="cpu")
+
+
+@pytest.fixture
+def two_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every training is cut to two steps."""
+    resolve = Recipe.resolve
+    monkeypatch.setattr(Recipe, "resolve", lambda self, rows: resolve(self.model_copy(update={"steps": 2}), rows))
+    monkeypatch.setenv("PREFACE_DTYPE", "float32")  # bfloat16 is slow where it is emulated
 
 
 @pytest.fixture

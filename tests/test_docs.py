@@ -17,7 +17,6 @@ from preface import cli
 from preface.cli.app import app
 from preface.pretraining.settings import Settings
 from preface.tasks import load_split
-from preface.tuning.recipe import Recipe
 from preface.tuning.schedules import Budget
 
 ROOT = Path(__file__).parent.parent
@@ -40,7 +39,7 @@ def every_command() -> list[str]:
 
 
 @pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, two_steps: None) -> Path:
     """A folder with the files that the documentation names, and trainings of two steps."""
     rows = [f'"{("a lovely film", "a dull film")[i % 2]}, number {i}"' for i in range(30)]
     (tmp_path / "reviews.csv").write_text("text,stars\n" + "".join(f"{row},{i % 2}\n" for i, row in enumerate(rows)))
@@ -50,9 +49,6 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     films = [example.text for example in load_split("film", "train").examples]
     (tmp_path / "books.txt").write_text("\n".join(films) + "\n")
     monkeypatch.setattr(Settings, "budget", property(lambda self: Budget(2)))
-    resolve = Recipe.resolve
-    monkeypatch.setattr(Recipe, "resolve", lambda self, rows: resolve(self.model_copy(update={"steps": 2}), rows))
-    monkeypatch.setenv("PREFACE_DTYPE", "float32")  # bfloat16 is slow where it is emulated
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -72,14 +68,19 @@ def run(command: str, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> str:
     return output
 
 
-@pytest.mark.parametrize("command", every_command())
-def test_every_command_is_understood(command: str) -> None:
+def check_understood(command: str) -> None:
+    """Fail unless the command line takes these arguments."""
     arguments = shlex.split(command.split(" > ")[0])[1:]
     get_command(app).make_context("preface", arguments, resilient_parsing=False)
     verb = get_command(app)
     while hasattr(verb, "commands"):
         verb = verb.commands[arguments.pop(0)]
     verb.make_context(verb.name, arguments)
+
+
+@pytest.mark.parametrize("command", every_command())
+def test_every_command_is_understood(command: str) -> None:
+    check_understood(command)
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if commands(page)], ids=lambda page: page.name)
