@@ -174,8 +174,12 @@ class Share:
         return self.processes.count == 1
 
     def texts(self, texts: Sequence[Item]) -> Sequence[Item]:
-        """The training texts that this process may be asked to read."""
-        return self.processes.mine(texts) if self.by_text else texts
+        """The training texts that this process may be asked to read. Raises UserError where there is none for it."""
+        own = self.processes.mine(texts) if self.by_text else texts
+        if not own:
+            count = self.processes.count
+            raise UserError(f"spread rows: {len(texts)} rows cannot be shared by {count} processes; start fewer")
+        return own
 
     def of(self, batch: Sequence[int]) -> tuple[list[int], list[int]]:
         """The places in a batch of texts that are this process's, and where each of these lies in `texts`."""
