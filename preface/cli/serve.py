@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import ipaddress
+import os
+import platform
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from preface.cli.app import verb
-from preface.cli.common import Backbone, Device, Dtype, Quantize
+from preface.cli.common import Backbone, Device, Dtype, Quantize, Ray
 from preface.cli.options import Fields, fields
 from preface.errors import UserError
 from preface.extras import check_installed
@@ -30,6 +32,8 @@ Examples:
 `preface serve prompts --also hub:OWNER/NAME` (one of the hub beside them)
 
 `preface serve prompts --backbone smollm2` (each folder in `prompts` is a prompt, or a run)
+
+`preface serve prompts --replicas 1-8 --ray HOST:6379` (replicas over a Ray cluster, by load)
 
 `curl localhost:8000/classify -d '{"model": "film", "input": "a warm, funny film"}' -H 'content-type: application/json'`
 """,
@@ -59,6 +63,15 @@ def serve(
     keep_prompts: Annotated[
         str, typer.Option("--keep-prompts", metavar="SIZE", help="Memory for prompts that stay loaded.")
     ] = "1GB",
+    ray: Ray = None,
+    replicas: Annotated[
+        str | None,
+        typer.Option(
+            "--replicas",
+            metavar="N[-MOST]",
+            help="With --ray: how many answer, or between which numbers by load. Default: 1 to one a machine.",
+        ),
+    ] = None,
 ) -> None:
     """Answer requests over HTTP, for all prompts in a folder, from one frozen model."""
     if not _is_loopback(host) and keys is None and not open_to_all:
@@ -67,43 +80,68 @@ def serve(
         )
     if runs is not None and not runs.is_dir():
         raise UserError(f"runs {runs}: no folder here")
+    if replicas is not None and ray is None:
+        raise UserError("replicas: are of a Ray cluster; give --ray too")
     import uvicorn
 
     from preface.backbones.base import size_in_bytes
-    from preface.labelling.fit import loaded
     from preface.options import validated
-    from preface.records.hub import prompt_folder
-    from preface.serving.engine import Engine
     from preface.serving.http.access import Access
     from preface.serving.http.app import create_app
     from preface.serving.http.limits import Limits
-    from preface.serving.store import Store
+    from preface.serving.http.setup import Setup
     from preface.terminal.progress import say
 
-    access, bounds = Access() if keys is None else Access.read(keys), validated(Limits, limits)
-    elsewhere = {_name_of(prompt): prompt_folder(prompt) for prompt in also or ()}
-    if len(elsewhere) < len(also or ()):
-        raise UserError(f"also: two prompts have the same name: {', '.join(also or ())}; copy one under another name")
-    store = Store(folder, loaded(backbone, dtype, device), size_in_bytes(keep_prompts), elsewhere)
-    engine = Engine(store, keep_texts=size_in_bytes(keep_texts), most_waiting=bounds.max_waiting)
-    count = len(store.names())
-    say(f"{count:,} {'prompt' if count == 1 else 'prompts'} of {folder}, answered by {store.backbone.name}")
-    config = uvicorn.Config(
-        create_app(engine, access, bounds, runs, local=_is_loopback(host)),
-        host,
-        port,
-        log_level="info",
-        access_log=False,
-        timeout_graceful_shutdown=60,
+    access = Access() if keys is None else Access.read(keys)
+    setup = Setup(
+        folder,
+        backbone,
+        dtype,
+        device,
+        size_in_bytes(keep_texts),
+        size_in_bytes(keep_prompts),
+        tuple(also or ()),
+        runs,
+        access.keys,
+        validated(Limits, limits),
     )
-    uvicorn.Server(config).run()
+    local = _is_loopback(host)
+
+    def listen(app: Any, lifespan: Any = "on") -> None:
+        config = uvicorn.Config(
+            app,
+            host,
+            port,
+            log_level="info",
+            access_log=False,
+            timeout_graceful_shutdown=60,
+            lifespan=lifespan,
+            ws="none",
+        )
+        uvicorn.Server(config).run()
+
+    if ray is not None:
+        from preface.cluster.serve import on_cluster
+
+        name = f"preface {platform.node()}:{port or os.getpid()}"
+        with on_cluster(setup, name, address=ray or None, replicas=_bounds(replicas), local=local) as app:
+            say(f"prompts of {folder}, answered over a Ray cluster as {name!r}")
+            listen(app, lifespan="off")
+        return
+    engine = setup.engine()
+    count = len(engine.store.names())
+    say(f"{count:,} {'prompt' if count == 1 else 'prompts'} of {folder}, answered by {engine.backbone.name}")
+    listen(create_app(engine, access, setup.limits, runs, local))
 
 
-def _name_of(prompt: str) -> str:
-    """The last part of `hub:OWNER/NAME@REVISION`, or of a folder's path."""
-    from preface.records.hub import is_of_hub
-
-    return Path(prompt.partition("@")[0] if is_of_hub(prompt) else Path(prompt).resolve()).name
+def _bounds(replicas: str | None) -> tuple[int, int] | None:
+    """The least and the most of `2`, or of `1-8`. Raises UserError."""
+    if replicas is None:
+        return None
+    least, dash, most = replicas.partition("-")
+    if not least.isdecimal() or (dash and not most.isdecimal()) or not 0 < int(least) <= int(most or least):
+        raise UserError(f"replicas {replicas}: write how many, as 2, or the least and the most, as 1-8")
+    return int(least), int(most or least)
 
 
 def _is_loopback(host: str) -> bool:

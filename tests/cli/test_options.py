@@ -121,6 +121,7 @@ data_options = st.fixed_dictionaries(
 )
 
 
+@settings(deadline=None)
 @given(data_options)
 def test_options_as_arguments_are_read_as_the_same_options(given_options: dict[str, Any]) -> None:
     written = expand(["--task", "film", *arguments(given_options)], parameters("bench"))

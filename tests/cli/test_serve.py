@@ -13,6 +13,7 @@ import pytest
 
 from preface import extras
 from preface.cli import serve
+from preface.errors import UserError
 from preface.methods import PrefixTuning
 from tests.cli.conftest import Called
 
@@ -25,6 +26,7 @@ def test_mistakes(call: Called, tmp_path: Path) -> None:
         ([tmp_path, "--host", "0.0.0.0", "--keys", tmp_path / "keys.yaml"], "cannot be read"),
         ([tmp_path, "--runs", tmp_path / "none"], "no folder here"),
         ([tmp_path, "--keep-texts", "much"], "much"),
+        ([tmp_path, "--replicas", "2"], "give --ray too"),
         ([tmp_path, "--max-texts", "0"], "greater than or equal to 1"),
     ):
         code, _, err = call("serve", *arguments, "--backbone", "nano")
@@ -38,6 +40,14 @@ def test_what_is_not_installed(call: Called, tmp_path: Path, monkeypatch: pytest
     code, _, err = call("serve", tmp_path)
     assert code == 2
     assert "pip install 'preface[serve]'" in err
+
+
+def test_numbers_of_replicas() -> None:
+    assert serve._bounds(None) is None
+    assert (serve._bounds("2"), serve._bounds("1-8")) == ((2, 2), (1, 8))
+    for wrong in ("0", "", "-1", "3-2", "1-", "1-x", "two"):
+        with pytest.raises(UserError, match=f"^replicas {wrong}: write how many"):
+            serve._bounds(wrong)
 
 
 @pytest.mark.parametrize("host", ["localhost", "127.0.0.1", "::1"])

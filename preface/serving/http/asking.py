@@ -85,7 +85,7 @@ async def result(request: Request, futures: Iterable[Future[T]], timeout: float)
     """
     futures = list(futures)
     answers: asyncio.Future[Any] = asyncio.gather(*map(asyncio.wrap_future, futures))
-    gone: asyncio.Future[Any] = asyncio.ensure_future(_gone(request))
+    gone: asyncio.Future[Any] = asyncio.ensure_future(until_gone(request))
     try:
         done, _ = await asyncio.wait({answers, gone}, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
         if answers in done:
@@ -110,7 +110,7 @@ async def off_the_loop(engine: Engine, texts: Sequence[Any], work: Callable[...,
     return await run_in_threadpool(work, *arguments)
 
 
-async def _gone(request: Request) -> None:
+async def until_gone(request: Request) -> None:
     """Until the caller closes the connection."""
     while (await request.receive())["type"] != "http.disconnect":
         pass

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from types import SimpleNamespace
 from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.registry import Collector
 
 from preface.serving.engine import Engine
@@ -83,3 +85,13 @@ class Measured:
             route = getattr(scope.get("route"), "path", "unknown")  # a path that anybody can invent is no label
             self.metrics.requests.labels(route, str(status)).inc()
             self.metrics.seconds.labels(route).observe(time.perf_counter() - began)
+
+
+def side_by_side(pages: Mapping[str, bytes]) -> bytes:
+    """The pages of several servers as one, in which a label `replica` says whose each number is."""
+    families: dict[str, Metric] = {}
+    for replica, page in pages.items():
+        for family in text_string_to_metric_families(page.decode()):
+            whole = families.setdefault(family.name, Metric(family.name, family.documentation, family.type))
+            whole.samples += [each._replace(labels=each.labels | {"replica": replica}) for each in family.samples]
+    return generate_latest(SimpleNamespace(collect=families.values))  # type: ignore[arg-type]
