@@ -40,7 +40,7 @@ def every_command() -> list[str]:
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, two_steps: None) -> Path:
-    """A folder with the files that the documentation names, and trainings of two steps."""
+    """A folder with the files that the documentation names; trainings of two steps, and a short bench."""
     rows = [f'"{("a lovely film", "a dull film")[i % 2]}, number {i}"' for i in range(30)]
     (tmp_path / "reviews.csv").write_text("text,stars\n" + "".join(f"{row},{i % 2}\n" for i, row in enumerate(rows)))
     (tmp_path / "new.csv").write_text("text\n" + "\n".join(rows) + "\n")
@@ -49,6 +49,8 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, two_steps: None) -> 
     films = [example.text for example in load_split("film", "train").examples]
     (tmp_path / "books.txt").write_text("\n".join(films) + "\n")
     monkeypatch.setattr(Settings, "budget", property(lambda self: Budget(2)))
+    bench = preface.bench
+    monkeypatch.setattr(preface, "bench", lambda *given, **options: bench(*given, **options | {"seconds": 5}))
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
