@@ -33,7 +33,7 @@ def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
         target = (folder / link[2]).resolve()
         if not target.exists() or not target.is_relative_to(DOCS):
             return link[1]
-        return link[0].replace(".ipynb)", ".md)")
+        return re.sub(r"\.ipynb(?=[)#])", ".md", link[0])
 
     return LINK.sub(kept, markdown)
 

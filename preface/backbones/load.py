@@ -24,7 +24,7 @@ from preface.backbones import families, gguf
 from preface.backbones.base import Backbone
 from preface.backbones.causal import CausalBackbone
 from preface.backbones.packed import bfloat16_is_fast
-from preface.backbones.quantized import MARK, quantize, split_name
+from preface.backbones.quantized import name_with, quantize, split_name
 from preface.backbones.t5 import T5Backbone
 from preface.errors import UserError, first_line
 from preface.hub import SECONDS, hub_error
@@ -54,7 +54,7 @@ def load_backbone(name_or_path: str | Path | None = None, dtype: str = "auto", d
     Args:
         name_or_path: the embedded backbone (`nano`), the one of the package registry (`smollm2`), a folder, a GGUF
             file, or a name on the Hugging Face hub; None: `default_backbone`. After it `@int8` or `@nf4`: how its
-            weights are held (`quantized`), which PREFACE_QUANTIZE says for names that say nothing.
+            weights are held (`quantized`).
         dtype: `float32`, `bfloat16`, or `auto`: what the environment's PREFACE_DTYPE says; without it bfloat16
             where the hardware multiplies it fast, else float32. Never float16, in which T5 v1 overflows.
         device: `auto` (a GPU if there is one), or any name that torch knows.
@@ -70,7 +70,7 @@ def load_backbone(name_or_path: str | Path | None = None, dtype: str = "auto", d
     model, tokenizer = load_checkpoint(name, chosen)
     if kind is None:  # else its weights may fit the device as they will be held alone
         model.to(target)  # type: ignore[arg-type]
-    known_as = resolved(name) if kind is None else f"{resolved(name)}{MARK}{kind}"
+    known_as = resolved(name if kind is None else name_with(name, kind))
     backbone = backbone_from(known_as, model, tokenizer, getattr(model.config, "_commit_hash", None))
     if kind is not None:
         quantize(backbone, kind, target)
@@ -86,9 +86,11 @@ def backbone_from(
 
 def resolved(name_or_path: str | Path) -> str:
     """A name that means the same from any folder: an embedded or hub name as it is, a folder's whole path."""
-    path = checkpoint_path(name_or_path)
-    is_folder = Path(path).is_dir() and path == name_or_path
-    return str(Path(path).resolve()) if is_folder else str(name_or_path)
+    name, kind = split_name(name_or_path)
+    path = checkpoint_path(name)
+    is_folder = Path(path).is_dir() and path == name
+    whole = str(Path(path).resolve()) if is_folder else name
+    return whole if kind is None else name_with(whole, kind)
 
 
 def keep_freed_memory() -> None:
@@ -123,6 +125,9 @@ def load_checkpoint(name_or_path: str | Path, dtype: torch.dtype) -> tuple[PreTr
 
     Raises UserError as `load_backbone` does.
     """
+    name, quantized = split_name(name_or_path)
+    if quantized is not None:
+        raise UserError(f"backbone {name_or_path}: the weights are wanted as they are here; give {name}")
     transformers_logging.disable_progress_bar()
     path = checkpoint_path(name_or_path)
     unreachable = None if Path(path).is_dir() else _out_of_reach(str(path))

@@ -8,7 +8,6 @@ normally distributed values (bitsandbytes; Dettmers et al. 2023, section 3).
 from __future__ import annotations
 
 import hashlib
-import os
 from pathlib import Path
 from typing import Any
 
@@ -22,29 +21,25 @@ from preface.backbones.frozen import FrozenLinear
 from preface.errors import UserError
 from preface.extras import check_installed
 
-QUANTIZE = "PREFACE_QUANTIZE"
-"""The environment's word for backbones whose name says nothing."""
 MARK = "@"
 """Between a backbone's name and how its weights are held: `smollm2@nf4`."""
 
 
-def split_name(name_or_path: str | Path) -> tuple[str | Path, str | None]:
-    """A backbone's name without how its weights are held, and that: by the name, else by PREFACE_QUANTIZE; None: as
-    they come. Raises UserError."""
+def split_name(name_or_path: str | Path) -> tuple[str, str | None]:
+    """A backbone's name without how its weights are held, and that; None: as they come."""
     name, mark, kind = str(name_or_path).rpartition(MARK)
-    if mark and kind in KINDS:
-        return name, kind
-    wanted = os.environ.get(QUANTIZE) or None
-    if wanted is not None:
-        check_kind(wanted)
-    return name_or_path, wanted
+    return (name, kind) if mark and kind in KINDS else (str(name_or_path), None)
 
 
-def check_kind(kind: str) -> str:
-    """Raises UserError for another than those of `KINDS`."""
+def name_with(name_or_path: str | Path, kind: str) -> str:
+    """A backbone's name with how its weights are to be held. Raises UserError where there is no such way, or the name
+    says another."""
     if kind not in KINDS:
         raise UserError(f"quantize {kind}: one of {', '.join(KINDS)}")
-    return kind
+    name, named = split_name(name_or_path)
+    if named not in (None, kind):
+        raise UserError(f"quantize {kind}: the backbone is named {name_or_path}; leave one of the two out")
+    return f"{name}{MARK}{kind}"
 
 
 def quantize(backbone: Backbone, kind: str, device: torch.device) -> None:

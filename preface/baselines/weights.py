@@ -14,6 +14,7 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from preface.backbones.load import load_checkpoint
+from preface.backbones.quantized import split_name
 from preface.baselines.column import UNFIT, Setting, Trained
 from preface.errors import UserError
 from preface.labelling.evaluate import with_predictions
@@ -98,6 +99,8 @@ class Weights(Trained):
     def check(self, setting: Setting, tasks: Sequence[Task]) -> None:
         super().check(setting, tasks)
         self.recipe.check_answers(setting.task(self.train_task).free_text)
+        if (name := split_name(self.backbone))[1] is not None:
+            raise UserError(f"{self.label}: weights are tuned as they are; give the backbone {name[0]}")
         if self.tuning in OF_PEFT:
             check_peft(self.tuning)
 

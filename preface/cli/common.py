@@ -45,21 +45,6 @@ KeepContexts = Annotated[
         help="What was read of texts may take so much memory or disk, 4GB or 0; the rest is read anew. Default: 20GB.",
     ),
 ]
-
-
-def _quantize(kind: str | None) -> str | None:
-    """The backbone that is loaded next is held so. Raises UserError."""
-    if kind is not None:
-        from preface.backbones.quantized import QUANTIZE, check_kind
-
-        os.environ[QUANTIZE] = check_kind(kind)
-    return kind
-
-
-Quantize = Annotated[
-    str | None,
-    typer.Option("--quantize", callback=_quantize, help="Hold the backbone's weights in 8 or 4 bits: int8 or nf4."),
-]
 Json = Annotated[
     bool, typer.Option("--json", help="Only JSON on standard output; scores as a list of cells, as in results.json.")
 ]

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from preface.cli.app import verb
-from preface.cli.common import Backbone, Device, Dtype, Json, KeepContexts, On, Out, Quantize, show, show_json
+from preface.cli.common import Backbone, Device, Dtype, Json, KeepContexts, On, Out, show, show_json
 from preface.cli.options import Fields, fields
 
 if TYPE_CHECKING:
@@ -45,7 +45,6 @@ def evaluate(
     on: On = None,
     backbone: Backbone = None,
     dtype: Dtype = "auto",
-    quantize: Quantize = None,
     device: Device = "auto",
     keep_contexts: KeepContexts = None,
     out: Out = None,

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from preface.cli.app import verb
-from preface.cli.common import Backbone, Device, Dtype, Out, Quantize, Ray
+from preface.cli.common import Backbone, Device, Dtype, Out, Ray
 from preface.cli.options import data_fields
 from preface.errors import UserError
 
@@ -33,7 +33,6 @@ def predict(
     source: Annotated[str, typer.Argument(help="A data file; -: standard input.")] = "-",
     backbone: Backbone = None,
     dtype: Dtype = "auto",
-    quantize: Quantize = None,
     device: Device = "auto",
     ray: Ray = None,
     out: Out = None,

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from preface.cli.app import verb
-from preface.cli.common import Backbone, Device, Dtype, Quantize, Ray
+from preface.cli.common import Backbone, Device, Dtype, Ray
 from preface.cli.options import Fields, fields
 from preface.errors import UserError
 from preface.extras import check_installed
@@ -43,7 +43,6 @@ def serve(
     folder: Annotated[Path, typer.Argument(help="A folder of prompts, as train writes them, or of runs.")],
     backbone: Backbone = None,
     dtype: Dtype = "auto",
-    quantize: Quantize = None,
     device: Device = "auto",
     host: Annotated[str, typer.Option("--host", help="The address to listen at.")] = "127.0.0.1",
     port: Annotated[int, typer.Option("--port", help="0: any that is free.", min=0, max=65535)] = 8000,

@@ -17,7 +17,6 @@ from preface.cli.common import (
     Json,
     KeepContexts,
     Out,
-    Quantize,
     TrainRows,
     command,
     empty_table,
@@ -34,8 +33,9 @@ if TYPE_CHECKING:
     from preface.records.run import Run
     from preface.tasks import Task
 
-ELSEWHERE = {"resume", "as_json", "backbone", "data", "device", "keep_contexts"}
-"""What may be given with --resume: where things lie on this machine, and how the result is printed."""
+ELSEWHERE = {"resume", "as_json", "backbone", "data", "device", "keep_contexts", "spread"}
+"""What may be given with --resume: where things lie on this machine, how processes share the work, how the result is
+printed."""
 
 
 def _options() -> dict[str, Fields]:
@@ -86,7 +86,9 @@ def train(
     shots: Annotated[int | None, typer.Option("--shots", help="Train on so many rows of each label.", min=1)] = None,
     draw: Annotated[int, typer.Option("--draw", help="The seed that draws the shots.")] = 0,
     dtype: Dtype = "auto",
-    quantize: Quantize = None,
+    quantize: Annotated[
+        str | None, typer.Option("--quantize", help="Hold the backbone's weights in fewer bits: int8 or nf4.")
+    ] = None,
     device: Device = "auto",
     keep_contexts: KeepContexts = None,
     out: Out = None,
@@ -105,6 +107,8 @@ def train(
 ) -> None:
     """Train soft prompts on a task and keep the best by development score."""
     import preface
+    from preface.backbones.load import default_backbone
+    from preface.backbones.quantized import name_with
     from preface.methods import method_named
     from preface.options import validated
     from preface.tuning.processes import is_main
@@ -113,6 +117,8 @@ def train(
         raise UserError("seed: give either --seed or --seeds")
     if resume is not None and (other := on_command_line(context, besides=ELSEWHERE)):
         raise UserError(f"{other[0]}: cannot be given with --resume; it comes from the run in {resume}")
+    if quantize is not None:
+        backbone = name_with(backbone or default_backbone(), quantize)
     if seed is not None or seeds is not None:
         recipe["seeds"] = seeds if seed is None else (seed,)
     configured = None

@@ -22,6 +22,7 @@ from torch import Tensor
 
 from preface.backbones.base import Backbone
 from preface.backbones.causal import CausalBackbone
+from preface.backbones.quantized import split_name
 from preface.errors import UserError
 from preface.exchange.base import INPUT_EMBEDDINGS, Foreign, Load, embeddings_for, refuse_several, tensors_for
 from preface.records.atomic import naming, replacing
@@ -81,7 +82,7 @@ def write_peft(saved: SavedPrompt, folder: Path, load: Callable[[], Backbone]) -
     config, tensors = _multitask(saved) if saved.card.shared_by else _single(saved, load)
     card, shape = saved.card, saved.card.shape
     every = {
-        "base_model_name_or_path": card.backbone,
+        "base_model_name_or_path": split_name(card.backbone)[0],
         "revision": card.revision,
         "task_type": _kind(saved),
         "inference_mode": True,

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from preface.backbones.base import Backbone
 from preface.backbones.causal import CausalBackbone
+from preface.backbones.quantized import split_name
 from preface.errors import UserError
 from preface.exchange.base import INPUT_EMBEDDINGS, tensors_for
 from preface.labelling.free_text import FreeText, wanted
@@ -38,7 +39,7 @@ def write_vllm(saved: SavedPrompt, path: Path, load: Callable[[], Backbone], exa
         raise UserError(f"{saved.folder}: asks a question for each label of {card.task.name}, and a request holds one")
     asked = wanted(model, card.task)
     most = asked.most if isinstance(asked, FreeText) else max(map(len, asked.pieces))
-    about = {"model": card.backbone, "max_tokens": most, "temperature": 0}
+    about = {"model": split_name(card.backbone)[0], "max_tokens": most, "temperature": 0}
     question = model.question("{text}", card.task.cue)
     with naming(path), replacing(path) as temporary, temporary.open("w", encoding="utf-8") as file:
         for example in examples:

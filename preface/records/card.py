@@ -55,7 +55,8 @@ class Origin(Record):
     """What a prompt was made for: a backbone, a task, a method."""
 
     backbone: str = Field(min_length=1)
-    """An embedded backbone's name, a folder's absolute path, or a name on the hub."""
+    """An embedded backbone's name, a folder's absolute path, or a name on the hub; then how its weights were
+    held, where not as they came: `@int8`."""
     revision: str | None = None
     """The commit, where the backbone is from the hub."""
     fingerprint: str

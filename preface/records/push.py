@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from preface.backbones.quantized import split_name
 from preface.errors import UserError, first_line
 from preface.records.card import PromptCard, SavedPrompt, load_prompt, save_ensemble, save_prompt
 from preface.records.hub import HUB, prompt_folder
@@ -147,9 +148,10 @@ def _hub_name(card: PromptCard) -> str | None:
     """The backbone's name on the hub, or a package's; None: it is a folder of somebody's machine."""
     from preface.backbones import gguf
 
-    if Path(card.backbone).is_absolute():
+    name, _ = split_name(card.backbone)
+    if Path(name).is_absolute():
         return None
-    return gguf.HUB_NAME if card.backbone == gguf.SMOLLM2 else card.backbone
+    return gguf.HUB_NAME if name == gguf.SMOLLM2 else name
 
 
 def _settings(config: dict[str, Any]) -> str:

@@ -208,6 +208,8 @@ class Population:
 
     def _judged(self, prompts: Prompts, of_each: Sequence[Sequence[int]] | None = None) -> list[Judged]:
         """How each prompt does on the development rows; or on some of them, `of_each`."""
+        if self.processes.in_step:  # what another kind of processor rounds otherwise must not part them
+            return self.processes.agreed(self.development.judge(prompts, of_each))
         with suppress(torch.OutOfMemoryError):
             return self.development.judge(prompts, of_each)
         self.update.forget()

@@ -2,10 +2,10 @@
 
 Prompts are small, so every process holds all of them, and takes the same decisions. What is shared out is the work of
 the steps: either the rows of each batch, whose gradients are summed, or the members of a population, which the
-processes hand each other before an evaluation and a checkpoint alone. Each evaluates its own development rows. Where no
-device holds the backbone, rows are shared out and its weights too (`backbones.sharded`); then all processes go through
-the model in step, and each evaluates all rows. Every way ends as one process does, up to the order in which numbers are
-added.
+processes hand each other before an evaluation and a checkpoint alone. Each evaluates its own development rows; where
+answers are written, its own prompts on all of them. Where no device holds the backbone, rows are shared out and its
+weights too (`backbones.sharded`); then all processes go through the model in step, and each evaluates all rows. Every
+way ends as one process does, up to the order in which numbers are added.
 """
 
 from __future__ import annotations
@@ -47,11 +47,14 @@ class Processes:
         """Whether it is this one that writes."""
 
     @classmethod
-    def here(cls, device: str, spread: str = "auto") -> Processes:
+    def here(cls, device: str, spread: str | None) -> Processes:
         """Those that a launcher has started; all but the first are silent from now on.
 
-        Raises UserError for another `spread` than there is, or where there is nobody to share with.
+        `spread`: None: alone, whoever else was started. Raises UserError for another than there is, or where there is
+        nobody to share with.
         """
+        if spread is None:
+            return cls()
         if spread not in get_args(Spread):
             raise UserError(f"spread {spread}: one of {', '.join(get_args(Spread))}")
         if not launched():
@@ -71,12 +74,15 @@ class Processes:
         if self.accelerator is None:
             return loaded(backbone, dtype, device)
         own = self.accelerator.device
+        if isinstance(backbone, Backbone):
+            if self.in_step or backbone.device != own:
+                raise UserError(f"spread {self.spread}: {backbone.name} is loaded already; give its name instead")
+            return loaded(backbone, dtype)
+        dtype = self.agreed(dtype_name(dtype_named(dtype, own)))
         if not self.in_step:
             return loaded(backbone, dtype, str(own))
         from preface.backbones.sharded import shard
 
-        if not isinstance(backbone, Backbone):
-            dtype = dtype_name(dtype_named(dtype, own))
         whole = loaded(backbone, dtype, "cpu")  # no other device need hold all of it
         shard(whole, own, self.count)
         return whole

@@ -14,6 +14,7 @@ import torch
 
 from preface.backbones.base import Backbone
 from preface.backbones.load import dtype_name
+from preface.backbones.quantized import split_name
 from preface.errors import UserError
 from preface.labelling.free_text import wanted
 from preface.methods import Method, PrefixTuning, method_named
@@ -51,7 +52,7 @@ def train(
     dtype: str = "auto",
     device: str = "auto",
     track: str | Sequence[str] | None = None,
-    spread: str = "auto",
+    spread: str | None = None,
     **options: Any,
 ) -> Run:
     """Train prompts on a task and keep the best by development score.
@@ -67,9 +68,9 @@ def train(
             things lie now may be given (`backbone`, `device`, `data`), and must hold the same.
         dtype, device: as for `load_backbone`.
         track: trackers of accelerate that show it beside the run's folder: `tensorboard`, `wandb`, `mlflow`, ….
-        spread: what processes that were started together (`accelerate launch`) share out: `rows` of each batch,
-            `members` of the population, or rows and the backbone's `weights`; `auto`: members where they come out
-            even, else rows.
+        spread: what processes that were started together (`torchrun`, `accelerate launch`) and all make this call share
+            out: `rows` of each batch, `members` of the population, or rows and the backbone's `weights`; `auto`:
+            members where they come out even, else rows. None: this process trains alone, whoever was started with it.
         options: fields of `preface.tuning.recipe.Recipe` (`learning_rates`, `seeds`, `steps`, …) and of
             `preface.tasks.options.DataOptions` (`input`, `label`, `label_words`, `data`, …).
 
@@ -81,7 +82,7 @@ def train(
     if resume is not None:
         given = {"task": task, "method": method, "train_rows": train_rows, "shots": shots, "out": out, "track": track}
         _refuse([name for name, value in given.items() if value is not None] + [n for n in options if n != "data"])
-        return _go_on(Path(resume), backbone, dtype, Processes.here(device, spread), device, data.get("data"))
+        return _go_on(Path(resume), backbone, dtype, device, data.get("data"), spread)
     if task is None:
         raise UserError("task: none given; `preface tasks` lists those that ship, or give a data file")
     for name, number in (("train-rows", train_rows), ("shots", shots)):
@@ -184,6 +185,7 @@ def _begin(folder: Path, work: _Training, track: tuple[str, ...]) -> Run:
     work = replace(work, recipe=work.recipe.resolve(rows.steps_an_epoch(work.recipe)))
     population = work.first(rows)  # before there is a folder that would claim the name
     is_main = work.processes.is_main
+    work.processes.wait()  # until all have seen that the folder is free
     with work.processes.locked(folder):
         record = work.record(_splits(training, development), track)
         if is_main:
@@ -236,7 +238,8 @@ def _cross_validated(folder: Path, population: CrossValidation, again: str, trac
     """What the folds chose, in a folder of their own; found there when it is done already."""
     if (done := Chosen.read(folder)) is not None:
         return done
-    (folder / FOLDS).mkdir(exist_ok=True)
+    if population.processes.is_main:
+        (folder / FOLDS).mkdir(exist_ok=True)
     on_line = partial(trackers.log, population.names, 0)
     _loop(folder / FOLDS, population, again, on_line).run()
     if (chosen := population.chosen) is None:
@@ -251,14 +254,10 @@ def _cross_validated(folder: Path, population: CrossValidation, again: str, trac
 
 
 def _go_on(
-    folder: Path,
-    backbone: Backbone | str | None,
-    dtype: str,
-    processes: Processes,
-    device: str,
-    data: str | Path | None,
+    folder: Path, backbone: Backbone | str | None, dtype: str, device: str, data: str | Path | None, spread: str | None
 ) -> Run:
-    unfinished(folder)
+    began_on = unfinished(folder).device
+    processes = Processes.here(began_on.split(":")[0] if device == "auto" else device, spread)
     with processes.locked(folder):
         processes.wait()
         record = unfinished(folder)  # as whoever was at work there has left it
@@ -297,9 +296,14 @@ def _same_backbone(
     if not isinstance(backbone, Backbone):
         dtype = record.dtype if dtype == "auto" else dtype
         device = record.device if device == "auto" else device
+    held = split_name(record.backbone)[1]
     found = processes.load(record.backbone if backbone is None else backbone, dtype, device)
     kind = record.device.split(":")[0]
-    for name, then, now_is in (("dtype", record.dtype, dtype_name(found.dtype)), ("device", kind, found.device.type)):
+    for name, then, now_is in (
+        ("dtype", record.dtype, dtype_name(found.dtype)),
+        ("quantize", held or "plain weights", found.quantized or "plain weights"),
+        ("device", kind, found.device.type),
+    ):
         if then != now_is:
             raise UserError(f"{name}: {folder} was begun in {then} and would not end the same in {now_is}; start anew")
     if record.fingerprint != found.fingerprint:

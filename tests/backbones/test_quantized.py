@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import yaml
 from torch import Tensor, nn
 
 import preface
-from preface.backbones import quantized
 from preface.backbones.base import Backbone
 from preface.backbones.frozen import FrozenLinear
-from preface.backbones.load import load_backbone
-from preface.backbones.quantized import KINDS, Int8Linear
+from preface.backbones.load import load_backbone, load_checkpoint, resolved
+from preface.backbones.quantized import KINDS, Int8Linear, name_with, split_name
 from preface.errors import UserError
+from preface.labelling import fit
 from preface.methods import PrefixTuning
 from preface.methods.init import Initializer
 from preface.records.run import Run
+from preface.terminal.interrupt import Interrupted
+from preface.tuning.population import Population
 
 IDS = [[5, 6, 7, 8, 9, 10, 11, 12], [9, 10, 11]]
 RECIPE: dict[str, Any] = {"learning_rates": [0.1], "steps": 3, "evaluate_every": 3, "batch_size": 4}
@@ -106,30 +108,53 @@ def test_one_name_for_a_prompt_and_another_for_what_was_read(causal_folder: Path
     assert [backbone.quantized for backbone in backbones] == [None, "int8", "nf4"]
 
 
+def test_names(causal_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert name_with("smollm2", "int8") == "smollm2@int8" == name_with("smollm2@int8", "int8")
+    assert split_name("smollm2@nf4") == ("smollm2", "nf4")
+    assert split_name("a@b/model@main") == ("a@b/model@main", None)
+    with pytest.raises(UserError, match="quantize int3: one of int8, nf4"):
+        name_with("smollm2", "int3")
+    with pytest.raises(UserError, match="quantize int8: the backbone is named smollm2@nf4"):
+        name_with("smollm2@nf4", "int8")
+    monkeypatch.chdir(causal_folder.parent)
+    assert resolved(f"{causal_folder.name}@int8") == f"{causal_folder.resolve()}@int8"
+
+
 def test_a_run_says_how_and_what_uses_it_loads_it_so(
     causal_folder: Path, data_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv(quantized.QUANTIZE, "int8")
-    run = preface.train(str(causal_folder), data_file, PrefixTuning(length=2), out=tmp_path / "run", **RECIPE)
-    monkeypatch.delenv(quantized.QUANTIZE)
+    run = preface.train(f"{causal_folder}@int8", data_file, PrefixTuning(length=2), out=tmp_path / "run", **RECIPE)
     assert run.record.backbone == f"{causal_folder.resolve()}@int8"
     loaded: list[Backbone] = []
-    monkeypatch.setattr(
-        preface.labelling.fit, "load_backbone", lambda *given: loaded.append(load_backbone(*given)) or loaded[-1]
-    )
+    monkeypatch.setattr(fit, "load_backbone", lambda *given: loaded.append(load_backbone(*given)) or loaded[-1])
     (cell,) = preface.evaluate(Run(run.folder), [data_file])
     assert [each.quantized for each in loaded] == ["int8"]
     plain = load(causal_folder)
     (other,) = preface.evaluate(Run(run.folder), [data_file], backbone=plain)  # it fits both
     assert (cell.backbone, other.backbone) == (run.record.backbone, plain.name)
-    assert json.loads((run.folder / "prompt" / "prompt.json").read_text())["backbone"].endswith("@int8")
 
 
-def test_mistakes(causal_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(quantized.QUANTIZE, "int3")
-    with pytest.raises(UserError, match="quantize int3: one of int8, nf4"):
-        load(causal_folder)
-    monkeypatch.setenv(quantized.QUANTIZE, "")
+def test_a_run_goes_on_with_weights_held_alike(
+    causal_folder: Path, data_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stopping(self: Population, number: int, done: float) -> int:
+        raise Interrupted
+
+    monkeypatch.setattr(Population, "step", stopping)
+    with pytest.raises(Interrupted):
+        preface.train(str(causal_folder), data_file, PrefixTuning(length=2), out=tmp_path / "run", **RECIPE)
+    with pytest.raises(UserError, match=r"quantize: .* was begun in plain weights and would not end the same in int8"):
+        preface.train(resume=tmp_path / "run", backbone=f"{causal_folder}@int8")
+
+
+def test_mistakes(causal_folder: Path, data_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(UserError, match="weights are wanted as they are here; give nano"):
+        load_checkpoint("nano@int8", torch.float32)
+    columns = {"columns": [{"kind": "weights", "tuning": "bitfit"}], "backbone": f"{causal_folder}@int8"}
+    experiment = {"title": "t", "train_task": str(data_file), "eval_tasks": [str(data_file)], **columns}
+    (tmp_path / "tuned.yaml").write_text(yaml.safe_dump(experiment))
+    with pytest.raises(UserError, match="weights are tuned as they are; give the backbone"):
+        preface.compare_cross_domain(str(tmp_path / "tuned.yaml"), out=tmp_path / "out")
     monkeypatch.setattr(preface.extras, "find_spec", lambda name: None)
     with pytest.raises(UserError, match=r"needs bitsandbytes; `pip install 'preface\[quantize\]'`"):
         load(causal_folder, "nf4")

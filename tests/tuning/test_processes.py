@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -119,6 +120,12 @@ def wanted(rows: Path, checkpoint_folder: Path, causal_folder: Path) -> dict[str
     }
 
 
+def test_alone_unless_it_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where one of several processes of a pre-training trains a prompt."""
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert Processes.here("cpu", None).count == 1
+
+
 def launch(folder: Path, wanted: dict[str, Any], cache: Path) -> subprocess.CompletedProcess[str]:
     """Have two processes do them."""
     folder.mkdir(exist_ok=True)
@@ -151,7 +158,7 @@ NAMES = (
 @pytest.mark.parametrize("name", NAMES)
 def test_two_end_as_one_does(name: str, wanted: dict[str, Any], together: Path, tmp_path: Path) -> None:
     fields = {key: value for key, value in wanted[name].items() if key != "spread"}
-    train(tmp_path / "one", fields, "auto")
+    train(tmp_path / "one", fields, None)
     assert_alike(Run(together / name), Run(tmp_path / "one"))
 
 
@@ -187,4 +194,8 @@ def test_where_one_is_killed_the_others_end_and_any_number_goes_on(
     assert done.returncode != 0
     folder = tmp_path / "broken" / name
     assert json.loads((folder / RECORD).read_text())["result"] is None
+    shutil.copytree(folder, tmp_path / "copy" / name)
     assert_alike(preface.train(resume=folder), Run(together / name))
+    done = launch(tmp_path / "copy", {name: {"spread": "rows", "resume": True}}, together / "cache")
+    assert done.returncode == 0, done.stderr[:6000]
+    assert_alike(Run(tmp_path / "copy" / name), Run(together / name))

@@ -20,7 +20,7 @@ from preface.tuning.population import Population
 from preface.tuning.processes import Processes
 
 
-def train(out: Path, wanted: dict[str, Any], spread: str) -> None:
+def train(out: Path, wanted: dict[str, Any], spread: str | None) -> None:
     fields = dict(wanted)
     method = method_named(fields.pop("method"))(**fields.pop("config", {}))
     preface.train(fields.pop("backbone"), fields.pop("task"), method, dtype="float32", device="cpu", out=out,
@@ -45,7 +45,7 @@ def main(folder: Path) -> None:
 
             Population.step = dying  # type: ignore[method-assign]
         train(folder / name, fields, spread)
-    assert Processes.here("cpu").count == 2
+    assert Processes.here("cpu", "auto").count == 2
 
 
 if __name__ == "__main__":
