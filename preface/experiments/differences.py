@@ -63,7 +63,7 @@ def differences(cells: Sequence[Cell]) -> Differences | None:
             continue
         column = right.setdefault(cell.eval_task, {}).setdefault(labels[key_of(cell)], [])
         column.append(right_answers(cell.details["right"], cell.n))
-    seeded = [labels[key_of(cell)] for cell in cells if cell.seed is not None]
+    seeded = [labels[key_of(cell)] for cell in cells if cell.seed is not None and cell.trained_parameters]
     if not seeded or len(labels) < 2:
         return None
     reference = seeded[0]

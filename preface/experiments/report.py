@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from preface.experiments.costs import costs_of, figure_of_costs
 from preface.experiments.differences import Differences, differences
 from preface.experiments.lines import figure_of_lines, panels_of
 from preface.experiments.plot import figure_of_dots, plot
@@ -74,7 +75,7 @@ def html(
     Raises `UserError` for no cells.
     """
     table, cells = pivot(cells), latest(cells)
-    panels = panels_of(cells)
+    panels, costs = panels_of(cells), costs_of(cells)
     write_page(
         path,
         "report.html",
@@ -84,6 +85,7 @@ def html(
         differences=beside,
         plot=inline(lambda: figure_of_dots(table)),
         varied=panels and inline(lambda: figure_of_lines(panels)),
+        costs=costs and inline(lambda: figure_of_costs(costs)),
         notes=notes,
         cells=[(cell, _learning_rate(cell)) for cell in cells],
         versions=_versions(cells),
@@ -99,7 +101,8 @@ def write_report(
     notes: Sequence[str] = (),
     commands: Sequence[str] = (),
 ) -> None:
-    """Write `results.json`, `table.md`, `plot.png` and `report.html` into `folder`; `vary.png` where axes vary.
+    """Write `results.json`, `table.md`, `plot.png` and `report.html` into `folder`; `vary.png` where axes vary, and
+    `costs.png` where several columns train unlike many parameters.
 
     Raises `UserError` for no cells, and then writes nothing.
     """
@@ -110,6 +113,8 @@ def write_report(
     plot(table, folder / "plot.png")
     if panels := panels_of(cells):
         (folder / "vary.png").write_bytes(picture(lambda: figure_of_lines(panels), "png"))
+    if costs := costs_of(cells):
+        (folder / "costs.png").write_bytes(picture(lambda: figure_of_costs(costs), "png"))
     html(cells, title, folder / "report.html", notes, commands, beside)
 
 

@@ -1,0 +1,52 @@
+"""Scores by what is trained."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from preface.experiments.costs import Cost, best_so_far, costs_of, figure_of_costs
+from preface.records.results import Cell
+
+
+def cell(method: str, trained: int, task: str, value: float, seed: int = 0, metric: str = "accuracy") -> Cell:
+    return Cell("small", method, "sst2", task, metric, value, 100, seed, trained, 0.0)
+
+
+def column(method: str, trained: int, home: float) -> list[Cell]:
+    tasks = {"sst2": home, "cr": home - 0.1, "imdb": home - 0.3}
+    return [cell(method, trained, task, value, seed) for task, value in tasks.items() for seed in (0, 1)]
+
+
+def test_columns_that_train_by_how_much() -> None:
+    cells = [*column("full", 1_000, 0.9), *column("prompt", 10, 0.8), *column("zero", 0, 0.5)]
+    assert costs_of(cells) == []  # too few
+    cells += [*column("lora", 100, 0.7), *column("bias", 20, 0.6)]
+    found = costs_of(cells)
+    assert [(cost.label, cost.trained) for cost in found] == [
+        ("prompt", 10),
+        ("bias", 20),
+        ("lora", 100),
+        ("full", 1_000),
+    ]
+    assert abs(found[0].home - 0.8) < 1e-9
+    assert abs(found[0].elsewhere - 0.6) < 1e-9  # the mean over tasks
+    assert costs_of([*cells, cell("other", 5, "sst2", 0.1, metric="f1"), cell("other", 5, "cr", 0.1)]) == []
+
+
+@given(st.lists(st.tuples(st.integers(1, 9), st.integers(0, 9)), min_size=1))
+def test_the_front_is_what_nothing_cheaper_equals(points: list[tuple[int, int]]) -> None:
+    points.sort()
+    expected = {
+        (cost, score)
+        for cost, score in points
+        if not any((c < cost and s >= score) or (c == cost and s > score) for c, s in points)
+    }
+    assert best_so_far(points) == sorted(expected)
+
+
+def test_it_is_drawn() -> None:
+    costs = [Cost("prompt", 10, 0.8, 0.6), Cost("lora", 100, 0.7, 0.65), Cost("full", 1_000, 0.9, 0.5)]
+    home, elsewhere = figure_of_costs(costs).axes
+    assert [line.get_xydata().tolist() for line in home.lines[:1]] == [[[10, 80], [1_000, 90]]]
+    assert [line.get_xydata().tolist() for line in elsewhere.lines[:1]] == [[[10, 60], [100, 65]]]
