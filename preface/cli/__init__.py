@@ -29,7 +29,8 @@ def main() -> None:
         with _noted(interrupts):
             code = _call(sys.argv[1:])
     except Interrupted as stopped:
-        code = _fail(INTERRUPTED, str(stopped))
+        said_by_another = int(os.environ.get("RANK") or 0) > 0  # all processes of a training stop together
+        code = INTERRUPTED if said_by_another else _fail(INTERRUPTED, str(stopped))
     except UserError as error:
         code = _fail(2, str(error))
     except BrokenPipeError:  # `preface predict … | head`: whoever read has enough
