@@ -62,7 +62,8 @@ def load_backbone(name_or_path: str | Path | None = None, dtype: str = "auto", d
     Raises:
         UserError: no such checkpoint, of a type that is not taken, or an unknown dtype or device.
     """
-    name, kind = split_name(name_or_path or default_backbone())
+    name_or_path = name_or_path or default_backbone()
+    name, kind = split_name(name_or_path)
     target = device_named(device)
     if target.type == "cpu":
         keep_freed_memory()
@@ -70,8 +71,7 @@ def load_backbone(name_or_path: str | Path | None = None, dtype: str = "auto", d
     model, tokenizer = load_checkpoint(name, chosen)
     if kind is None:  # else its weights may fit the device as they will be held alone
         model.to(target)  # type: ignore[arg-type]
-    known_as = resolved(name if kind is None else name_with(name, kind))
-    backbone = backbone_from(known_as, model, tokenizer, getattr(model.config, "_commit_hash", None))
+    backbone = backbone_from(resolved(name_or_path), model, tokenizer, getattr(model.config, "_commit_hash", None))
     if kind is not None:
         quantize(backbone, kind, target)
     return backbone

@@ -99,8 +99,9 @@ class Weights(Trained):
     def check(self, setting: Setting, tasks: Sequence[Task]) -> None:
         super().check(setting, tasks)
         self.recipe.check_answers(setting.task(self.train_task).free_text)
-        if (name := split_name(self.backbone))[1] is not None:
-            raise UserError(f"{self.label}: weights are tuned as they are; give the backbone {name[0]}")
+        name, quantized = split_name(self.backbone)
+        if quantized is not None:
+            raise UserError(f"{self.label}: weights are tuned as they are; give the backbone {name}")
         if self.tuning in OF_PEFT:
             check_peft(self.tuning)
 

@@ -13,6 +13,7 @@ from typing import Any
 
 from preface.errors import UserError
 from preface.terminal.interrupt import Interrupted
+from preface.terminal.launcher import is_first
 
 INTERRUPTED = 130
 """The exit code after Ctrl-C, as the shell counts: 128 and the signal's number."""
@@ -29,8 +30,8 @@ def main() -> None:
         with _noted(interrupts):
             code = _call(sys.argv[1:])
     except Interrupted as stopped:
-        said_by_another = int(os.environ.get("RANK") or 0) > 0  # all processes of a training stop together
-        code = INTERRUPTED if said_by_another else _fail(INTERRUPTED, str(stopped))
+        # all processes of a training stop together
+        code = _fail(INTERRUPTED, str(stopped)) if is_first() else INTERRUPTED
     except UserError as error:
         code = _fail(2, str(error))
     except BrokenPipeError:  # `preface predict … | head`: whoever read has enough

@@ -25,6 +25,7 @@ from preface.cli.common import (
 )
 from preface.cli.options import Fields, arguments, fields, on_command_line
 from preface.errors import UserError
+from preface.terminal.launcher import is_first
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -111,7 +112,6 @@ def train(
     from preface.backbones.quantized import name_with
     from preface.methods import method_named
     from preface.options import validated
-    from preface.tuning.processes import is_main
 
     if seed is not None and seeds is not None:
         raise UserError("seed: give either --seed or --seeds")
@@ -140,7 +140,7 @@ def train(
         **data_options,
         **recipe,
     )
-    if not is_main():
+    if not is_first():
         return
     if as_json:
         show_json([asdict(cell) for cell in run_cells(run)])

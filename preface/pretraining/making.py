@@ -7,7 +7,6 @@ import shlex
 import shutil
 import sys
 from collections.abc import Callable, Mapping
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -34,9 +33,10 @@ from preface.pretraining.settings import MakingOptions, ObjectiveName, Settings
 from preface.pretraining.tokens import Tokens
 from preface.pretraining.weights import Losses, Weights
 from preface.records.atomic import write_atomically, written_by_others
-from preface.records.lock import LOCK, locked
+from preface.records.lock import LOCK
 from preface.records.results import installed_versions
 from preface.tuning.loop import CHECKPOINTS, Loop, Position
+from preface.tuning.processes import Processes
 
 
 def pretrain(
@@ -173,26 +173,26 @@ def _go(folder: Path, record: dict[str, Any], check: Callable[[Path], object]) -
     losses = Losses(model, plain_pieces(tokenizer, int(model.config.vocab_size)))
     probe = prober(folder, tokenizer, record["probe_tasks"], record["data"])
     weights = Weights(losses, settings, data.mixture, machine, data.validation, probe)
-    is_main = machine.accelerator.is_main_process
+    processes = Processes(machine.accelerator)
     try:
-        with locked(folder) if is_main else nullcontext():
-            if is_main:
+        with processes.locked(folder):
+            if processes.is_main:
                 check(folder)
                 _write_record(folder, record)
-            machine.accelerator.wait_for_everyone()
-            at = _loop(folder, record, weights).run()
+            processes.wait()
+            at = _loop(folder, record, weights, processes).run()
             weights.export(folder)
-            if is_main:
+            if processes.is_main:
                 with written_by_others(folder):
                     tokenizer.save_pretrained(folder)
                 _finish(folder, record | {"result": _result(at, weights)})
     finally:
         data.mixture.close()
-    machine.accelerator.wait_for_everyone()
+    processes.wait()
     return folder
 
 
-def _loop(folder: Path, record: Mapping[str, Any], weights: Weights) -> Loop:
+def _loop(folder: Path, record: Mapping[str, Any], weights: Weights, processes: Processes) -> Loop:
     settings = weights.settings
     return Loop(
         folder,
@@ -201,7 +201,7 @@ def _loop(folder: Path, record: Mapping[str, Any], weights: Weights) -> Loop:
         f"preface {record['verb']} --resume {shlex.quote(str(folder))}",
         checkpoint_seconds=settings.checkpoint_seconds,
         keep=settings.keep,
-        accelerator=weights.accelerator,
+        processes=processes,
     )
 
 

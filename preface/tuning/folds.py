@@ -149,7 +149,6 @@ class CrossValidation(Population):
 
     def _evaluate(self, at: Position) -> Iterator[dict[str, Any]]:
         """Score every rate on all rows, each under the member that has not seen it."""
-        self._hand_over(self.parameters)
         members = self.recipe.members
         judged = self._judged(self._prompts(), [self.folds[fold] for _, fold in members])
         for rate in self.recipe.learning_rates:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -21,10 +21,8 @@ from preface.records import checkpoint
 from preface.records.metrics import METRICS, append_metrics, cut_metrics
 from preface.terminal.interrupt import Interrupted, stop_requested
 from preface.terminal.progress import progress, say, warn
+from preface.tuning.processes import Processes
 from preface.tuning.schedules import Budget
-
-if TYPE_CHECKING:
-    from accelerate import Accelerator
 
 LOG_EVERY = 10
 """Steps between lines in `metrics.jsonl`."""
@@ -125,15 +123,16 @@ class Loop:
         *,
         checkpoint_seconds: float | None = None,
         keep: int = checkpoint.KEEP,
-        accelerator: Accelerator | None = None,
+        processes: Processes | None = None,
         on_line: OnLine = lambda line: None,
     ) -> None:
         """`resume_with`: the command that goes on after an interruption; `keep`: how many checkpoints are kept;
-        `on_line` hears each line of `metrics.jsonl`."""
+        `processes`: those that train it together; `on_line` hears each line of `metrics.jsonl`."""
         self.folder, self.trained, self.budget, self.resume_with = folder, trained, budget, resume_with
         self.checkpoint_seconds = CHECKPOINT_SECONDS if checkpoint_seconds is None else checkpoint_seconds
-        self.keep, self.accelerator, self.on_line = keep, accelerator, on_line
-        self.is_main = accelerator is None or accelerator.is_main_process
+        self.keep, self.on_line = keep, on_line
+        self.processes = processes or Processes()
+        self.is_main = self.processes.is_main
         self.at = Position()
         self.done = 0.0
         """The share of the budget that is used up."""
@@ -200,7 +199,7 @@ class Loop:
                 for line in evaluation.lines(self.at):
                     self._write(line)
                 self.at.evaluated[evaluation.name] = self.at.steps
-                self._wait()
+                self.processes.wait()
 
     def _checkpoint(self) -> None:
         """Write one where it is time, or where somebody asks to stop; then stop."""
@@ -221,7 +220,7 @@ class Loop:
                 tensors["random.cuda"] = torch.cuda.get_rng_state(self.trained.device)
             record = {"position": asdict(self.at), "trained": self.trained.record()}
             checkpoint.save_state(self.folder / CHECKPOINTS, self.at.steps, tensors, record, self.keep)
-        self._wait()
+        self.processes.wait()
 
     def _resume(self) -> None:
         """Go back to the newest whole checkpoint, if there is one."""
@@ -247,7 +246,7 @@ class Loop:
     def _load(self) -> tuple[dict[str, Tensor], dict[str, Any], list[str]] | None:
         folder = self.folder / CHECKPOINTS
         found = checkpoint.load_state(folder) if self.is_main else None
-        self._wait()  # one process puts damaged checkpoints away, then the others read
+        self.processes.wait()  # one process puts damaged checkpoints away, then the others read
         return found if self.is_main else checkpoint.load_state(folder)
 
     def _write(self, line: Mapping[str, Any]) -> None:
@@ -257,16 +256,10 @@ class Loop:
 
     def _agreed(self, *values: float) -> list[float]:
         """Means over processes, so that all of them take the same turn."""
-        if self.accelerator is None or self.accelerator.num_processes == 1:
+        if self.processes.count == 1:
             return list(values)
-        mine = torch.tensor(values, device=self.trained.device)
-        means: list[float] = self.accelerator.reduce(mine, "mean").tolist()
+        means: list[float] = (self.processes.total(torch.tensor(values)) / self.processes.count).tolist()
         return means
-
-    def _wait(self) -> None:
-        """For the other processes."""
-        if self.accelerator is not None:
-            self.accelerator.wait_for_everyone()
 
     @contextmanager
     def _training_time(self) -> Iterator[None]:

@@ -152,7 +152,6 @@ class Multitask(Population):
         members = self.active
         if not members:  # the last of them has just diverged
             return
-        self._hand_over(self.parameters)
         for member, found in zip(members, self._by_task(members), strict=True):
             score, loss = fmean(own.score for own in found), fmean(own.loss for own in found)
             by_task = {task.name: own.score for task, own in zip(self.rows.tasks, found, strict=True)}

@@ -173,7 +173,6 @@ class Population:
         members = self.active
         if not members:  # the last of them has just diverged
             return
-        self._hand_over(self.parameters)
         for member, found in zip(members, self._judged(self._prompts().select(members)), strict=True):
             yield self._line(at, member, found.score, found.loss)
             self._judge(member, found.score, found.loss, at.steps)
@@ -203,7 +202,8 @@ class Population:
 
     @torch.no_grad()
     def _prompts(self) -> Prompts:
-        """All P prompts as they are."""
+        """All P prompts as they are, those that other processes train among them."""
+        self._hand_over(dict(self.module.named_parameters()))
         return self.module()
 
     def _judged(self, prompts: Prompts, of_each: Sequence[Sequence[int]] | None = None) -> list[Judged]:

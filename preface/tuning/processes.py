@@ -10,7 +10,6 @@ way ends as one process does, up to the order in which numbers are added.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -25,6 +24,7 @@ from preface.backbones.load import dtype_name, dtype_named
 from preface.errors import UserError
 from preface.labelling.fit import loaded
 from preface.records.lock import locked
+from preface.terminal.launcher import launched
 from preface.terminal.progress import console
 
 if TYPE_CHECKING:
@@ -195,13 +195,3 @@ class Share:
         index, count = self.processes.index, self.processes.count
         places = [place for place, text in enumerate(batch) if text % count == index]
         return places, [batch[place] // count for place in places]
-
-
-def launched() -> bool:
-    """Whether a launcher has started this process and others."""
-    return int(os.environ.get("WORLD_SIZE") or 1) > 1
-
-
-def is_main() -> bool:
-    """Whether this process is the first of those that a launcher has started, or none has."""
-    return int(os.environ.get("RANK") or 0) == 0

@@ -230,8 +230,7 @@ def trained(
 
 
 def _loop(folder: Path, population: Population, again: str, on_line: OnLine) -> Loop:
-    accelerator = population.processes.accelerator
-    return Loop(folder, population, population.budget, again, accelerator=accelerator, on_line=on_line)
+    return Loop(folder, population, population.budget, again, processes=population.processes, on_line=on_line)
 
 
 def _cross_validated(folder: Path, population: CrossValidation, again: str, trackers: Trackers) -> Chosen:
