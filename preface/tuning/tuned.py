@@ -163,24 +163,42 @@ def piece_losses(
         texts, answers: their pieces.
         lead_in: the pieces that an answer begins after, which a decoder-only model reads after the text.
     """
+    logits, labels = _logits(model, texts, answers, lead_in)
+    return _losses(logits, labels), labels
+
+
+def _logits(
+    model: Any,
+    texts: Sequence[Sequence[int]],
+    answers: Sequence[Sequence[int]],
+    lead_in: Sequence[int],
+    encoded: Any = None,
+) -> tuple[Tensor, Tensor]:
+    """The logits of each piece of the answers `[B, S, vocabulary]`, and the pieces (−100: none) `[B, S]`.
+
+    Nothing else is projected onto the vocabulary. `encoded`: what an encoder made of the texts, if that is known.
+    """
     if model.config.is_encoder_decoder:
-        ids, mask = batching.padded(texts, 0)
         begun, labels = (each.to(model.device) for each in batching.answers_of(answers, lead_in))
-        given = {"input_ids": ids.to(model.device), "attention_mask": mask.to(model.device)}
-        logits = model(**given, decoder_input_ids=begun).logits
-    else:
-        # each piece is said by the place before it
-        read = [[*text, *lead_in, *answer[:-1]] for text, answer in zip(texts, answers, strict=True)]
-        said = [
-            [*[-100] * (len(text) + len(lead_in) - 1), *answer] for text, answer in zip(texts, answers, strict=True)
-        ]
-        ids, mask = batching.padded(read, 0)
-        labels = batching.padded(said, -100)[0].to(model.device)
-        logits = model(input_ids=ids.to(model.device), attention_mask=mask.to(model.device)).logits
+        ids, mask = (each.to(model.device) for each in batching.padded(texts, 0))
+        read = {"input_ids": ids} if encoded is None else {"encoder_outputs": encoded}
+        return model(**read, attention_mask=mask, decoder_input_ids=begun).logits, labels
+    # each piece is said by the place before it
+    whole = [[*text, *lead_in, *answer[:-1]] for text, answer in zip(texts, answers, strict=True)]
+    said = [[*[-100] * (len(text) + len(lead_in) - 1), *answer] for text, answer in zip(texts, answers, strict=True)]
+    ids, mask = (each.to(model.device) for each in batching.padded(whole, 0))
+    labels = batching.padded(said, -100)[0]  # [B, T]
+    places = (labels != -100).any(0).nonzero().squeeze(1)  # [S], where some row says something
+    logits = model(input_ids=ids, attention_mask=mask, logits_to_keep=places.to(model.device)).logits
+    return logits, labels[:, places].to(model.device)
+
+
+def _losses(logits: Tensor, labels: Tensor) -> Tensor:
+    """−log of the probability of each piece, `[B, S, vocabulary]` and `[B, S]` to `[B, S]`."""
     losses = torch.nn.functional.cross_entropy(
         logits.float().flatten(0, 1), labels.flatten(), ignore_index=-100, reduction="none"
     )
-    return losses.view_as(labels), labels
+    return losses.view_as(labels)
 
 
 def predictions(
@@ -199,13 +217,26 @@ def label_scores(
 ) -> Tensor:
     """Log-probabilities of the label words after each text, `[N, C]`."""
     scores = torch.empty(len(texts), len(labels.words))
+    alike: dict[tuple[int, ...], list[int]] = {}  # words that differ in their last piece alone
+    for column, pieces in enumerate(labels.pieces):
+        alike.setdefault(pieces[:-1], []).append(column)
     for places in _batches(texts):
         chosen = [texts[place] for place in places]
-        for column, pieces in enumerate(labels.pieces):
-            losses, _ = piece_losses(model, chosen, [pieces] * len(chosen), labels.lead_in)
-            scores[places, column] = -losses.sum(1).cpu()
+        encoded = _encoded(model, chosen) if model.config.is_encoder_decoder else None
+        for columns in alike.values():
+            answers = [labels.pieces[columns[0]]] * len(chosen)
+            logits, said = _logits(model, chosen, answers, labels.lead_in, encoded)
+            for column in columns:
+                own = torch.tensor(labels.pieces[column], device=said.device).repeat(len(chosen))
+                scores[places, column] = -_losses(logits, said.masked_scatter(said != -100, own)).sum(1).cpu()
         on_batch(len(places))
     return scores
+
+
+def _encoded(model: Any, texts: Sequence[Sequence[int]]) -> Any:
+    """What an encoder makes of texts, for all answers."""
+    ids, mask = (each.to(model.device) for each in batching.padded(texts, 0))
+    return model.get_encoder()(input_ids=ids, attention_mask=mask)
 
 
 @torch.inference_mode()

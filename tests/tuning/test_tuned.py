@@ -19,7 +19,7 @@ from preface.labelling.labeller import Labeller
 from preface.prompts import Prompts
 from preface.tasks import load_split, load_task
 from preface.tasks.metric import metric
-from preface.tasks.task import SENTINEL
+from preface.tasks.task import CUE, SENTINEL
 from preface.terminal.interrupt import Interrupted
 from preface.tuning import tuned as tuned_module
 from preface.tuning.loop import Loop
@@ -54,6 +54,25 @@ def test_an_untuned_model_scores_labels_as_the_frozen_backbone_does(folder: Path
     labels, (ids, _) = LabelWords.of(backbone, WORDS), backbone.tokenize(TEXTS, 64)
     expected = Labeller(backbone, Prompts.bare(), labels).label(Inputs(backbone, ids))
     torch.testing.assert_close(label_scores(model.eval(), ids, labels), expected, atol=1e-3, rtol=1e-4)
+
+
+def test_the_losses_of_answers_are_those_of_transformers_one_by_one(folder: Path) -> None:
+    backbone = load_backbone(folder, dtype="float32", device="cpu")
+    model, _ = load_checkpoint(folder, torch.float32)
+    ids, _ = backbone.tokenize(TEXTS, 64)
+    answers = [list(pieces) for pieces in backbone.answer_pieces(WORDS, CUE, ended=True)]
+    lead_in = list(backbone.lead_in(CUE))
+    losses, labels = tuned_module.piece_losses(model.eval(), ids, answers, lead_in)
+    assert labels[labels != -100].tolist() == [piece for answer in answers for piece in answer]
+    for row, (text, answer) in enumerate(zip(ids, answers, strict=True)):
+        given = [*lead_in, *answer[:-1]]
+        if model.config.is_encoder_decoder:
+            logits = model(input_ids=torch.tensor([text]), decoder_input_ids=torch.tensor([given])).logits[0]
+        else:
+            logits = model(input_ids=torch.tensor([[*text, *given]])).logits[0]
+        said = logits[-len(answer) :].log_softmax(-1)
+        expected = [-float(said[place, piece].detach()) for place, piece in enumerate(answer)]
+        torch.testing.assert_close(losses[row][labels[row] != -100], torch.tensor(expected), atol=1e-3, rtol=1e-4)
 
 
 def test_a_step_is_torchs_adamw(folder: Path, data_file: Path) -> None:
