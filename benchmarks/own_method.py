@@ -1,0 +1,358 @@
+"""The candidates of docs/results/own-method/plan.md: trained on a source, and asked about other domains.
+
+    python benchmarks/own_method.py train plain many --out runs/own --data DIR
+    python benchmarks/own_method.py ask cr --out runs/own --data DIR
+    python benchmarks/own_method_table.py cr --out runs/own
+
+Each text is read once for all prompts, and each prompt answers with one piece. A candidate that has been trained is not
+trained again, and what has been asked is not asked again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from torch.nn.functional import cross_entropy as loss_of
+
+from preface.backbones import batching, causal_attention
+from preface.backbones.base import Backbone, Context
+from preface.backbones.contexts import Inputs
+from preface.backbones.frozen import cross_entropy
+from preface.backbones.load import load_backbone
+from preface.labelling.calibration import content_free
+from preface.methods import PrefixTuning
+from preface.methods.init import Initializer
+from preface.prompts import Prompts
+from preface.tasks import Example, load_split, load_task, render
+from preface.tasks.split import sampled
+from preface.tasks.task import CHAT
+from preface.terminal.progress import progress, say
+from preface.tuning.optimizers import AdamW, clip_gradients
+from preface.tuning.schedules import done_since, rate_share
+
+CUES = ("Sentiment:", "Answer:", "It was")
+UNSEEN_CUE = "Verdict:"
+ONCE, TWICE = "{text}", "{text}\n{text}"
+TOLD = "Is the sentiment of the following text positive or negative?\n{text}"
+PAIRS = (("negative", "positive"), ("bad", "good"))
+RATES = (0.01, 0.02, 0.04)
+TRIAL, STEPS, BATCH, WARMUP, LENGTH, MOST_TOKENS = 200, 300, 16, 20, 10, 512
+ROWS = {"sst2": 4_800, "imdb": 2_400}
+AT_ONCE = 2_048
+"""Answers that are computed together."""
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """What is trained, and how; the plain prefix at the answer where nothing else is said."""
+
+    template: str = ONCE
+    """How a text is read."""
+    cue: str = CUES[0]
+    """What it is asked under."""
+    cues: int = 1
+    """How many of `CUES` every row is trained under."""
+    pairs: int = 1
+    """How many of `PAIRS` answer."""
+    agreement: float = 0.0
+    """What the divergence between the answers to one row counts beside the loss."""
+    growth: float = 0.0
+    """α: the prefix's scores grow by α log(N / N₀) with the N pieces of a text."""
+    joined: bool = False
+    """Whether half of the rows are two of one label, one after the other."""
+    teacher: str | None = None
+    """The candidate whose members' averaged answers are learnt, half and half with the labels."""
+    seeds: int = 5
+    """0: the bare model."""
+    best_rates: int = 1
+
+
+CANDIDATES = {
+    "bare": Candidate(seeds=0),
+    "plain": Candidate(),
+    "bare-twice": Candidate(seeds=0, template=TWICE),
+    "twice": Candidate(template=TWICE),
+    "bare-told": Candidate(seeds=0, template=TOLD),
+    "told": Candidate(template=TOLD),
+    "bare-chat": Candidate(seeds=0, template=TOLD, cue=CHAT),
+    "chat": Candidate(template=TOLD, cue=CHAT),
+    "many": Candidate(seeds=8, best_rates=2),
+    "growing-half": Candidate(growth=0.5),
+    "growing": Candidate(growth=1.0),
+    "joined": Candidate(joined=True),
+    "cues": Candidate(cues=3, pairs=2, agreement=0.1),
+    "cues-apart": Candidate(cues=3, pairs=2),
+    "student": Candidate(teacher="many"),
+}
+
+
+@dataclass(frozen=True)
+class Texts:
+    """Rows of a task under one cue."""
+
+    inputs: Inputs
+    gold: Tensor
+    """`[N]`, 0 for negative and 1 for positive; empty for texts without content."""
+    lead_in: tuple[int, ...]
+    words: Tensor
+    """The piece of each word of each pair, `[pairs, 2]`."""
+
+    @classmethod
+    def of(cls, backbone: Backbone, rows: Sequence[Example], template: str, cue: str) -> Texts:
+        """Every word of `PAIRS` must be one piece after the cue."""
+        most = MOST_TOKENS * template.count(ONCE)
+        ids, _ = render(backbone.tokenize, rows, most, backbone.question(template, cue))
+        words = [[pieces for (pieces,) in backbone.answer_pieces(pair, cue)] for pair in PAIRS]
+        gold = torch.tensor([PAIRS[0].index(str(row.label)) for row in rows if row.label is not None])
+        return cls(Inputs(backbone, ids, keep=True), gold, backbone.lead_in(cue), torch.tensor(words))
+
+    def states(self, backbone: Backbone, context: Context, prompts: Prompts, rows: int) -> Tensor:
+        """What the projection onto the vocabulary reads before each answer, `[rows, d]`."""
+        return backbone.answer(context, torch.tensor(self.lead_in).expand(rows, -1), prompts)[:, -1]
+
+    def logits(self, backbone: Backbone, hidden: Tensor) -> Tensor:
+        """Of the words: `[B, d]` to `[B, pairs, 2]`."""
+        pieces = self.words.flatten().expand(len(hidden), -1)
+        return backbone.head.logits_of(hidden[:, None], pieces).unflatten(1, self.words.shape)
+
+
+def examples(task: str, split: str, data: Path | None, rows: int | None = None) -> list[Example]:
+    whole = load_split(load_task(task), split, data=data)
+    return (whole if rows is None else sampled(whole, rows)).examples
+
+
+def with_joined(rows: Sequence[Example]) -> list[Example]:
+    """The first half as it is, the other half of pairs of one label: as many rows, and longer ones."""
+    half = len(rows) // 2
+    by_label: dict[str, list[Example]] = {}
+    for row in rows[:half]:
+        by_label.setdefault(str(row.label), []).append(row)
+    both = []
+    for place, row in enumerate(rows[half:]):
+        others = by_label[str(row.label)]
+        fields = {name: f"{text} {others[place % len(others)].fields[name]}" for name, text in row.fields.items()}
+        both.append(replace(row, fields=fields))
+    return [*rows[:half], *both]
+
+
+@contextmanager
+def growing(alpha: float, usual: float) -> Iterator[None]:
+    """α log(N / N₀) is added to the scores of a prefix's keys, where N₀ is `usual`."""
+    plain = causal_attention._prefix_bias
+
+    def grown(site: str, prefix: Any, call: Any, window: int | None, dtype: torch.dtype) -> Tensor | None:
+        known = (site, window) in call.biases
+        bias = plain(site, prefix, call, window, dtype)
+        if known or call.text_mask is None:
+            return bias
+        own = alpha * (call.text_mask.sum(1).to(dtype) / usual).log()  # [N]
+        own = own.repeat(len(call.positions) // len(own))[:, None, None, None].expand(-1, 1, 1, prefix.length)
+        call.biases[site, window] = own if bias is None else own + bias
+        return call.biases[site, window]
+
+    if alpha:
+        causal_attention._prefix_bias = grown
+    try:
+        yield
+    finally:
+        causal_attention._prefix_bias = plain
+
+
+class Training:
+    """P prefixes of one candidate, trained side by side."""
+
+    def __init__(self, backbone: Backbone, candidate: Candidate, texts: Sequence[Texts], taught: Tensor | None) -> None:
+        """
+        Args:
+            texts: the rows under each cue.
+            taught: what a teacher answers to each row, `[N, 2]`, which sums to 1.
+        """
+        self.backbone, self.candidate, self.texts, self.taught = backbone, candidate, texts, taught
+        self.usual = float(np.mean(texts[0].inputs.lengths))
+        self.pairs = [(text, pair) for text in texts for pair in range(candidate.pairs)]
+
+    def run(self, name: str, rows: Sequence[Example], members: Sequence[tuple[float, int]], steps: int) -> Prompts:
+        """The prefixes of these rates and seeds."""
+        said = [(row.text, str(row.label)) for row in rows]
+        begin = Initializer.parse("activations", PAIRS[0], said, CUES[0])
+        method = PrefixTuning(length=LENGTH, sites=("answer",))
+        module = method.build(self.backbone, begin, [seed for _, seed in members])
+        parameters = dict(module.named_parameters())
+        optimizer = AdamW(parameters, 0.0)
+        lengths = self.texts[0].inputs.lengths
+        orders = [batching.endless(lengths, seed, BATCH) for _, seed in members]
+        rates = torch.tensor([rate for rate, _ in members])
+        with progress(name, steps, "steps") as advance, growing(self.candidate.growth, self.usual):
+            for step in range(steps):
+                losses = self.losses(module(), [next(order) for order in orders])
+                found = torch.autograd.grad(losses.sum(), list(parameters.values()))
+                for parameter, gradient in zip(parameters.values(), found, strict=True):
+                    parameter.grad = gradient
+                clip_gradients(parameters, 1.0)
+                optimizer.step(rates * rate_share("linear", step, done_since(WARMUP, step, steps), WARMUP))
+                advance(1, f"loss {float(losses.detach().mean()):.3f}")
+        with torch.no_grad():
+            return Prompts({name: tensor.detach().clone() for name, tensor in module().tensors.items()})
+
+    def losses(self, prompts: Prompts, batches: Sequence[Sequence[int]]) -> Tensor:
+        """Of each member on its own batch, `[P]`."""
+        chosen = [row for batch in batches for row in batch]
+        total, answers = torch.zeros(len(chosen)), []
+        for text in self.texts:
+            hidden = text.states(self.backbone, text.inputs.read(chosen), prompts, len(chosen))
+            gold, logits = text.gold[chosen], text.logits(self.backbone, hidden)
+            for pair in range(self.candidate.pairs):
+                total = total + cross_entropy(hidden, self.backbone.head, text.words[pair][gold])
+                answers.append(logits[:, pair].log_softmax(-1))  # [B, 2]
+        total = total / len(answers)
+        if self.taught is not None:
+            total = 0.5 * total + 0.5 * loss_of(answers[0], self.taught[chosen], reduction="none")
+        if self.candidate.agreement:
+            total = total + self.candidate.agreement * divergence(torch.stack(answers, 1))
+        return total.view(len(batches), -1).mean(1)
+
+
+def divergence(answers: Tensor) -> Tensor:
+    """How far several answers are from their mean: log-probabilities `[B, K, 2]` to `[B]` (Jensen and Shannon's)."""
+    mean = answers.exp().mean(1, keepdim=True).log()
+    return (answers.exp() * (answers - mean)).sum(-1).mean(1)
+
+
+@torch.inference_mode()
+def asked(backbone: Backbone, texts: Texts, each: Sequence[tuple[Candidate, Prompts, float]]) -> list[Tensor]:
+    """What the prompts of several candidates answer: each `[P, N, pairs, 2]`, logits."""
+    found = [torch.empty(prompts.size, len(texts.inputs), *texts.words.shape) for _, prompts, _ in each]
+    with progress("asked", len(texts.inputs), "rows") as advance:
+        for batch in batching.by_length(texts.inputs.lengths, AT_ONCE):
+            context = texts.inputs.read(batch)
+            for (candidate, prompts, usual), output in zip(each, found, strict=True):
+                with growing(candidate.growth, usual):
+                    hidden = texts.states(backbone, context, prompts, prompts.size * len(batch))
+                output[:, batch] = texts.logits(backbone, hidden).unflatten(0, (prompts.size, -1))
+            advance(len(batch))
+    return found
+
+
+def train(name: str, out: Path, source: str, data: Path | None, backbone: Backbone) -> None:
+    """Choose a candidate's rate by the source's development rows, train it, and keep its prompts."""
+    folder, candidate = out / name, CANDIDATES[name]
+    if (folder / "candidate.json").exists():
+        return say(f"{name}: trained already")
+    folder.mkdir(parents=True, exist_ok=True)
+    if not candidate.seeds:
+        (folder / "candidate.json").write_text(json.dumps({"candidate": asdict(candidate), "usual": 1.0}) + "\n")
+        return say(f"{name}: nothing to train")
+    rows = examples(source, "train", data, ROWS[source])
+    rows = with_joined(rows) if candidate.joined else rows
+    held = examples(source, "validation", data)
+    cues = (candidate.cue, *CUES[1 : candidate.cues])
+    texts = [Texts.of(backbone, rows, candidate.template, cue) for cue in cues]
+    development = Texts.of(backbone, held, candidate.template, candidate.cue)
+    taught = None if candidate.teacher is None else teaching(out / candidate.teacher, backbone, texts[0])
+    training = Training(backbone, candidate, texts, taught)
+
+    def scores(prompts: Prompts) -> tuple[list[float], list[float]]:
+        (logits,) = asked(backbone, development, [(candidate, prompts, training.usual)])
+        answers = logits[:, :, 0].log_softmax(-1)  # [P, N, 2]
+        right = (answers.argmax(-1) == development.gold).float().mean(1)
+        losses = [float(loss_of(own, development.gold)) for own in answers]
+        return right.tolist(), losses
+
+    trial = training.run(f"{name}, rates", rows, [(rate, 0) for rate in RATES], TRIAL)
+    accuracies, losses = scores(trial)
+    order = sorted(range(len(RATES)), key=lambda place: (-accuracies[place], losses[place]))
+    best = [RATES[place] for place in order[: candidate.best_rates]]
+    members = [(rate, seed) for rate in best for seed in range(candidate.seeds)]
+    prompts = training.run(name, rows, members, STEPS)
+    save_file({key: tensor.contiguous() for key, tensor in prompts.tensors.items()}, folder / "prompts.safetensors")
+    record = {
+        "candidate": asdict(candidate),
+        "source": source,
+        "trials": dict(zip(map(str, RATES), accuracies, strict=True)),
+        "members": members,
+        "usual": training.usual,
+        "development": scores(prompts)[0],
+    }
+    (folder / "candidate.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    say(f"{name}: rate {best[0]:g}, development {np.mean(record['development']):.3f}")
+
+
+def trained(folder: Path) -> tuple[Candidate, Prompts, float]:
+    """A candidate, its prompts, and the usual length of its texts."""
+    record = json.loads((folder / "candidate.json").read_text(encoding="utf-8"))
+    candidate = Candidate(**record["candidate"])
+    prompts = Prompts(load_file(folder / "prompts.safetensors")) if candidate.seeds else Prompts.bare()
+    return candidate, prompts, record["usual"]
+
+
+def teaching(folder: Path, backbone: Backbone, texts: Texts) -> Tensor:
+    """The averaged answers of the half of a candidate's members that does best on development rows, `[N, 2]`."""
+    candidate, prompts, usual = trained(folder)
+    scores = json.loads((folder / "candidate.json").read_text(encoding="utf-8"))["development"]
+    (logits,) = asked(backbone, texts, [(candidate, prompts.select(best_half(scores)), usual)])
+    return logits[:, :, 0].log_softmax(-1).mean(0).softmax(-1).clone()
+
+
+def best_half(scores: Sequence[float]) -> list[int]:
+    """The places of the higher half."""
+    return sorted(range(len(scores)), key=lambda place: -scores[place])[: max(1, len(scores) // 2)]
+
+
+def stem_of(task: str, split: str = "test", cue: str = CUES[0]) -> str:
+    """The file of what a candidate was asked."""
+    return f"{task}-{split}-{cue.strip(':').replace(' ', '-').lower()}.npz"
+
+
+def ask(task: str, split: str, cue: str, out: Path, data: Path | None, backbone: Backbone) -> None:
+    """What every candidate that has been trained says of a task's rows, and of texts without content.
+
+    `cue`: what those are asked under that have no cue of their own.
+    """
+    stem = stem_of(task, split, cue)
+    names = [folder.name for folder in sorted(out.iterdir()) if (folder / "candidate.json").exists()]
+    alike: dict[tuple[str, str], list[str]] = {}  # what is read alike is read once for all
+    for name in names:
+        if not (out / name / stem).exists():
+            own = trained(out / name)[0]
+            alike.setdefault((own.template, cue if own.cue == CUES[0] else own.cue), []).append(name)
+    rows = examples(task, split, data)
+    for (template, own_cue), missing in alike.items():
+        each = [trained(out / name) for name in missing]
+        texts, empty = (Texts.of(backbone, some, template, own_cue) for some in (rows, content_free(rows[0])))
+        found = zip(missing, asked(backbone, texts, each), asked(backbone, empty, each), strict=True)
+        for name, logits, prior in found:
+            answers = {"logits": logits.numpy(), "prior": prior.numpy(), "gold": texts.gold.numpy()}
+            np.savez_compressed(out / name / stem, **answers)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("verb", choices=("train", "ask"))
+    parser.add_argument("names", nargs="+", help=f"candidates ({', '.join(CANDIDATES)}), or tasks to ask about")
+    parser.add_argument("--out", type=Path, default=Path("runs/own-method"))
+    parser.add_argument("--source", choices=tuple(ROWS), default="sst2")
+    parser.add_argument("--split", default="test")
+    parser.add_argument("--cue", choices=(*CUES, UNSEEN_CUE), default=CUES[0])
+    parser.add_argument("--data", type=Path)
+    parser.add_argument("--backbone", default="smollm2")
+    given = parser.parse_args()
+    backbone = load_backbone(given.backbone, dtype="float32")
+    for name in given.names:
+        if given.verb == "train":
+            train(name, given.out, given.source, given.data, backbone)
+        else:
+            ask(name, given.split, given.cue, given.out, given.data, backbone)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,194 @@
+"""What the candidates of docs/results/own-method/plan.md come to on a task, beside the plain prefix.
+
+    python benchmarks/own_method_table.py cr --out runs/own-method
+    python benchmarks/own_method_table.py imdb financial_phrasebank tweets mpqa semeval_twitter --out runs/own-method
+
+Accuracy in percent, mean ± sample standard deviation over seeds, macro F1, expected calibration error, and the
+difference to the plain prefix with its 95 % interval over seeds and rows. Of several tasks, the mean and the worst too.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from own_method import CUES, best_half, stem_of
+from rich.console import Console
+from rich.table import Table
+
+DRAWS, BINS = 2_000, 15
+SHARES = (0.2, 0.5, 0.8)
+LAMBDAS = (0.0, 0.25, 0.5, 0.75, 1.0)
+Numbers = NDArray[np.float64]
+
+
+class Answers:
+    """What a candidate's members said of a task's rows."""
+
+    def __init__(self, path: Path) -> None:
+        found = np.load(path)
+        self.gold: NDArray[np.int64] = found["gold"]
+        self.logs = log_softmax(found["logits"][:, :, 0])
+        """`[S, N, 2]`."""
+        self.prior = log_softmax(found["prior"][:, :, 0]).mean(1, keepdims=True)
+        """Of texts without content, `[S, 1, 2]`."""
+
+
+def log_softmax(logits: Numbers) -> Numbers:
+    shifted = logits - logits.max(-1, keepdims=True)
+    logs: Numbers = shifted - np.log(np.exp(shifted).sum(-1, keepdims=True))
+    return logs
+
+
+class Asked:
+    """All that was said of tasks' rows."""
+
+    def __init__(self, out: Path, cue: str) -> None:
+        self.out, self.cue = out, cue
+
+    def answers(self, name: str, task: str, split: str = "test") -> Answers:
+        return Answers(self.out / name / stem_of(task, split, self.cue))
+
+    def has(self, name: str, task: str) -> bool:
+        return (self.out / name / stem_of(task, "test", self.cue)).exists()
+
+    def best(self, name: str) -> list[int]:
+        """The half of a candidate's members that does best on the source's development rows."""
+        record = json.loads((self.out / name / "candidate.json").read_text(encoding="utf-8"))
+        return best_half(record["development"])
+
+    def systems(self, task: str) -> Iterator[tuple[str, Numbers]]:
+        """Name, and log-probabilities `[S, N, 2]` up to a constant in each row, of all that can be had of a task."""
+        names = [folder.name for folder in sorted(self.out.iterdir()) if self.has(folder.name, task)]
+        for name in sorted(names, key=lambda name: name != "plain"):
+            if name == "many":
+                continue
+            found = self.answers(name, task)
+            logs = found.logs
+            if name.startswith("bare"):
+                yield name, logs
+                yield f"{name}, calibrated", logs - found.prior
+                continue
+            own = f"bare-{name}"
+            bare = self.answers(own if own in names else "bare", task)
+            yield name, logs
+            yield f"{name}, averaged", logs.mean(0, keepdims=True)
+            yield f"{name}, half the bare model", (logs + bare.logs) / 2
+        if "many" in names:
+            yield from self._many(task)
+
+    def _many(self, task: str) -> Iterator[tuple[str, Numbers]]:
+        best, many = self.best("many"), self.answers("many", task)
+        yield "many, its members", many.logs[best]
+        logs, prior = (some[best].mean(0, keepdims=True) for some in (many.logs, many.prior))
+        yield "many", logs
+        share = self._share(best)
+        yield f"many, {share:g} of the prior off", logs - share * prior
+        whole = np.log(np.exp(log_softmax(logs)).mean(1, keepdims=True))
+        yield f"many, {share:g} of the mean over the test's texts off", logs - share * whole
+
+    def _share(self, best: Sequence[int]) -> float:
+        """How much of the prior is taken off: what is best on the source's development rows at three shares of their
+        labels."""
+        held = self.answers("many", "sst2", "validation")
+        logs, prior = (some[best].mean(0) for some in (held.logs, held.prior))
+        weights = [np.where(held.gold == 1, share, 1 - share) / counts(held.gold) for share in SHARES]
+
+        def score(part: float) -> float:
+            right = (logs - part * prior).argmax(-1) == held.gold
+            return float(np.mean([(right * weight).sum() for weight in weights]))
+
+        return max(LAMBDAS, key=score)
+
+
+def counts(gold: NDArray[np.int64]) -> Numbers:
+    """How many rows have each row's label, `[N]`."""
+    return np.bincount(gold, minlength=2)[gold].astype(float)
+
+
+def right(logs: Numbers, gold: NDArray[np.int64]) -> Numbers:
+    """`[S, N]`, 1 where an answer is right."""
+    return (logs.argmax(-1) == gold).astype(float)
+
+
+def macro_f1(logs: Numbers, gold: NDArray[np.int64]) -> float:
+    """The mean over seeds."""
+    said, scores = logs.argmax(-1), []
+    for own in said:
+        both = [2 * ((own == label) & (gold == label)).sum() for label in (0, 1)]
+        there = [(own == label).sum() + (gold == label).sum() for label in (0, 1)]
+        scores.append(np.mean([part / max(1, whole) for part, whole in zip(both, there, strict=True)]))
+    return float(np.mean(scores))
+
+
+def calibration_error(logs: Numbers, gold: NDArray[np.int64]) -> float:
+    """The mean over seeds, of `BINS` bins of equal width (Guo et al. 2017)."""
+    sure = np.exp(log_softmax(logs)).max(-1)  # [S, N]
+    hits, errors = right(logs, gold), []
+    for own, hit in zip(sure, hits, strict=True):
+        places = np.minimum((own * BINS).astype(int), BINS - 1)
+        gaps = [abs(hit[places == bin].sum() - own[places == bin].sum()) for bin in range(BINS)]
+        errors.append(sum(gaps) / len(gold))
+    return float(np.mean(errors))
+
+
+def drawn(hits: Numbers, number: int) -> Numbers:
+    """The mean of `[S, N]` as it is, then over draws of its seeds and rows, the same for systems of as many."""
+    seeds, rows = hits.shape
+    of_seeds = np.random.default_rng(seeds).multinomial(seeds, [1 / seeds] * seeds, DRAWS) / seeds
+    of_rows = np.random.default_rng([number, rows]).multinomial(rows, [1 / rows] * rows, DRAWS) / rows
+    return np.concatenate([[hits.mean()], (of_seeds @ hits * of_rows).sum(1)])
+
+
+def points(values: Numbers) -> str:
+    """A difference and its 95 % interval, of what was measured and what was drawn."""
+    low, high = np.quantile(values[1:], (0.025, 0.975))
+    return f"{100 * values[0]:+.1f} ({100 * low:+.1f} to {100 * high:+.1f})".replace("-", "−")
+
+
+def share_of(value: float) -> str:
+    return f"{100 * value:.1f}"
+
+
+def spread(hits: Numbers) -> str:
+    """Accuracy over seeds."""
+    each = hits.mean(1)
+    return share_of(each.mean()) + (f" ± {100 * each.std(ddof=1):.1f}" if len(each) > 1 else "")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("tasks", nargs="+")
+    parser.add_argument("--out", type=Path, default=Path("runs/own-method"))
+    parser.add_argument("--cue", default=CUES[0])
+    given = parser.parse_args()
+    asked = Asked(given.out, given.cue)
+    found = {task: dict(asked.systems(task)) for task in given.tasks}
+    gold = {task: asked.answers("bare", task).gold for task in given.tasks}
+    measures: list[tuple[str, Callable[[Numbers, NDArray[np.int64]], str]]] = [
+        ("accuracy", lambda logs, gold: spread(right(logs, gold))),
+        ("macro F1", lambda logs, gold: share_of(macro_f1(logs, gold))),
+        ("calibration error", lambda logs, gold: share_of(calibration_error(logs, gold))),
+    ]
+    table = Table(*["system", *(f"{task}: {name}" for task in given.tasks for name, _ in measures)])
+    table.add_column("beside plain")
+    if len(given.tasks) > 1:
+        table.add_column("mean")
+        table.add_column("worst")
+    for name in found[given.tasks[0]]:
+        cells = [measure(found[task][name], gold[task]) for task in given.tasks for _, measure in measures]
+        hits = [right(found[task][name], gold[task]) for task in given.tasks]
+        plain = [right(found[task]["plain"], gold[task]) for task in given.tasks]
+        gaps = [drawn(own, n) - drawn(other, n) for n, (own, other) in enumerate(zip(hits, plain, strict=True))]
+        means = [own.mean() for own in hits]
+        more = [share_of(float(np.mean(means))), share_of(min(means))] if len(means) > 1 else []
+        table.add_row(name, *cells, points(np.mean(gaps, axis=0)), *more)
+    Console(width=60 + 24 * len(table.columns)).print(table)
+
+
+if __name__ == "__main__":
+    main()
