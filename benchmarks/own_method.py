@@ -15,6 +15,7 @@ import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,10 +28,10 @@ from torch.nn.functional import cross_entropy as loss_of
 from preface.backbones import batching, causal_attention
 from preface.backbones.base import Backbone, Context
 from preface.backbones.contexts import Inputs
-from preface.backbones.frozen import cross_entropy
+from preface.backbones.frozen import FrozenLinear, cross_entropy
 from preface.backbones.load import load_backbone
 from preface.labelling.calibration import content_free
-from preface.methods import PrefixTuning
+from preface.methods import PrefixTuning, PromptModule
 from preface.methods.init import Initializer
 from preface.prompts import Prompts
 from preface.tasks import Example, load_split, load_task, render
@@ -45,7 +46,6 @@ UNSEEN_CUE = "Verdict:"
 ONCE, TWICE = "{text}", "{text}\n{text}"
 TOLD = "Is the sentiment of the following text positive or negative?\n{text}"
 PAIRS = (("negative", "positive"), ("bad", "good"))
-RATES = (0.01, 0.02, 0.04)
 TRIAL, STEPS, BATCH, WARMUP, LENGTH, MOST_TOKENS = 200, 300, 16, 20, 10, 512
 ROWS = {"sst2": 4_800, "imdb": 2_400}
 AT_ONCE = 2_048
@@ -72,6 +72,9 @@ class Candidate:
     """Whether half of the rows are two of one label, one after the other."""
     teacher: str | None = None
     """The candidate whose members' averaged answers are learnt, half and half with the labels."""
+    rank: int = 0
+    """In the place of a prefix: what is added, of this rank, to the queries of the answer's pieces."""
+    rates: tuple[float, ...] = (0.01, 0.02, 0.04)
     seeds: int = 5
     """0: the bare model."""
     best_rates: int = 1
@@ -93,6 +96,7 @@ CANDIDATES = {
     "cues": Candidate(cues=3, pairs=2, agreement=0.1),
     "cues-apart": Candidate(cues=3, pairs=2),
     "student": Candidate(teacher="many"),
+    "queries": Candidate(rank=4, rates=(0.001, 0.003, 0.01)),
 }
 
 
@@ -118,7 +122,8 @@ class Texts:
 
     def states(self, backbone: Backbone, context: Context, prompts: Prompts, rows: int) -> Tensor:
         """What the projection onto the vocabulary reads before each answer, `[rows, d]`."""
-        return backbone.answer(context, torch.tensor(self.lead_in).expand(rows, -1), prompts)[:, -1]
+        with turned(backbone, prompts):
+            return backbone.answer(context, torch.tensor(self.lead_in).expand(rows, -1), prompts)[:, -1]
 
     def logits(self, backbone: Backbone, hidden: Tensor) -> Tensor:
         """Of the words: `[B, d]` to `[B, pairs, 2]`."""
@@ -168,8 +173,51 @@ def growing(alpha: float, usual: float) -> Iterator[None]:
         causal_attention._prefix_bias = plain
 
 
+class Queries(PromptModule):
+    """P changes of the queries of every layer: `down` `[P, L, rank, d]`, `up` `[P, L, heads × e, rank]`, at first 0."""
+
+    def __init__(self, backbone: Backbone, rank: int, seeds: Sequence[int]) -> None:
+        super().__init__()
+        outputs, inputs = projections(backbone)[0].plain.shape
+        layers = len(projections(backbone))
+        drawn = [torch.randn(layers, rank, inputs, generator=torch.Generator().manual_seed(seed)) for seed in seeds]
+        self.down = torch.nn.Parameter(torch.stack(drawn) * inputs**-0.5)
+        self.up = torch.nn.Parameter(torch.zeros(len(seeds), layers, outputs, rank))
+
+    def forward(self) -> Prompts:
+        return Prompts({"queries.down": self.down, "queries.up": self.up})
+
+
+def projections(backbone: Backbone) -> list[FrozenLinear]:
+    """Those that make queries, by layer."""
+    return [layer.self_attn.q_proj for layer in backbone.model.model.layers]
+
+
+@contextmanager
+def turned(backbone: Backbone, prompts: Prompts) -> Iterator[None]:
+    """Queries change as prompts have it, whose rows lie side by side."""
+    if "queries.up" not in prompts.tensors:
+        yield
+        return
+    pairs = zip(prompts.tensors["queries.down"].unbind(1), prompts.tensors["queries.up"].unbind(1), strict=True)
+    hooks = [
+        projection.register_forward_hook(partial(_turn, down, up))
+        for projection, (down, up) in zip(projections(backbone), pairs, strict=True)
+    ]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def _turn(down: Tensor, up: Tensor, module: FrozenLinear, given: tuple[Tensor], output: Tensor) -> Tensor:
+    own = given[0].unflatten(0, (len(down), -1)).flatten(1, 2)  # [P, rows, d]
+    return output + (own @ down.mT @ up.mT).view_as(output)
+
+
 class Training:
-    """P prefixes of one candidate, trained side by side."""
+    """P prompts of one candidate, trained side by side."""
 
     def __init__(self, backbone: Backbone, candidate: Candidate, texts: Sequence[Texts], taught: Tensor | None) -> None:
         """
@@ -182,11 +230,8 @@ class Training:
         self.pairs = [(text, pair) for text in texts for pair in range(candidate.pairs)]
 
     def run(self, name: str, rows: Sequence[Example], members: Sequence[tuple[float, int]], steps: int) -> Prompts:
-        """The prefixes of these rates and seeds."""
-        said = [(row.text, str(row.label)) for row in rows]
-        begin = Initializer.parse("activations", PAIRS[0], said, CUES[0])
-        method = PrefixTuning(length=LENGTH, sites=("answer",))
-        module = method.build(self.backbone, begin, [seed for _, seed in members])
+        """The prompts of these rates and seeds."""
+        module = self.module(rows, [seed for _, seed in members])
         parameters = dict(module.named_parameters())
         optimizer = AdamW(parameters, 0.0)
         lengths = self.texts[0].inputs.lengths
@@ -203,6 +248,14 @@ class Training:
                 advance(1, f"loss {float(losses.detach().mean()):.3f}")
         with torch.no_grad():
             return Prompts({name: tensor.detach().clone() for name, tensor in module().tensors.items()})
+
+    def module(self, rows: Sequence[Example], seeds: Sequence[int]) -> PromptModule:
+        """What is trained, at its beginning."""
+        if self.candidate.rank:
+            return Queries(self.backbone, self.candidate.rank, seeds)
+        said = [(row.text, str(row.label)) for row in rows]
+        begin = Initializer.parse("activations", PAIRS[0], said, CUES[0])
+        return PrefixTuning(length=LENGTH, sites=("answer",)).build(self.backbone, begin, seeds)
 
     def losses(self, prompts: Prompts, batches: Sequence[Sequence[int]]) -> Tensor:
         """Of each member on its own batch, `[P]`."""
@@ -268,17 +321,18 @@ def train(name: str, out: Path, source: str, data: Path | None, backbone: Backbo
         losses = [float(loss_of(own, development.gold)) for own in answers]
         return right.tolist(), losses
 
-    trial = training.run(f"{name}, rates", rows, [(rate, 0) for rate in RATES], TRIAL)
+    rates = candidate.rates
+    trial = training.run(f"{name}, rates", rows, [(rate, 0) for rate in rates], TRIAL)
     accuracies, losses = scores(trial)
-    order = sorted(range(len(RATES)), key=lambda place: (-accuracies[place], losses[place]))
-    best = [RATES[place] for place in order[: candidate.best_rates]]
+    order = sorted(range(len(rates)), key=lambda place: (-accuracies[place], losses[place]))
+    best = [rates[place] for place in order[: candidate.best_rates]]
     members = [(rate, seed) for rate in best for seed in range(candidate.seeds)]
     prompts = training.run(name, rows, members, STEPS)
     save_file({key: tensor.contiguous() for key, tensor in prompts.tensors.items()}, folder / "prompts.safetensors")
     record = {
         "candidate": asdict(candidate),
         "source": source,
-        "trials": dict(zip(map(str, RATES), accuracies, strict=True)),
+        "trials": dict(zip(map(str, rates), accuracies, strict=True)),
         "members": members,
         "usual": training.usual,
         "development": scores(prompts)[0],
