@@ -1,0 +1,125 @@
+"""The candidates of a method of our own: each is trained and asked on a tiny model, beside what it should come to."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+import torch
+
+from preface.backbones.base import Backbone
+from preface.backbones.load import load_backbone
+from preface.methods import PrefixTuning
+from preface.methods.init import Initializer
+from preface.prompts import Prompts
+from preface.tasks import Example
+
+ROWS = [
+    Example.of(f"a {('dull', 'fine')[i % 2]} film {'and more ' * (i % 4)}", ("bad", "good")[i % 2]) for i in range(40)
+]
+
+
+@pytest.fixture
+def own(load, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    module = load("own_method")
+    monkeypatch.setattr(module, "PAIRS", (("bad", "good"), ("no", "yes")))
+    monkeypatch.setattr(module, "TRIAL", 2)
+    monkeypatch.setattr(module, "STEPS", 3)
+    monkeypatch.setattr(module, "examples", lambda task, split, data, rows=None: ROWS)
+    return module
+
+
+@pytest.fixture
+def backbone(causal_folder: Path) -> Backbone:
+    return load_backbone(causal_folder, dtype="float32", device="cpu")
+
+
+def test_every_candidate_is_trained_and_asked_once(
+    own: ModuleType, backbone: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(own.CANDIDATES, "chat", own.Candidate(template=own.TOLD))  # this tokenizer has no chat template
+    monkeypatch.setitem(own.CANDIDATES, "bare-chat", own.Candidate(seeds=0, template=own.TOLD))
+    for name in own.CANDIDATES:
+        own.train(name, tmp_path, "sst2", None, backbone)
+    own.ask("cr", "test", own.CUES[0], tmp_path, None, backbone)
+    for name, candidate in own.CANDIDATES.items():
+        found = np.load(tmp_path / name / own.stem_of("cr"))
+        members = max(1, candidate.seeds * candidate.best_rates)
+        assert found["logits"].shape == (members, len(ROWS), 2, 2)
+        assert found["prior"].shape == (members, 3, 2, 2)
+        assert found["gold"].tolist() == [0, 1] * 20
+        assert np.isfinite(found["logits"]).all()
+    monkeypatch.setattr(own, "Texts", None)  # nothing is read again
+    own.train("plain", tmp_path, "sst2", None, backbone)
+    own.ask("cr", "test", own.CUES[0], tmp_path, None, backbone)
+
+
+@pytest.mark.parametrize("rank", [0, 2])
+def test_members_are_trained_each_at_its_own_rate(own: ModuleType, backbone: Backbone, rank: int) -> None:
+    texts = own.Texts.of(backbone, ROWS, own.ONCE, own.CUES[0])
+    training = own.Training(backbone, own.Candidate(rank=rank), [texts], None)
+    prompts = training.run("two", ROWS, [(0.0, 0), (0.03, 0)], 40)
+    with torch.no_grad():
+        begun = training.module(ROWS, [0, 0])()
+        still, learnt = training.losses(prompts, [range(40), range(40)]).tolist()
+        before, _ = training.losses(begun, [range(40), range(40)]).tolist()
+    assert still == pytest.approx(before, rel=1e-5)
+    assert learnt < before - 0.5
+
+
+def prefixes(own: ModuleType, backbone: Backbone, length: int = 4) -> Prompts:
+    begin = Initializer.parse("activations", own.PAIRS[0], [("a film", "good")], own.CUES[0])
+    return PrefixTuning(length=length, sites=("answer",)).build(backbone, begin, [0, 1])()
+
+
+def test_growing_prefixes_weigh_as_if_they_stood_there_more_often(own: ModuleType, backbone: Backbone) -> None:
+    # with α = 1, a text of 2 N₀ pieces sees every key of a prefix twice
+    texts = own.Texts.of(backbone, ROWS[:1], own.ONCE, own.CUES[0])
+    prompts, context = prefixes(own, backbone), texts.inputs.read([0])
+    twice = Prompts({name: torch.cat([tensor, tensor], dim=3) for name, tensor in prompts.tensors.items()})
+    with torch.no_grad():
+        expected = texts.states(backbone, context, twice, 2)
+        with own.growing(1.0, texts.inputs.lengths[0] / 2):
+            found = texts.states(backbone, context, prompts, 2)
+        plain = texts.states(backbone, context, prompts, 2)
+    torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
+    assert not torch.allclose(plain, expected, atol=1e-3)
+
+
+def test_changed_queries_are_those_of_a_model_with_other_weights(own: ModuleType, backbone: Backbone) -> None:
+    texts = own.Texts.of(backbone, ROWS[:3], own.ONCE, own.CUES[0])
+    context = texts.inputs.read([0, 1, 2])
+    queries = own.Queries(backbone, 2, [0, 1])
+    torch.nn.init.normal_(queries.up, std=0.5)
+    with torch.no_grad():
+        prompts = queries()
+        found = texts.states(backbone, context, prompts, 6).unflatten(0, (2, 3))
+        for member in range(2):
+            changes = (queries.up @ queries.down)[member]  # [L, heads * e, d]
+            plain = [projection.plain.clone() for projection in own.projections(backbone)]
+            for projection, weight, change in zip(own.projections(backbone), plain, changes, strict=True):
+                projection.unpack()
+                projection.weight.copy_(weight + change)
+            expected = texts.states(backbone, context, Prompts.bare(), 3)
+            for projection, weight in zip(own.projections(backbone), plain, strict=True):
+                projection.unpack()
+                projection.weight.copy_(weight)
+            torch.testing.assert_close(found[member], expected, atol=1e-4, rtol=1e-3)
+
+
+def test_divergence_is_none_between_equals_and_log_2_between_opposites(own: ModuleType) -> None:
+    sure = torch.tensor([[1.0, 0.0], [0.0, 1.0]]).clamp(1e-9).log()
+    alike, apart = sure[[0, 0]], sure
+    torch.testing.assert_close(own.divergence(torch.stack([alike, apart])), torch.tensor([0.0, np.log(2)]).float())
+
+
+def test_half_of_the_joined_rows_are_two_of_one_label(own: ModuleType) -> None:
+    joined = own.with_joined(ROWS)
+    assert [row.label for row in joined] == [row.label for row in ROWS]
+    assert joined[:20] == ROWS[:20]
+    for row, alone in zip(joined[20:], ROWS[20:], strict=True):
+        assert row.text.startswith(alone.text.strip())
+        assert row.text.count("film") == 2
+        assert row.text.count("dull") in (0, 2)
