@@ -227,7 +227,6 @@ class Training:
         """
         self.backbone, self.candidate, self.texts, self.taught = backbone, candidate, texts, taught
         self.usual = float(np.mean(texts[0].inputs.lengths))
-        self.pairs = [(text, pair) for text in texts for pair in range(candidate.pairs)]
 
     def run(self, name: str, rows: Sequence[Example], members: Sequence[tuple[float, int]], steps: int) -> Prompts:
         """The prompts of these rates and seeds."""
@@ -281,17 +280,44 @@ def divergence(answers: Tensor) -> Tensor:
     return (answers.exp() * (answers - mean)).sum(-1).mean(1)
 
 
+@dataclass(frozen=True)
+class Trained:
+    """A candidate and its prompts."""
+
+    candidate: Candidate
+    prompts: Prompts
+    usual: float
+    """N₀, the pieces of a text that it was trained on."""
+    development: Sequence[float] = ()
+    """The accuracy of each prompt on the source's development rows."""
+
+    @classmethod
+    def read(cls, folder: Path) -> Trained:
+        """From the folder that `train` wrote."""
+        record = json.loads((folder / "candidate.json").read_text(encoding="utf-8"))
+        candidate = Candidate(**record["candidate"])
+        prompts = Prompts(load_file(folder / "prompts.safetensors")) if candidate.seeds else Prompts.bare()
+        return cls(candidate, prompts, record["usual"], record.get("development", ()))
+
+    def taught(self, backbone: Backbone, texts: Texts) -> Tensor:
+        """The averaged answers of the half of the prompts that does best on development rows, `[N, 2]`."""
+        best = self.prompts.select(best_half(self.development))
+        (logits,) = asked(backbone, texts, [replace(self, prompts=best)])
+        return logits[:, :, 0].log_softmax(-1).mean(0).softmax(-1).clone()
+
+
 @torch.inference_mode()
-def asked(backbone: Backbone, texts: Texts, each: Sequence[tuple[Candidate, Prompts, float]]) -> list[Tensor]:
+def asked(backbone: Backbone, texts: Texts, each: Sequence[Trained]) -> list[Tensor]:
     """What the prompts of several candidates answer: each `[P, N, pairs, 2]`, logits."""
-    found = [torch.empty(prompts.size, len(texts.inputs), *texts.words.shape) for _, prompts, _ in each]
+    found = [torch.empty(one.prompts.size, len(texts.inputs), *texts.words.shape) for one in each]
     with progress("asked", len(texts.inputs), "rows") as advance:
         for batch in batching.by_length(texts.inputs.lengths, AT_ONCE):
             context = texts.inputs.read(batch)
-            for (candidate, prompts, usual), output in zip(each, found, strict=True):
-                with growing(candidate.growth, usual):
-                    hidden = texts.states(backbone, context, prompts, prompts.size * len(batch))
-                output[:, batch] = texts.logits(backbone, hidden).unflatten(0, (prompts.size, -1))
+            for one, output in zip(each, found, strict=True):
+                size = one.prompts.size
+                with growing(one.candidate.growth, one.usual):
+                    hidden = texts.states(backbone, context, one.prompts, size * len(batch))
+                output[:, batch] = texts.logits(backbone, hidden).unflatten(0, (size, -1))
             advance(len(batch))
     return found
 
@@ -311,11 +337,11 @@ def train(name: str, out: Path, source: str, data: Path | None, backbone: Backbo
     cues = (candidate.cue, *CUES[1 : candidate.cues])
     texts = [Texts.of(backbone, rows, candidate.template, cue) for cue in cues]
     development = Texts.of(backbone, held, candidate.template, candidate.cue)
-    taught = None if candidate.teacher is None else teaching(out / candidate.teacher, backbone, texts[0])
+    taught = None if candidate.teacher is None else Trained.read(out / candidate.teacher).taught(backbone, texts[0])
     training = Training(backbone, candidate, texts, taught)
 
     def scores(prompts: Prompts) -> tuple[list[float], list[float]]:
-        (logits,) = asked(backbone, development, [(candidate, prompts, training.usual)])
+        (logits,) = asked(backbone, development, [Trained(candidate, prompts, training.usual)])
         answers = logits[:, :, 0].log_softmax(-1)  # [P, N, 2]
         right = (answers.argmax(-1) == development.gold).float().mean(1)
         losses = [float(loss_of(own, development.gold)) for own in answers]
@@ -341,22 +367,6 @@ def train(name: str, out: Path, source: str, data: Path | None, backbone: Backbo
     say(f"{name}: rate {best[0]:g}, development {np.mean(record['development']):.3f}")
 
 
-def trained(folder: Path) -> tuple[Candidate, Prompts, float]:
-    """A candidate, its prompts, and the usual length of its texts."""
-    record = json.loads((folder / "candidate.json").read_text(encoding="utf-8"))
-    candidate = Candidate(**record["candidate"])
-    prompts = Prompts(load_file(folder / "prompts.safetensors")) if candidate.seeds else Prompts.bare()
-    return candidate, prompts, record["usual"]
-
-
-def teaching(folder: Path, backbone: Backbone, texts: Texts) -> Tensor:
-    """The averaged answers of the half of a candidate's members that does best on development rows, `[N, 2]`."""
-    candidate, prompts, usual = trained(folder)
-    scores = json.loads((folder / "candidate.json").read_text(encoding="utf-8"))["development"]
-    (logits,) = asked(backbone, texts, [(candidate, prompts.select(best_half(scores)), usual)])
-    return logits[:, :, 0].log_softmax(-1).mean(0).softmax(-1).clone()
-
-
 def best_half(scores: Sequence[float]) -> list[int]:
     """The places of the higher half."""
     return sorted(range(len(scores)), key=lambda place: -scores[place])[: max(1, len(scores) // 2)]
@@ -373,15 +383,15 @@ def ask(task: str, split: str, cue: str, out: Path, data: Path | None, backbone:
     `cue`: what those are asked under that have no cue of their own.
     """
     stem = stem_of(task, split, cue)
-    names = [folder.name for folder in sorted(out.iterdir()) if (folder / "candidate.json").exists()]
-    alike: dict[tuple[str, str], list[str]] = {}  # what is read alike is read once for all
-    for name in names:
-        if not (out / name / stem).exists():
-            own = trained(out / name)[0]
-            alike.setdefault((own.template, cue if own.cue == CUES[0] else own.cue), []).append(name)
+    alike: dict[tuple[str, str], dict[str, Trained]] = {}  # what is read alike is read once for all
+    for folder in sorted(out.iterdir()):
+        if (folder / "candidate.json").exists() and not (folder / stem).exists():
+            one = Trained.read(folder)
+            own = one.candidate
+            alike.setdefault((own.template, cue if own.cue == CUES[0] else own.cue), {})[folder.name] = one
     rows = examples(task, split, data)
     for (template, own_cue), missing in alike.items():
-        each = [trained(out / name) for name in missing]
+        each = list(missing.values())
         texts, empty = (Texts.of(backbone, some, template, own_cue) for some in (rows, content_free(rows[0])))
         found = zip(missing, asked(backbone, texts, each), asked(backbone, empty, each), strict=True)
         for name, logits, prior in found:

@@ -13,17 +13,24 @@ import argparse
 import json
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from statistics import fmean
 
 import numpy as np
 from numpy.typing import NDArray
 from own_method import CUES, best_half, stem_of
 from rich.console import Console
 from rich.table import Table
+from scipy.special import log_softmax
 
-DRAWS, BINS = 2_000, 15
+from preface.experiments.differences import Numbers, difference_of, draws_of
+from preface.experiments.table import Entry
+from preface.insight.answers import bins_of, calibration_error
+from preface.tasks.metric import metric
+
+BINS = 15
+"""Of the calibration error, of equal width (Guo et al. 2017)."""
 SHARES = (0.2, 0.5, 0.8)
 LAMBDAS = (0.0, 0.25, 0.5, 0.75, 1.0)
-Numbers = NDArray[np.float64]
 
 
 class Answers:
@@ -32,16 +39,10 @@ class Answers:
     def __init__(self, path: Path) -> None:
         found = np.load(path)
         self.gold: NDArray[np.int64] = found["gold"]
-        self.logs = log_softmax(found["logits"][:, :, 0])
+        self.logs = log_softmax(found["logits"][:, :, 0], -1)
         """`[S, N, 2]`."""
-        self.prior = log_softmax(found["prior"][:, :, 0]).mean(1, keepdims=True)
+        self.prior = log_softmax(found["prior"][:, :, 0], -1).mean(1, keepdims=True)
         """Of texts without content, `[S, 1, 2]`."""
-
-
-def log_softmax(logits: Numbers) -> Numbers:
-    shifted = logits - logits.max(-1, keepdims=True)
-    logs: Numbers = shifted - np.log(np.exp(shifted).sum(-1, keepdims=True))
-    return logs
 
 
 class Asked:
@@ -88,7 +89,7 @@ class Asked:
         yield "many", logs
         share = self._share(best)
         yield f"many, {share:g} of the prior off", logs - share * prior
-        whole = np.log(np.exp(log_softmax(logs)).mean(1, keepdims=True))
+        whole = np.log(np.exp(log_softmax(logs, -1)).mean(1, keepdims=True))
         yield f"many, {share:g} of the mean over the test's texts off", logs - share * whole
 
     def _share(self, best: Sequence[int]) -> float:
@@ -117,47 +118,17 @@ def right(logs: Numbers, gold: NDArray[np.int64]) -> Numbers:
 
 def macro_f1(logs: Numbers, gold: NDArray[np.int64]) -> float:
     """The mean over seeds."""
-    said, scores = logs.argmax(-1), []
-    for own in said:
-        both = [2 * ((own == label) & (gold == label)).sum() for label in (0, 1)]
-        there = [(own == label).sum() + (gold == label).sum() for label in (0, 1)]
-        scores.append(np.mean([part / max(1, whole) for part, whole in zip(both, there, strict=True)]))
-    return float(np.mean(scores))
+    return fmean(metric("macro_f1", gold.tolist(), own.tolist()) for own in logs.argmax(-1))
 
 
-def calibration_error(logs: Numbers, gold: NDArray[np.int64]) -> float:
-    """The mean over seeds, of `BINS` bins of equal width (Guo et al. 2017)."""
-    sure = np.exp(log_softmax(logs)).max(-1)  # [S, N]
-    hits, errors = right(logs, gold), []
-    for own, hit in zip(sure, hits, strict=True):
-        places = np.minimum((own * BINS).astype(int), BINS - 1)
-        gaps = [abs(hit[places == bin].sum() - own[places == bin].sum()) for bin in range(BINS)]
-        errors.append(sum(gaps) / len(gold))
-    return float(np.mean(errors))
-
-
-def drawn(hits: Numbers, number: int) -> Numbers:
-    """The mean of `[S, N]` as it is, then over draws of its seeds and rows, the same for systems of as many."""
-    seeds, rows = hits.shape
-    of_seeds = np.random.default_rng(seeds).multinomial(seeds, [1 / seeds] * seeds, DRAWS) / seeds
-    of_rows = np.random.default_rng([number, rows]).multinomial(rows, [1 / rows] * rows, DRAWS) / rows
-    return np.concatenate([[hits.mean()], (of_seeds @ hits * of_rows).sum(1)])
-
-
-def points(values: Numbers) -> str:
-    """A difference and its 95 % interval, of what was measured and what was drawn."""
-    low, high = np.quantile(values[1:], (0.025, 0.975))
-    return f"{100 * values[0]:+.1f} ({100 * low:+.1f} to {100 * high:+.1f})".replace("-", "−")
+def error(logs: Numbers, gold: NDArray[np.int64]) -> float:
+    """The expected calibration error, the mean over seeds."""
+    sure, hits = np.exp(log_softmax(logs, -1)).max(-1), right(logs, gold)  # [S, N]
+    return fmean(calibration_error(bins_of(*both, BINS)) for both in zip(sure.tolist(), hits.tolist(), strict=True))
 
 
 def share_of(value: float) -> str:
     return f"{100 * value:.1f}"
-
-
-def spread(hits: Numbers) -> str:
-    """Accuracy over seeds."""
-    each = hits.mean(1)
-    return share_of(each.mean()) + (f" ± {100 * each.std(ddof=1):.1f}" if len(each) > 1 else "")
 
 
 def main() -> None:
@@ -170,9 +141,9 @@ def main() -> None:
     found = {task: dict(asked.systems(task)) for task in given.tasks}
     gold = {task: asked.answers("bare", task).gold for task in given.tasks}
     measures: list[tuple[str, Callable[[Numbers, NDArray[np.int64]], str]]] = [
-        ("accuracy", lambda logs, gold: spread(right(logs, gold))),
+        ("accuracy", lambda logs, gold: str(Entry(tuple(right(logs, gold).mean(1))))),
         ("macro F1", lambda logs, gold: share_of(macro_f1(logs, gold))),
-        ("calibration error", lambda logs, gold: share_of(calibration_error(logs, gold))),
+        ("calibration error", lambda logs, gold: share_of(error(logs, gold))),
     ]
     table = Table(*["system", *(f"{task}: {name}" for task in given.tasks for name, _ in measures)])
     table.add_column("beside plain")
@@ -183,10 +154,10 @@ def main() -> None:
         cells = [measure(found[task][name], gold[task]) for task in given.tasks for _, measure in measures]
         hits = [right(found[task][name], gold[task]) for task in given.tasks]
         plain = [right(found[task]["plain"], gold[task]) for task in given.tasks]
-        gaps = [drawn(own, n) - drawn(other, n) for n, (own, other) in enumerate(zip(hits, plain, strict=True))]
+        gaps = [draws_of(own, n) - draws_of(other, n) for n, (own, other) in enumerate(zip(hits, plain, strict=True))]
         means = [own.mean() for own in hits]
         more = [share_of(float(np.mean(means))), share_of(min(means))] if len(means) > 1 else []
-        table.add_row(name, *cells, points(np.mean(gaps, axis=0)), *more)
+        table.add_row(name, *cells, str(difference_of(np.mean(gaps, axis=0))), *more)
     Console(width=60 + 24 * len(table.columns)).print(table)
 
 

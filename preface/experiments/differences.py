@@ -71,7 +71,7 @@ def differences(cells: Sequence[Cell]) -> Differences | None:
     draws: dict[str, dict[str, Numbers]] = {}  # each [1 + DRAWS]: as measured, then as drawn
     for number, (task, found) in enumerate(right.items()):
         if reference in found:
-            scores = {name: _draws(np.array(rows, dtype=float), number) for name, rows in found.items()}
+            scores = {name: draws_of(np.array(rows, dtype=float), number) for name, rows in found.items()}
             draws[task] = {name: scores[name] - scores[reference] for name in columns if name in scores}
     trained = {cell.train_task for cell in cells}
     others = [found for task, found in draws.items() if task not in trained]
@@ -79,12 +79,13 @@ def differences(cells: Sequence[Cell]) -> Differences | None:
         everywhere = [name for name in columns if all(name in found for found in others)]
         mean = {name: np.mean([found[name] for found in others], axis=0) for name in everywhere}
         draws[f"mean of the {len(others)} other tasks"] = mean
-    rows = tuple((task, {name: _difference(drawn) for name, drawn in found.items()}) for task, found in draws.items())
+    rows = tuple((task, {name: difference_of(drawn) for name, drawn in found.items()}) for task, found in draws.items())
     return Differences(reference, columns, rows)
 
 
-def _draws(right: Numbers, task: int) -> Numbers:
-    """The mean of `[S, n]` as it is, then as often as there are draws of its seeds and rows."""
+def draws_of(right: Numbers, task: int) -> Numbers:
+    """The mean of `[S, n]` as it is, then as often as there are draws of its seeds and rows: the same draws for
+    all that have as many in a task, which a number stands for."""
     seeds, n = right.shape
     of_seeds = np.random.default_rng(seeds).multinomial(seeds, [1 / seeds] * seeds, DRAWS) / seeds  # [DRAWS, S]
     of_rows = np.random.default_rng([task, n]).multinomial(n, [1 / n] * n, DRAWS) / n  # [DRAWS, n]
@@ -92,6 +93,7 @@ def _draws(right: Numbers, task: int) -> Numbers:
     return np.concatenate([[right.mean()], drawn])
 
 
-def _difference(drawn: Numbers) -> Difference:
+def difference_of(drawn: Numbers) -> Difference:
+    """What was measured, which comes first, and how far what was drawn of it reaches."""
     low, high = np.quantile(drawn[1:], (0.025, 0.975))
     return Difference(float(drawn[0]), float(low), float(high))

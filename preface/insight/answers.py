@@ -106,11 +106,11 @@ def calibration_error(bins: Sequence[Bin]) -> float:
     return sum(some.rows * abs(some.confidence - some.right) for some in bins) / sum(some.rows for some in bins)
 
 
-def bins_of(sure: Sequence[float], right: Sequence[bool]) -> tuple[Bin, ...]:
-    """Answers by their probability, in bins of equal width; empty ones are left out."""
+def bins_of(sure: Sequence[float], right: Sequence[bool], count: int = BINS) -> tuple[Bin, ...]:
+    """Answers by their probability, in so many bins of equal width; empty ones are left out."""
     found: dict[int, list[int]] = {}
     for place, probability in enumerate(sure):
-        found.setdefault(min(BINS - 1, int(probability * BINS)), []).append(place)
+        found.setdefault(min(count - 1, int(probability * count)), []).append(place)
     return tuple(
         Bin(
             sum(sure[place] for place in places) / len(places),

@@ -180,17 +180,23 @@ def _logits(
     """
     if model.config.is_encoder_decoder:
         begun, labels = (each.to(model.device) for each in batching.answers_of(answers, lead_in))
-        ids, mask = (each.to(model.device) for each in batching.padded(texts, 0))
+        ids, mask = _padded(model, texts)
         read = {"input_ids": ids} if encoded is None else {"encoder_outputs": encoded}
         return model(**read, attention_mask=mask, decoder_input_ids=begun).logits, labels
     # each piece is said by the place before it
     whole = [[*text, *lead_in, *answer[:-1]] for text, answer in zip(texts, answers, strict=True)]
     said = [[*[-100] * (len(text) + len(lead_in) - 1), *answer] for text, answer in zip(texts, answers, strict=True)]
-    ids, mask = (each.to(model.device) for each in batching.padded(whole, 0))
+    ids, mask = _padded(model, whole)
     labels = batching.padded(said, -100)[0]  # [B, T]
     places = (labels != -100).any(0).nonzero().squeeze(1)  # [S], where some row says something
     logits = model(input_ids=ids, attention_mask=mask, logits_to_keep=places.to(model.device)).logits
     return logits, labels[:, places].to(model.device)
+
+
+def _padded(model: Any, texts: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
+    """Ids and mask `[B, T]`, where the model is."""
+    ids, mask = batching.padded(texts, 0)
+    return ids.to(model.device), mask.to(model.device)
 
 
 def _losses(logits: Tensor, labels: Tensor) -> Tensor:
@@ -235,7 +241,7 @@ def label_scores(
 
 def _encoded(model: Any, texts: Sequence[Sequence[int]]) -> Any:
     """What an encoder makes of texts, for all answers."""
-    ids, mask = (each.to(model.device) for each in batching.padded(texts, 0))
+    ids, mask = _padded(model, texts)
     return model.get_encoder()(input_ids=ids, attention_mask=mask)
 
 
