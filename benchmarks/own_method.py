@@ -33,6 +33,7 @@ from preface.backbones.load import load_backbone
 from preface.labelling.calibration import content_free
 from preface.methods import PrefixTuning, PromptModule
 from preface.methods.init import Initializer
+from preface.methods.soft_words import SoftWords
 from preface.prompts import Prompts
 from preface.tasks import Example, load_split, load_task, render
 from preface.tasks.split import sampled
@@ -74,12 +75,18 @@ class Candidate:
     """The candidate whose members' averaged answers are learnt, half and half with the labels."""
     rank: int = 0
     """In the place of a prefix: what is added, of this rank, to the queries of the answer's pieces."""
+    words: int = 0
+    """In the place of a prefix: soft words between text and answer, whose states change in every layer."""
+    prefix: bool = False
+    """Whether soft words have a prefix of half the length beside them."""
+    steps: int = STEPS
     rates: tuple[float, ...] = (0.01, 0.02, 0.04)
     seeds: int = 5
     """0: the bare model."""
     best_rates: int = 1
 
 
+WORDS = (0.01, 0.03, 0.1)
 CANDIDATES = {
     "bare": Candidate(seeds=0),
     "plain": Candidate(),
@@ -97,6 +104,10 @@ CANDIDATES = {
     "cues-apart": Candidate(cues=3, pairs=2),
     "student": Candidate(teacher="many"),
     "queries": Candidate(rank=4, rates=(0.001, 0.003, 0.01)),
+    "words": Candidate(words=6, rates=WORDS),
+    "words-prefix": Candidate(words=3, prefix=True, rates=WORDS),
+    "longer": Candidate(steps=3 * STEPS),
+    "words-longer": Candidate(words=6, steps=3 * STEPS, rates=WORDS),
 }
 
 
@@ -188,6 +199,17 @@ class Queries(PromptModule):
         return Prompts({"queries.down": self.down, "queries.up": self.up})
 
 
+class Both(PromptModule):
+    """What two modules make, side by side."""
+
+    def __init__(self, one: PromptModule, other: PromptModule) -> None:
+        super().__init__()
+        self.one, self.other = one, other
+
+    def forward(self) -> Prompts:
+        return Prompts({**self.one().tensors, **self.other().tensors})
+
+
 def projections(backbone: Backbone) -> list[FrozenLinear]:
     """Those that make queries, by layer."""
     return [layer.self_attn.q_proj for layer in backbone.model.model.layers]
@@ -253,8 +275,13 @@ class Training:
         if self.candidate.rank:
             return Queries(self.backbone, self.candidate.rank, seeds)
         said = [(row.text, str(row.label)) for row in rows]
-        begin = Initializer.parse("activations", PAIRS[0], said, CUES[0])
-        return PrefixTuning(length=LENGTH, sites=("answer",)).build(self.backbone, begin, seeds)
+        labels, activations = (Initializer.parse(kind, PAIRS[0], said, CUES[0]) for kind in ("labels", "activations"))
+        if not self.candidate.words:
+            return PrefixTuning(length=LENGTH, sites=("answer",)).build(self.backbone, activations, seeds)
+        words = SoftWords(length=self.candidate.words, place="after").build(self.backbone, labels, seeds)
+        if not self.candidate.prefix:
+            return words
+        return Both(words, PrefixTuning(length=LENGTH // 2, sites=("answer",)).build(self.backbone, activations, seeds))
 
     def losses(self, prompts: Prompts, batches: Sequence[Sequence[int]]) -> Tensor:
         """Of each member on its own batch, `[P]`."""
@@ -353,7 +380,7 @@ def train(name: str, out: Path, source: str, data: Path | None, backbone: Backbo
     order = sorted(range(len(rates)), key=lambda place: (-accuracies[place], losses[place]))
     best = [rates[place] for place in order[: candidate.best_rates]]
     members = [(rate, seed) for rate in best for seed in range(candidate.seeds)]
-    prompts = training.run(name, rows, members, STEPS)
+    prompts = training.run(name, rows, members, candidate.steps)
     save_file({key: tensor.contiguous() for key, tensor in prompts.tensors.items()}, folder / "prompts.safetensors")
     record = {
         "candidate": asdict(candidate),
@@ -409,8 +436,9 @@ def main() -> None:
     parser.add_argument("--cue", choices=(*CUES, UNSEEN_CUE), default=CUES[0])
     parser.add_argument("--data", type=Path)
     parser.add_argument("--backbone", default="smollm2")
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
     given = parser.parse_args()
-    backbone = load_backbone(given.backbone, dtype="float32")
+    backbone = load_backbone(given.backbone, dtype=given.dtype)
     for name in given.names:
         if given.verb == "train":
             train(name, given.out, given.source, given.data, backbone)

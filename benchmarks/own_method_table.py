@@ -16,6 +16,7 @@ from pathlib import Path
 from statistics import fmean
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from own_method import CUES, best_half, stem_of
 from rich.console import Console
@@ -25,6 +26,7 @@ from scipy.special import log_softmax
 from preface.experiments.differences import Numbers, difference_of, draws_of
 from preface.experiments.table import Entry
 from preface.insight.answers import bins_of, calibration_error
+from preface.labelling.calibration import calibrated
 from preface.tasks.metric import metric
 
 BINS = 15
@@ -41,8 +43,8 @@ class Answers:
         self.gold: NDArray[np.int64] = found["gold"]
         self.logs = log_softmax(found["logits"][:, :, 0], -1)
         """`[S, N, 2]`."""
-        self.prior = log_softmax(found["prior"][:, :, 0], -1).mean(1, keepdims=True)
-        """Of texts without content, `[S, 1, 2]`."""
+        self.prior = log_softmax(found["prior"][:, :, 0], -1)
+        """Of texts without content, `[S, M, 2]`."""
 
 
 class Asked:
@@ -72,7 +74,7 @@ class Asked:
             logs = found.logs
             if name.startswith("bare"):
                 yield name, logs
-                yield f"{name}, calibrated", logs - found.prior
+                yield f"{name}, calibrated", without(logs, found.prior)
                 continue
             own = f"bare-{name}"
             bare = self.answers(own if own in names else "bare", task)
@@ -88,22 +90,27 @@ class Asked:
         logs, prior = (some[best].mean(0, keepdims=True) for some in (many.logs, many.prior))
         yield "many", logs
         share = self._share(best)
-        yield f"many, {share:g} of the prior off", logs - share * prior
-        whole = np.log(np.exp(log_softmax(logs, -1)).mean(1, keepdims=True))
-        yield f"many, {share:g} of the mean over the test's texts off", logs - share * whole
+        yield f"many, {share:g} of the prior off", without(logs, prior, share)
+        yield f"many, {share:g} of the mean over the test's texts off", without(logs, logs, share)
 
     def _share(self, best: Sequence[int]) -> float:
         """How much of the prior is taken off: what is best on the source's development rows at three shares of their
         labels."""
         held = self.answers("many", "sst2", "validation")
-        logs, prior = (some[best].mean(0) for some in (held.logs, held.prior))
+        logs, prior = (some[best].mean(0, keepdims=True) for some in (held.logs, held.prior))
         weights = [np.where(held.gold == 1, share, 1 - share) / counts(held.gold) for share in SHARES]
 
         def score(part: float) -> float:
-            right = (logs - part * prior).argmax(-1) == held.gold
-            return float(np.mean([(right * weight).sum() for weight in weights]))
+            hits = right(without(logs, prior, part), held.gold)
+            return float(np.mean([(hits * weight).sum() for weight in weights]))
 
         return max(LAMBDAS, key=score)
+
+
+def without(logs: Numbers, prior: Numbers, share: float = 1.0) -> Numbers:
+    """Log-probabilities `[S, N, 2]` from which a share of what `prior` `[S, M, 2]` has on the mean is taken off."""
+    whole = calibrated(torch.from_numpy(logs), torch.from_numpy(prior)).numpy()
+    return (1 - share) * log_softmax(logs, -1) + share * whole
 
 
 def counts(gold: NDArray[np.int64]) -> Numbers:
