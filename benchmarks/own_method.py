@@ -45,6 +45,8 @@ from preface.tuning.schedules import done_since, rate_share
 CUES = ("Sentiment:", "Answer:", "It was")
 UNSEEN_CUE = "Verdict:"
 ONCE, TWICE = "{text}", "{text}\n{text}"
+WORDED = "sentiment: {text}"
+"""The wording that does best on SST-2's development rows without any prompt."""
 TOLD = "Is the sentiment of the following text positive or negative?\n{text}"
 PAIRS = (("negative", "positive"), ("bad", "good"))
 TRIAL, STEPS, BATCH, WARMUP, LENGTH, MOST_TOKENS = 200, 300, 16, 20, 10, 512
@@ -94,6 +96,9 @@ CANDIDATES = {
     "twice": Candidate(template=TWICE),
     "bare-told": Candidate(seeds=0, template=TOLD),
     "told": Candidate(template=TOLD),
+    "bare-worded": Candidate(seeds=0, template=WORDED),
+    "worded": Candidate(template=WORDED),
+    "worded-words": Candidate(template=WORDED, words=6, rates=WORDS),
     "bare-chat": Candidate(seeds=0, template=TOLD, cue=CHAT),
     "chat": Candidate(template=TOLD, cue=CHAT),
     "many": Candidate(seeds=8, best_rates=2),

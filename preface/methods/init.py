@@ -82,7 +82,8 @@ class Initializer:
             case "vocabulary":
                 return vocabulary_embeddings(backbone, length, seed)
             case "prompt":
-                embeddings = self.saved().embeddings
+                saved = self.saved()
+                embeddings = saved.after if saved.embeddings is None else saved.embeddings
                 if embeddings is None or embeddings.shape[1:] != (length, table.shape[1]):
                     raise UserError(
                         f"init prompt:{self.argument}: not {length} input embeddings of {table.shape[1]} numbers; "

@@ -58,7 +58,10 @@ class Perturbed(PromptModule):
 def started(backbone: Backbone, initializer: Initializer, length: int) -> Tensor:
     """What is added at first, `[L - 1, n, d]`: zero, or what a saved prompt adds. Raises UserError."""
     zero = torch.zeros(backbone.layers - 1, length, backbone.hidden_width)
-    if initializer.kind != "prompt" or (saved := initializer.saved().tensors.get("embeddings.added")) is None:
+    if initializer.kind != "prompt":
+        return zero
+    saved = next((tensor for name, tensor in initializer.saved().tensors.items() if name.endswith(".added")), None)
+    if saved is None:
         return zero
     if saved.shape[1:] != zero.shape:
         raise UserError(

@@ -75,6 +75,11 @@ def test_trained_on_a_decoder_only_model_and_read_back(place: str, causal_folder
     saved = load_prompt(run.folder)
     assert set(saved.prompts.tensors) == {carrier, f"{carrier}.added"}
     assert len(list(preface.predict(run, ["the good thing", "the bad thing"]))) == 2
+    begin = Initializer.parse(f"prompt:{run.folder / 'prompt'}")
+    again = SoftWords(length=3, place=place).build(run.backbone, begin, [0])()
+    assert again.tensors.keys() == saved.prompts.tensors.keys()
+    for name, tensor in saved.prompts.tensors.items():
+        assert torch.equal(again.tensors[name], tensor)
 
 
 def test_trained_saved_evaluated_voted_on_and_looked_at(nano: Backbone, tmp_path: Path) -> None:
