@@ -42,7 +42,7 @@ from preface.tasks.load import INPUT_NAMES, LABEL_NAME, FileOptions
 from preface.tasks.read import is_blank
 from preface.tasks.registry import task_of
 from preface.tasks.split import drawn
-from preface.tasks.task import CUE, example_of, label_value
+from preface.tasks.task import BEST, CUE, WHOLE, example_of, label_value
 from preface.terminal.interrupt import Interrupted
 from preface.tuning.finish import Outcome, best_of, warn_of
 from preface.tuning.folds import CrossValidation, OnAllRows
@@ -80,6 +80,7 @@ class PromptClassifier(ClassifierMixin, BaseEstimator):
         label_words: the word that the model answers for each class, `{0: "negative", 1: "positive"}`. Default: the
             classes as they are.
         cue: what stands between a text and its answer, for decoder-only models; `chat`: the model's own chat template.
+        wording: what stands around each text, such as `sentiment: {text}`.
         input, template: the columns of `X` with the text, and how it is made of them: `{premise} … {hypothesis}`.
         dtype, device: as for `load_backbone`.
         random_state: of the development rows, the prompt's beginning and the order of rows. With None each fit draws
@@ -105,6 +106,7 @@ class PromptClassifier(ClassifierMixin, BaseEstimator):
         folds: int | None = None,
         label_words: Mapping[Any, str] | None = None,
         cue: str | None = None,
+        wording: str | None = None,
         input: str | Sequence[str] | None = None,
         template: str | None = None,
         max_input_tokens: int | None = None,
@@ -123,6 +125,7 @@ class PromptClassifier(ClassifierMixin, BaseEstimator):
         self.folds = folds
         self.label_words = label_words
         self.cue = cue
+        self.wording = wording
         self.input = input
         self.template = template
         self.max_input_tokens = max_input_tokens
@@ -177,7 +180,7 @@ class PromptClassifier(ClassifierMixin, BaseEstimator):
         backbone = backbone_of(card, known=self._backbone())
         rows = _rows(X, card.task)
         examples = _examples(card.task, rows, [None] * len(rows))
-        question = backbone.question("{text}", card.task.cue)
+        question = backbone.question(card.task.wording, card.task.cue)
         ids, _ = render(backbone.tokenize, examples, card.max_input_tokens, question)
         inputs = Inputs(backbone, ids, keep=self.prompts_.leaves_reading)  # a search asks many prompts about them
         scores = Labeller(backbone, self.prompts_, wanted(backbone, card.task)).label(inputs)  # [N, C]
@@ -205,7 +208,10 @@ class PromptClassifier(ClassifierMixin, BaseEstimator):
             raise UserError(
                 f"development: is a share of the rows, more than 0 and less than 1 (got {self.development})"
             )
-        own = validated(FileOptions, {"input": self.input, "template": self.template, "cue": self.cue})
+        given = {"input": self.input, "template": self.template, "cue": self.cue, "wording": self.wording}
+        own = validated(FileOptions, given)
+        if own.wording == BEST:
+            raise UserError("wording best: chooses among a task's instructions, and texts given in Python have none")
         return task_of(
             {
                 "name": NAME,
@@ -217,6 +223,7 @@ class PromptClassifier(ClassifierMixin, BaseEstimator):
                 },
                 "template": own.template or "{text}",
                 "cue": own.cue or CUE,
+                "wording": own.wording or WHOLE,
                 "labels": self._words(classes),
                 "splits": {
                     "train": {"part": PART},
@@ -319,7 +326,8 @@ def _trained(backbone: Backbone, method: Method, recipe: Recipe, task: Task, exa
         training, development = (drawn(task, name, lambda part: Part(examples)) for name in ("train", "validation"))
     else:
         training, development = (Split(task.name, name, examples, [], []) for name in ("train", "validation"))
-    rows = Rows.of(backbone, wanted(backbone, task), training, development, recipe.max_input_tokens, task.cue)
+    asked, most = wanted(backbone, task), recipe.max_input_tokens
+    rows = Rows.of(backbone, asked, training, development, most, task.cue, task.wording)
     recipe = recipe.resolve(rows.steps_an_epoch(recipe))
     kind = Population if recipe.folds is None else CrossValidation
     population = kind(backbone, method, recipe, rows, task.metric)

@@ -233,6 +233,14 @@ def test_label_words_and_cue_stand_in_the_prompt(tiny_classifier: PromptClassifi
     assert fitted.card_.task.cue == "Verdict:"
 
 
+def test_a_wording_stands_around_each_text(checkpoint_folder: Path) -> None:
+    worded = PromptClassifier(checkpoint_folder, **OPTIONS, wording="mood: {text}", folds=2).fit(X, Y)
+    plain = PromptClassifier(checkpoint_folder, **OPTIONS, folds=2).fit(by_hand := [f"mood: {text}" for text in X], Y)
+    np.testing.assert_allclose(worded.predict_proba(X), plain.predict_proba(by_hand), atol=1e-6)
+    with pytest.raises(UserError, match="wording best"):
+        PromptClassifier(checkpoint_folder, wording="best").fit(X, Y)
+
+
 @pytest.mark.parametrize("as_frame", [True, False])
 def test_a_text_may_have_several_columns(as_frame: bool, checkpoint_folder: Path) -> None:
     frame = pd.DataFrame({"first": X, "second": X[::-1], "other": range(60)})

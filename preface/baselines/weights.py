@@ -26,6 +26,7 @@ from preface.records.record import Record
 from preface.records.results import Cell, installed_versions
 from preface.records.run import at_best_rate
 from preface.tasks import Task, render
+from preface.tasks.task import BEST
 from preface.terminal.progress import progress, say
 from preface.tuning.loop import CHECKPOINTS, Loop
 from preface.tuning.recipe import Recipe, recipe_from
@@ -102,6 +103,8 @@ class Weights(Trained):
         name, quantized = split_name(self.backbone)
         if quantized is not None:
             raise UserError(f"{self.label}: weights are tuned as they are; give the backbone {name}")
+        if setting.task(self.train_task).wording == BEST:
+            raise UserError(f"{self.label}: the wording best is of the bare model; give one in words")
         if self.tuning in OF_PEFT:
             check_peft(self.tuning)
 
@@ -129,7 +132,8 @@ class Weights(Trained):
         task = setting.task(self.train_task)
         training, development = setting.split(task, "train", self.train_rows), setting.split(task, "validation")
         pieces = setting.backbone(self.backbone)
-        rows = Rows.of(pieces, wanted(pieces, task), training, development, recipe.max_input_tokens, task.cue)
+        asked, most = wanted(pieces, task), recipe.max_input_tokens
+        rows = Rows.of(pieces, asked, training, development, most, task.cue, task.wording)
         model, parameters = self._tunable(setting, seed)
         one = recipe.model_copy(update={"learning_rates": (rate,), "seeds": (seed,)})
         tuned = Tuned(f"{self.label} · {rate:g} · seed {seed}", model, parameters, rows, one, task.metric)
@@ -169,7 +173,7 @@ class Weights(Trained):
         words = trained_on.words_for(task)
         cue, examples = trained_on.cue, setting.split(task, "test").examples
         asked = LabelWords.of(pieces, words, cue) if words else FreeText(pieces, cue, task.answer_pieces)
-        question = pieces.question("{text}", cue)
+        question = pieces.question(trained_on.wording, cue)
         texts, cut = render(pieces.tokenize, examples, self.recipe.max_input_tokens, question)
         began = time.perf_counter()
         with progress(f"{task.name} · {self.label}", len(texts), "rows") as advance:

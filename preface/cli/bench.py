@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 @verb(
-    options=data_fields(),
+    options=data_fields(without=("wording",)),
     epilog="""
 Examples:
 

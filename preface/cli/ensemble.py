@@ -14,7 +14,7 @@ from preface.cli.options import data_fields
 
 
 @verb(
-    options=data_fields(),
+    options=data_fields(without=("wording",)),
     epilog="""
 Examples:
 

@@ -21,7 +21,7 @@ def _options() -> dict[str, Fields]:
     from preface.labelling.options import EvaluateOptions
     from preface.tasks.options import DataOptions
 
-    return {"evaluate_options": fields(EvaluateOptions), "data_options": fields(DataOptions)}
+    return {"evaluate_options": fields(EvaluateOptions), "data_options": fields(DataOptions, without=("wording",))}
 
 
 @verb(

@@ -26,7 +26,7 @@ Examples:
 
 `preface import sst2-from-peft --task sst2 --out prompts/sst2`
 
-`preface import sst2.npy --backbone google/t5-base-lm-adapt --task sst2 --template "sentence: {text}" --out google`
+`preface import sst2.npy --backbone google/t5-base-lm-adapt --task sst2 --wording "sentence: {text}" --out google`
 """,
 )
 def import_(

@@ -42,13 +42,13 @@ def fields(*models: type[BaseModel], only: Collection[str] | None = None, withou
     return found
 
 
-def data_fields(*only: str) -> Callable[[], dict[str, Fields]]:
-    """What `verb` makes options of for a verb that reads data: all fields of `DataOptions`, or only some."""
+def data_fields(*only: str, without: Collection[str] = ()) -> Callable[[], dict[str, Fields]]:
+    """What `verb` makes options of for a verb that reads data: the fields of `DataOptions`, or some of them."""
 
     def made() -> dict[str, Fields]:
         from preface.tasks.options import DataOptions
 
-        return {"data_options": fields(DataOptions, only=only or None)}
+        return {"data_options": fields(DataOptions, only=only or None, without=without)}
 
     return made
 

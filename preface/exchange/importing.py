@@ -29,6 +29,7 @@ from preface.records.card import (
 )
 from preface.records.results import installed_versions
 from preface.tasks import Task, load_task
+from preface.tasks.task import BEST
 
 
 def import_prompt(
@@ -66,6 +67,8 @@ def import_prompt(
     if limit < 2:
         raise UserError(f"max-input-tokens {limit}: at least 2")
     the_task = load_task(task, **options)
+    if the_task.wording == BEST:
+        raise UserError("wording best: is chosen in training; give the one that the prompt was trained under")
 
     def load(own: str | None) -> Backbone:
         if not (name := backbone or own):

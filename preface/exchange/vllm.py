@@ -40,7 +40,7 @@ def write_vllm(saved: SavedPrompt, path: Path, load: Callable[[], Backbone], exa
     asked = wanted(model, card.task)
     most = asked.most if isinstance(asked, FreeText) else max(map(len, asked.pieces))
     about = {"model": split_name(card.backbone)[0], "max_tokens": most, "temperature": 0}
-    question = model.question("{text}", card.task.cue)
+    question = model.question(card.task.wording, card.task.cue)
     with naming(path), replacing(path) as temporary, temporary.open("w", encoding="utf-8") as file:
         for example in examples:
             (ids,), _ = render(model.tokenize, [example], card.max_input_tokens, question)

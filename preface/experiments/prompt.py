@@ -39,6 +39,8 @@ class Prompt(Trained):
     """None: every rate is trained in full with every seed."""
     cue: str | None = Field(None, min_length=1)
     """In place of the task's own, as `sentinel`."""
+    wording: str | None = Field(None, min_length=1)
+    """In place of the task's own, as `best`."""
     shots: int | None = Field(None, ge=1)
     """Rows of each label, drawn anew by each seed; needs `folds`. None: all rows, or `train_rows`."""
 
@@ -113,7 +115,7 @@ class Prompt(Trained):
             return run if run.record.result is not None else train(backbone, resume=folder)
         return train(
             backbone,
-            load_task(setting.task(self.train_task), cue=self.cue),
+            load_task(setting.task(self.train_task), cue=self.cue, wording=self.wording),
             self.method,
             data=setting.data.data,
             skip_bad_rows=setting.data.skip_bad_rows,

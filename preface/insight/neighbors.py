@@ -256,7 +256,8 @@ class _Looking:
     def _real_keys(self, sites: Sequence[str]) -> tuple[dict[str, Tensor], dict[str, list[str]]]:
         """Keys of real text at some sites, `[L, H, M, e]`, and what the piece of each is."""
         model, task, examples = self.model, self.saved.card.task, self._examples()
-        ids, _ = render(model.tokenize, examples, self.saved.card.max_input_tokens, model.question("{text}", task.cue))
+        question = model.question(task.wording, task.cue)
+        ids, _ = render(model.tokenize, examples, self.saved.card.max_input_tokens, question)
         answers = [
             [*model.lead_in(task.cue), *pieces[:-1]]
             for pieces in model.answer_pieces([str(example.label) for example in examples], task.cue)

@@ -57,7 +57,8 @@ def predictions_on(
         inputs = [item[len(backbone.begin) :] for item in inputs]
     stacked = stack(prompts)
     # the texts as prompts are trained: another evaluation of such prompts will want them again
-    tokenized = Inputs(backbone, inputs, keep=stacked.leaves_reading and instruction == PLAIN)
+    again = stacked.leaves_reading and (instruction == PLAIN or bool(stacked.tensors))
+    tokenized = Inputs(backbone, inputs, keep=again)
     if not words:
         text = FreeText(backbone, cue, answer_pieces)
         with progress(title, len(inputs) * stacked.size, "rows") as advance:

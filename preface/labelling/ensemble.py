@@ -144,6 +144,7 @@ def _check_alike(saved: Sequence[SavedPrompt]) -> None:
             ("label words", first.card.label_words, other.card.label_words),
             ("task", first.card.task.name, other.card.task.name),
             ("cue", first.card.task.cue, other.card.task.cue),
+            ("wording", first.card.task.wording, other.card.task.wording),
         ):
             if one != another:
                 raise UserError(f"{other.folder}: has another {what} than {first.folder}; an ensemble needs the same")
@@ -215,7 +216,7 @@ class _Voters:
         card = self.saved[0].card
         self.labels = labels_of(self.model, card.label_words, card.task.cue, card.task.multi_label)
         self.prompts = stack([one.prompts for one in self.saved])
-        self.question = self.model.question("{text}", card.task.cue)
+        self.question = self.model.question(card.task.wording, card.task.cue)
         self.limit = max(one.card.max_input_tokens for one in self.saved)
 
     def scores(self, split: Split) -> Tensor:

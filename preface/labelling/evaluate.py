@@ -29,6 +29,7 @@ from preface.tasks.find import refuse_outside
 from preface.tasks.label_sets import NONE
 from preface.tasks.metric import of_numbers
 from preface.tasks.options import DataOptions
+from preface.tasks.task import Instruction
 from preface.terminal.progress import say, warn, warn_skipped
 
 
@@ -207,9 +208,9 @@ class _Evaluation:
         )
 
     def _wording(self, task: Task, limit: int) -> Wording:
-        """What is read: the text as a prompt was trained, or what the bare backbone does best with."""
+        """What is read: the text as a prompt was trained on it, or what the bare backbone does best with."""
         if self.subjects.origin is not None:
-            return Wording(PLAIN)
+            return Wording(Instruction(template=self.subjects.origin.task.wording))
         if self.how.instruction is not None:
             return Wording(self.how.instruction)
         if "validation" in task.splits:

@@ -106,7 +106,7 @@ class _Answers:
         self.model = model
         self.wanted = wanted(model, saved.card.task)
         self.labeller = Labeller(model, saved.prompts, self.wanted)
-        self.question = model.question("{text}", saved.card.task.cue)
+        self.question = model.question(saved.card.task.wording, saved.card.task.cue)
         self.limit = saved.card.max_input_tokens
         self.ensemble = saved.card.ensemble
         self.originals = originals(saved.card.task)

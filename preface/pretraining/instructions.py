@@ -33,7 +33,7 @@ def worded(
         ranks = [rng.random() for _ in examples]
         examples = [examples[i] for i in sorted(sorted(range(len(examples)), key=ranks.__getitem__)[:cap])]
     return [
-        [Example(_cropped(each.fields, words, rng), given[str(each.label)], instruction.wording) for each in examples]
+        [Example(_cropped(each.fields, words, rng), given[str(each.label)], instruction.layout) for each in examples]
         for instruction, given in zip(instructions, answers, strict=True)
     ]
 

@@ -187,9 +187,9 @@ class Store:
         saved.check_sizes(backbone_of(saved.card, known=self.backbone))
         task = saved.card.task
         # many prompts are of few tasks, and to write words in pieces takes as long as to read a prompt
-        key = (task.cue, task.label_words, task.multi_label, task.answer_pieces)
+        key = (task.cue, task.wording, task.label_words, task.multi_label, task.answer_pieces)
         if key not in self.asked:
-            self.asked[key] = wanted(self.backbone, task), self.backbone.question("{text}", task.cue)
+            self.asked[key] = wanted(self.backbone, task), self.backbone.question(task.wording, task.cue)
         prompts = saved.prompts.to(self.backbone.device, self.backbone.dtype)
         return Served(name, saved.card, prompts, *self.asked[key])
 

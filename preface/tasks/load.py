@@ -17,7 +17,7 @@ from preface.tasks.lines import STDIN, listed
 from preface.tasks.mixture import PLUS, mixture_of
 from preface.tasks.read import SUFFIXES, format_of, is_blank, iter_rows
 from preface.tasks.registry import is_yaml, read_task, registered, split_reference, task_of, unknown_task
-from preface.tasks.task import CHAT, CUE, SEPARATOR, Task, label_value
+from preface.tasks.task import CHAT, CUE, SEPARATOR, WHOLE, Task, label_value
 
 INPUT_NAMES = ("text", "sentence", "input", "content")
 """Fields that are taken for the text, the first that a file has, if none is named."""
@@ -49,6 +49,12 @@ class FileOptions(BaseModel):
     )
     cue: str | None = Field(
         None, min_length=1, description="What stands between a text and its answer, for decoder-only models."
+    )
+    wording: str | None = Field(
+        None,
+        min_length=1,
+        description="What stands around each text that a prompt reads, such as `sentiment: {text}`; best: the one of "
+        "the task's instructions that does best without a prompt.",
     )
     validation: Path | None = Field(None, description="A data file's development rows. Default: a tenth is held out.")
     test: Path | None = Field(None, description="A data file's test rows. Default: all rows of the data file.")
@@ -114,15 +120,15 @@ def _overridden(task: Task, own: FileOptions) -> Task:
             raise UserError(f"{option}: is for a data file; {task.name} says itself what its answers are")
     if file := own.validation or own.test:
         raise UserError(f"{file}: is for a data file; {task.name} has splits of its own")
-    if task.mixture and own != FileOptions(cue=own.cue):
-        raise UserError(f"{task.name}: of a mixture only the cue can be set; its tasks say the rest themselves")
+    if task.mixture and own != FileOptions(cue=own.cue, wording=own.wording):
+        raise UserError(f"{task.name}: of a mixture only cue and wording can be set; its tasks say the rest themselves")
     definition = task.model_dump(exclude_unset=True)
     inputs = own.input
     if own.template is not None:
         definition["template"] = own.template
         definition.pop("instructions", None)  # they ask with the fields of the template that this replaces
         inputs = inputs or (None if "text" in own.names else own.names)
-    elif inputs is not None and "text" not in task.wording.names:
+    elif inputs is not None and "text" not in task.layout.names:
         raise UserError(
             f"{task.name}: its template {task.template!r} names its fields, so the input cannot be set; give a "
             "--template with those of the file"
@@ -131,6 +137,8 @@ def _overridden(task: Task, own: FileOptions) -> Task:
         definition["fields"]["input"] = inputs
     if own.cue is not None:
         definition["cue"] = own.cue
+    if own.wording is not None:
+        definition["wording"] = own.wording
     if own.label is not None:
         definition["fields"]["label"] = own.label
     if own.label_words is not None:
@@ -187,6 +195,7 @@ def _data_task(path: Path, own: FileOptions) -> Task:
         "fields": {"input": inputs, "label": label},
         "template": own.template or "{text}",
         "cue": own.cue or CUE,
+        "wording": own.wording or WHOLE,
         "labels": {} if own.free_text else _labels(path, label, encoding, own.label_words, multi_label),
         "multi_label": multi_label,
         "metric": "exact_text+text_f1" if own.free_text else "micro_f1" if multi_label else "accuracy",

@@ -7,6 +7,7 @@ from typing import Any
 
 from pydantic import Field
 
+from preface.errors import UserError
 from preface.tasks.load import FileOptions, load_task
 from preface.tasks.registry import is_yaml, registered, split_reference
 from preface.tasks.split import Split, load_split, sampled
@@ -27,8 +28,10 @@ class DataOptions(FileOptions):
         """A task to evaluate on: the options describe data files; other tasks know their own, and take only `cue`.
 
         Where the options do not say what a data file's labels are, they are those of the task that was trained on, as
-        its data or its words.
+        its data or its words. Raises UserError for a wording.
         """
+        if self.wording is not None:
+            raise UserError("wording: a prompt reads under the one that it was trained under, and knows it")
         base = split_reference(str(spec))[0]
         if isinstance(spec, Task) or base in registered() or is_yaml(base):
             return load_task(spec, cue=self.cue)

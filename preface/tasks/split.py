@@ -144,7 +144,7 @@ def iter_examples(
     on_bad: OnBad = (on_skip or (lambda message: None)) if skip_bad_rows else raise_bad
     names = task.text_fields
     # which field is the text may be guessed
-    free = guess and "text" in task.wording.names and len(task.fields.input) == 1
+    free = guess and "text" in task.layout.names and len(task.fields.input) == 1
     need = (*names, *INPUT_NAMES) if free else names
     fitted: Task | None = None
     rows = iter_rows(source, encoding=encoding, need=need, on_bad=on_bad) if isinstance(source, str | Path) else source

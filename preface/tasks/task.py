@@ -44,6 +44,10 @@ CUE = "Answer:"
 
 CHAT = "chat"
 """The cue of texts that stand in the model's own chat template."""
+WHOLE = "{text}"
+"""The wording that says nothing around a text."""
+BEST = "best"
+"""The wording that is still to be chosen."""
 
 SENTINEL = "sentinel"
 """The cue of answers that begin after a sentinel, as those that T5 learned by span corruption do (Lester et al. 2021,
@@ -169,7 +173,7 @@ class Instruction(Model):
     """What to answer in place of each label word, as yes for positive; empty: the label words themselves."""
 
     @cached_property
-    def wording(self) -> Template:
+    def layout(self) -> Template:
         """The template as what renders a text."""
         return Template.parse(self.template)
 
@@ -208,6 +212,10 @@ class Task(Model):
     cue: str = Field(CUE, min_length=1)
     """What stands between a text and its answer for models that go on writing, such as `Sentiment:`; `chat`: the
     model's own chat template stands around the text instead; `sentinel`: T5's answer begins after `<extra_id_0>`."""
+    wording: str = WHOLE
+    """What stands around a text, `{text}`, where a prompt reads it, such as `sentiment: {text}`; `best`: of
+    `instructions` the one that the bare model does best with on development rows. A prompt is trained under it, and
+    reads texts of other tasks under it too."""
     instructions: tuple[Instruction, ...] = ()
     """Wordings that prompt for the label, for instruction tuning and for use without a prompt."""
     replace: dict[str, str] = {}
@@ -249,27 +257,29 @@ class Task(Model):
         return other.label_words if known else self.label_words
 
     @cached_property
-    def wording(self) -> Template:
+    def layout(self) -> Template:
         """The template as what renders a text; raises ValueError if it is broken."""
         return Template.parse(self.template)
 
     @property
     def text_fields(self) -> tuple[str, ...]:
         """The fields of a row that its text is made of."""
-        each = ((name,) if name != "text" else self.fields.input for name in self.wording.names)
+        each = ((name,) if name != "text" else self.fields.input for name in self.layout.names)
         return tuple(dict.fromkeys(name for names in each for name in names))
 
     @model_validator(mode="after")
     def _holds_together(self) -> Task:
-        names = self.wording.names
+        names = self.layout.names
         if self.fields.label in self.fields.input or (self.fields.label in names and self.fields.label != "text"):
             raise ValueError(f"the label field {self.fields.label!r} may not be part of the text")
         for number, instruction in enumerate(self.instructions):
             # splits are drawn by the template's text: with other fields, a text could stand in two splits
-            other = next((field for field in instruction.wording.names if field not in names), None)
+            other = next((field for field in instruction.layout.names if field not in names), None)
             if other is not None:
                 have = ", ".join(f"{{{name}}}" for name in names)
                 raise ValueError(f"instructions.{number}: {{{other}}} is no field of the template, which has {have}")
+        if self.wording != BEST and Template.parse(self.wording).names != ("text",):
+            raise ValueError(f"wording {self.wording!r}: the text stands in it as {{text}}, and nothing else; or best")
         if self.labels and (len(self.label_words) < 2 or "" in self.label_words):
             raise ValueError(f"labels needs two or more different words, not {list(self.label_words)}")
         if self.multi_label:
@@ -356,7 +366,7 @@ def example_of(task: Task, row: Row, label: str | None) -> Example:
     """
     inputs = task.fields.input
     fields = {}
-    for name in task.wording.names:
+    for name in task.layout.names:
         text = " ".join([_text(row, each, inputs) for each in (inputs if name == "text" else (name,))])
         for old, new in task.replace.items():
             text = text.replace(old, new)
@@ -364,7 +374,7 @@ def example_of(task: Task, row: Row, label: str | None) -> Example:
     group = _group(row, task.fields.group) if task.fields.group and label is not None else ""
     answers = _answers(row, task.fields.label) if task.free_text and label is not None else ()
     labels = as_set(label) if task.multi_label and label is not None else None
-    example = Example(fields, label, task.wording, group, answers, labels)
+    example = Example(fields, label, task.layout, group, answers, labels)
     if not (text := example.text):
         raise UserError(f"{row.place}: the text is empty once the task's replacements are made; leave the row out")
     refuse_half_characters(text, row.place, inputs)

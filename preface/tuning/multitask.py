@@ -63,7 +63,7 @@ class TaskRows(Rows):
                 raise UserError(f"{task.name}: no rows are left of it once the tests of the other tasks are kept out")
             each.append(own)
         joint = {field.name: getattr(rows, field.name) for field in fields(rows)}
-        tasks = tuple(task.model_copy(update={"cue": rows.cue}) for task in mixture.mixture)
+        tasks = tuple(task.model_copy(update={"cue": rows.cue, "wording": mixture.wording}) for task in mixture.mixture)
         return cls(**joint, tasks=tasks, each=tuple(each))
 
     @property

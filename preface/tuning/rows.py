@@ -20,8 +20,9 @@ from preface.labelling.labeller import Labeller, Prediction, predictions_of
 from preface.labelling.multi_label import MultiLabel
 from preface.prompts import Prompts
 from preface.tasks import Example, Split, render
+from preface.tasks.example import Template
 from preface.tasks.metric import majority_of, score_of
-from preface.tasks.task import CUE
+from preface.tasks.task import CUE, WHOLE
 from preface.terminal.progress import warn, warn_skipped
 from preface.tuning.processes import Processes
 from preface.tuning.recipe import Recipe
@@ -33,7 +34,7 @@ class Rows:
 
     wanted: Wanted
     examples: list[tuple[str, str]]
-    """Text and answer of each training row."""
+    """Text, under the wording, and answer of each training row."""
     training: list[list[int]]
     development: list[list[int]]
     held_out: list[Example]
@@ -51,11 +52,12 @@ class Rows:
         development: Split,
         max_input_tokens: int,
         cue: str = CUE,
+        wording: str = WHOLE,
     ) -> Rows:
         """Tokenise two splits; says how many inputs are cut, and which rows were left out."""
         ids: list[list[list[int]]] = []
         cut: dict[str, int] = {}
-        question = backbone.question("{text}", cue)
+        question = backbone.question(wording, cue)
         for split in (training, development):
             pieces, are_cut = render(backbone.tokenize, split.examples, max_input_tokens, question)
             ids.append(pieces)
@@ -65,7 +67,8 @@ class Rows:
                 warn(f"{count} were cut to {max_input_tokens} tokens")
         # both splits may be drawn from the same file
         warn_skipped(training.task, list(dict.fromkeys([*training.skipped, *development.skipped])))
-        examples = [(example.text, str(example.label)) for example in training.examples]
+        around = Template.of(wording)
+        examples = [(around.render({"text": example.text}), str(example.label)) for example in training.examples]
         return cls(wanted, examples, ids[0], ids[1], development.examples, cut, cue)
 
     @property

@@ -17,6 +17,7 @@ from preface.backbones.load import dtype_name
 from preface.backbones.quantized import split_name
 from preface.errors import UserError
 from preface.labelling.free_text import wanted
+from preface.labelling.wording import with_best_wording
 from preface.methods import Method, PrefixTuning, method_named
 from preface.methods.multitask_prompt_tuning import MultitaskPromptTuning
 from preface.options import divided, validated
@@ -138,9 +139,15 @@ class _Training:
         rows = self.limits.of(labelled(self.task, split))
         return rows, replace(rows, split="validation")
 
+    def worded(self, development: Split) -> _Training:
+        """With the wording that does best without a prompt, where the task asks for that."""
+        task = with_best_wording(self.backbone, self.task, development.examples, self.recipe.max_input_tokens)
+        return replace(self, task=task)
+
     def rows(self, training: Split, development: Split) -> Rows:
-        asked = wanted(self.backbone, self.task)
-        rows = Rows.of(self.backbone, asked, training, development, self.recipe.max_input_tokens, self.task.cue)
+        task, most = self.task, self.recipe.max_input_tokens
+        asked = wanted(self.backbone, task)
+        rows = Rows.of(self.backbone, asked, training, development, most, task.cue, task.wording)
         if isinstance(self.method, MultitaskPromptTuning) and self.task.mixture:
             return TaskRows.of_mixture(self.backbone, rows, self.task, training, development)
         return rows
@@ -181,6 +188,7 @@ class _Training:
 
 def _begin(folder: Path, work: _Training, track: tuple[str, ...]) -> Run:
     training, development = work.read()
+    work = work.worded(development)
     rows = work.rows(training, development)
     work = replace(work, recipe=work.recipe.resolve(rows.steps_an_epoch(work.recipe)))
     population = work.first(rows)  # before there is a folder that would claim the name

@@ -55,6 +55,9 @@ def test_every_field_is_an_option_with_its_description(verb: str, model: type[Ba
     for name, field in model.model_fields.items():
         assert field.description, f"{model.__name__}.{name}"
         spelling = SPELLINGS.get(name, (f"--{name.replace('_', '-')}", None))[0].split("/")[0]
+        if name == "wording" and verb != "train":  # what is trained knows its own
+            assert spelling not in there
+            continue
         assert there[spelling].help
         assert name == "seeds" or field.description in there[spelling].help
 

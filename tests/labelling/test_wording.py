@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
+import torch
 
 import preface
 from preface.backbones.base import Backbone
+from preface.errors import UserError
 from preface.labelling.answers import predictions_on
-from preface.labelling.wording import best_wording, wordings
+from preface.labelling.wording import best_wording, with_best_wording, wordings
 from preface.prompts import Prompts
 from preface.tasks import load_split, load_task
 from preface.tasks.metric import metric
@@ -60,3 +63,52 @@ def test_without_development_rows_it_is_the_task_s_first(nano: Backbone, capsys:
     (cell,) = preface.evaluate(None, ["posts"], backbone=nano)
     assert cell.details["instruction"] == load_task("posts").instructions[0].template
     assert "posts: no development rows to choose a wording by" in capsys.readouterr().err
+
+
+# the wording that a prompt is trained under
+
+
+def test_the_best_for_a_prompt_asks_for_the_label_words_themselves(nano: Backbone) -> None:
+    rows = load_split("film", "validation").examples[:40]
+    plain, task = load_task("film"), load_task("film", wording="best")
+    some = [one for one in wordings(task) if not one.answers]
+    assert 1 < len(some) < len(wordings(task))
+    chosen = with_best_wording(nano, task, rows, 512)
+    assert chosen.wording == best_wording(nano, task, rows, 512, among=some).instruction.template
+    assert chosen == plain.model_copy(update={"wording": chosen.wording})
+    assert with_best_wording(nano, plain, rows, 512) is plain
+
+
+@pytest.mark.parametrize("folder", ["checkpoint_folder", "causal_folder"])
+def test_a_prompt_reads_every_text_under_its_wording(
+    folder: str, data_file: Path, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    """As prompts of a task whose template says the same; on another file too, of which a template would not be said."""
+    (held_out := tmp_path / "held-out.jsonl").write_text(data_file.read_text().replace("number", "of kind"))
+    backbone = preface.load_backbone(request.getfixturevalue(folder), dtype="float32")
+    how = {"steps": 4, "learning_rates": [0.3], "batch_size": 8, "validation": held_out}
+    options = how | {"method": "prompt-tuning"}
+    worded = preface.train(backbone, data_file, wording="mood: {text}", out=tmp_path / "worded", **options)
+    other = preface.train(backbone, data_file, template="mood: {text}", out=tmp_path / "other", **options)
+    assert worded.record.task.wording == "mood: {text}"
+    assert [one.score for one in worded.members] == [one.score for one in other.members]
+    for mine, theirs in zip(worded.members, other.members, strict=True):
+        for name, tensor in worded.prompt(mine.index).prompts.tensors.items():
+            assert torch.equal(tensor, other.prompt(theirs.index).prompts.tensors[name])
+    texts = ["the good thing", "a bad day"]
+    assert list(preface.predict(worded, texts)) == list(preface.predict(other, texts))
+    (mine,) = preface.evaluate(worded, [held_out], prompts="best")
+    (theirs,) = preface.evaluate(other, [held_out], prompts="best", template="mood: {text}")
+    said, expected = (read_predictions(cell.details["predictions"]) for cell in (mine, theirs))
+    assert said == expected
+
+
+def read_predictions(path: str) -> list[dict[str, float]]:
+    return [json.loads(line)["probabilities"] for line in Path(path).read_text().splitlines()]
+
+
+def test_a_wording_holds_the_text_and_nothing_else(data_file: Path) -> None:
+    for wrong in ("no text", "{premise} {text}", "{text"):
+        with pytest.raises(UserError, match=r"wording|template"):
+            load_task(data_file, wording=wrong)
+    assert load_task("rte", wording="best").wording == "best"

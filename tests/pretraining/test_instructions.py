@@ -34,9 +34,9 @@ def test_instructions_of_shipped_tasks(name: str) -> None:
         assert 4 <= len(templates) <= 8
         assert ("sentiment: {text}" in templates) == (name in SENTIMENT)
         assert ("review sentiment: {text}" in templates) == (name in REVIEWS)
-        named = set(each.wording.names)
+        named = set(each.layout.names)
         for instruction in each.instructions:
-            assert set(instruction.wording.names) == named
+            assert set(instruction.layout.names) == named
             if each.free_text:
                 with pytest.raises(UserError, match="its answers are free text"):
                     answers_of(each, instruction)

@@ -97,7 +97,7 @@ def test_it_asks_another_task_for_that_task_s_words() -> None:
         ("film+reviews", {}, "not all of them have rows to train on"),
         ("film+squad", {}, "squad are free text"),
         ("film+fil", {}, "no task is called 'fil', did you mean film"),
-        ("film+sst2", {"label": "x"}, "of a mixture only the cue can be set"),
+        ("film+sst2", {"label": "x"}, "of a mixture only cue and wording"),
     ],
 )
 def test_mixtures_that_cannot_be(spec: str, options: dict[str, str], message: str) -> None:
