@@ -5,6 +5,7 @@
 
 Accuracy in percent, mean ± sample standard deviation over seeds, macro F1, expected calibration error, and the
 difference to the plain prefix with its 95 % interval over seeds and rows. Of several tasks, the mean and the worst too.
+`--cells FOLDER` writes what each member scored as cells, which `preface report FOLDER` makes a page and pictures of.
 """
 
 from __future__ import annotations
@@ -18,15 +19,19 @@ from statistics import fmean
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from own_method import CUES, best_half, stem_of
+from own_method import CUES, PAIRS, best_half, stem_of
 from rich.console import Console
 from rich.table import Table
+from safetensors.torch import load_file
 from scipy.special import log_softmax
 
 from preface.experiments.differences import Numbers, difference_of, draws_of
 from preface.experiments.table import Entry
 from preface.insight.answers import bins_of, calibration_error
 from preface.labelling.calibration import calibrated
+from preface.labelling.measures import measured
+from preface.records.results import Cell, write_cells
+from preface.tasks import Example
 from preface.tasks.metric import metric
 
 BINS = 15
@@ -83,6 +88,25 @@ class Asked:
             yield f"{name}, half the bare model", (logs + bare.logs) / 2
         if "many" in names:
             yield from self._many(task)
+
+    def cells(self, tasks: Sequence[str]) -> Iterator[Cell]:
+        """What each member of each candidate scored."""
+        for name in (folder.name for folder in sorted(self.out.iterdir())):
+            record = json.loads((self.out / name / "candidate.json").read_text(encoding="utf-8"))
+            members = record.get("members", [[None, None]])
+            tensors = load_file(self.out / name / "prompts.safetensors") if record["candidate"]["seeds"] else {}
+            numbers = sum(tensor[0].numel() for tensor in tensors.values())
+            for task in (task for task in tasks if self.has(name, task)):
+                found = self.answers(name, task)
+                words = PAIRS[0]
+                rows = [Example.of("", words[label]) for label in found.gold]
+                for (rate, seed), own in zip(members, found.logs.argmax(-1), strict=True):
+                    value, details = measured("accuracy", rows, [words[label] for label in own], words)
+                    details |= {"learning_rate": rate, "seconds_are_not_measured": True}
+                    source = record.get("source")
+                    yield Cell(
+                        "smollm2", name, source, task, "accuracy", value, len(rows), seed, numbers, 0.0, "test", details
+                    )
 
     def _many(self, task: str) -> Iterator[tuple[str, Numbers]]:
         best, many = self.best("many"), self.answers("many", task)
@@ -143,8 +167,11 @@ def main() -> None:
     parser.add_argument("tasks", nargs="+")
     parser.add_argument("--out", type=Path, default=Path("runs/own-method"))
     parser.add_argument("--cue", default=CUES[0])
+    parser.add_argument("--cells", type=Path)
     given = parser.parse_args()
     asked = Asked(given.out, given.cue)
+    if given.cells is not None:
+        write_cells(given.cells / "results.json", asked.cells(given.tasks))
     found = {task: dict(asked.systems(task)) for task in given.tasks}
     gold = {task: asked.answers("bare", task).gold for task in given.tasks}
     measures: list[tuple[str, Callable[[Numbers, NDArray[np.int64]], str]]] = [

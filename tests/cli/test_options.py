@@ -127,8 +127,8 @@ data_options = st.fixed_dictionaries(
 @settings(deadline=None)
 @given(data_options)
 def test_options_as_arguments_are_read_as_the_same_options(given_options: dict[str, Any]) -> None:
-    written = expand(["--task", "film", *arguments(given_options)], parameters("bench"))
-    context = get_command(app).commands["bench"].complete().make_context("bench", written)  # type: ignore[attr-defined]
+    written = expand(["--task", "film", *arguments(given_options)], parameters("train"))
+    context = get_command(app).commands["train"].complete().make_context("train", written)  # type: ignore[attr-defined]
     values = {name: list(value) if isinstance(value, tuple) else value for name, value in context.params.items()}
     read = given_fields(DataOptions.model_fields, values)
     assert validated(DataOptions, read) == validated(DataOptions, given_options)
