@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from preface.errors import UserError
-from preface.tasks.task import CUE, DataSource, Fields, SplitRule, Task
+from preface.tasks.task import CUE, WHOLE, DataSource, Fields, SplitRule, Task
 
 PLUS = "+"
 """Between the tasks of a mixture, as in `sst2+trec`."""
@@ -14,8 +14,8 @@ PLUS = "+"
 def mixture_of(tasks: Sequence[Task]) -> Task:
     """One task of several.
 
-    Its labels are the label words of all of them, its splits those that all have. Models that go on writing read one
-    cue for all: the tasks' own where they agree.
+    Its labels are the label words of all of them, its splits those that all have. There is one wording for all, and for
+    models that go on writing one cue: the tasks' own where they agree.
 
     Raises UserError where a task stands there twice, has free text for answers or several labels a text,
     or the tasks have no split in common.
@@ -30,13 +30,14 @@ def mixture_of(tasks: Sequence[Task]) -> Task:
     splits = {split: SplitRule(part=split) for split in tasks[0].splits if all(split in task.splits for task in tasks)}
     if "train" not in splits:
         raise UserError(f"{name}: not all of them have rows to train on")
-    cues = {task.cue for task in tasks}
+    cues, wordings = {task.cue for task in tasks}, {task.wording for task in tasks}
     return Task(
         name=name,
         description=f"{len(tasks)} tasks together",
         source=DataSource(),
         fields=Fields(input=("text",), label="label"),
         cue=cues.pop() if len(cues) == 1 else CUE,
+        wording=wordings.pop() if len(wordings) == 1 else WHOLE,
         labels={word: word for task in tasks for word in task.label_words},
         splits=splits,
         mixture=tuple(tasks),

@@ -11,6 +11,7 @@ import preface
 from preface.backbones.base import Backbone
 from preface.errors import UserError
 from preface.tasks import Task, load_split, load_task
+from preface.tasks.mixture import mixture_of
 from preface.tasks.split import MIXED_DEVELOPMENT, few, sampled
 
 
@@ -81,6 +82,13 @@ def test_one_cue_for_all(own: str) -> None:
     assert load_task(own).cue == "Answer:"
     assert load_task(own, cue="So:").cue == "So:"
     assert load_task("sst2+cr").cue == load_task("sst2").cue
+
+
+def test_one_wording_for_all() -> None:
+    worded = [load_task(name, wording="mood: {text}") for name in ("film", "sst2")]
+    assert mixture_of(worded).wording == "mood: {text}"
+    assert mixture_of([worded[0], load_task("sst2")]).wording == "{text}"
+    assert load_task("film+sst2", wording="So: {text}").wording == "So: {text}"
 
 
 def test_it_asks_another_task_for_that_task_s_words() -> None:
