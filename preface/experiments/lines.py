@@ -41,7 +41,7 @@ def figure_of_lines(found: dict[tuple[str, str], Panel]) -> Figure:
     grid = figure.subplots(rows, columns, squeeze=False, sharey=True).flat
     tasks = list(dict.fromkeys(task for panel in found.values() for task in panel))
     styles = styles_of(tasks)
-    for axes, ((axis, column), panel) in zip(grid, found.items(), strict=False):
+    for ((axis, column), panel), axes in zip(found.items(), grid, strict=False):  # grid second: none of it is lost
         _draw(axes, panel, styles)
         axes.set_title(column, fontsize=10, color=INK)
         axes.set_xlabel(axis.replace("_", " "))

@@ -422,6 +422,13 @@ def test_two_axes_are_panels_for_each_value_of_the_other() -> None:
     figure_of_lines(panels_of(measured)).draw_without_rendering()  # names stand one after the other
 
 
+def test_an_odd_number_of_panels_leaves_no_empty_frame() -> None:
+    measured = [varied(base, 0.5, length=length) for base in ("one", "two", "three") for length in (1, 5)]
+    figure = figure_of_lines(panels_of(measured))
+    assert [bool(axes.lines) for axes in figure.axes if axes.get_visible()] == [True] * 3
+    assert len(figure.axes) == 4
+
+
 def test_no_cells_is_an_error_that_leaves_nothing(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="run an experiment"):
         write_report([], tmp_path / "out", "Title")
