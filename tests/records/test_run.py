@@ -50,7 +50,7 @@ def test_a_run_of_the_first_version_loads_and_is_used(tiny: Backbone, rows: Path
     assert (run.best.index, run.record.max_input_tokens, run.record.label_words) == (0, 512, ("positive", "negative"))
     written = json.loads((FIRST / RECORD).read_text())
     # which it had no word for, and no use
-    written["task"] |= {"cue": "Answer:", "label_step": None, "answer_pieces": 32, "mixture": []}
+    written["task"] |= {"cue": "Answer:", "label_step": None, "answer_pieces": 32, "mixture": [], "wording": "{text}"}
     written["task"] |= {"multi_label": False, "label_separator": ";"}
     written["task"]["fields"]["group"], written["task"]["source"]["files"]["nested"] = [], {}
     assert run.record.as_json() == written | {"revision": None, "shots": None, "draw": 0, "track": []}
