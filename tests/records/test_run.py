@@ -7,6 +7,7 @@ import shutil
 import tempfile
 from collections.abc import Callable
 from contextlib import suppress
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -114,11 +115,11 @@ def alter(content: dict[str, Any], data: st.DataObject) -> None:
             inner = inner[key]
         match data.draw(st.sampled_from(["set", "set", "remove", "add"])):
             case "set":
-                inner[place[-1]] = data.draw(VALUES)
+                inner[place[-1]] = deepcopy(data.draw(VALUES))
             case "remove":
                 del inner[place[-1]]
             case "add" if isinstance(inner, dict):
-                inner[data.draw(st.text(max_size=3))] = data.draw(VALUES)
+                inner[data.draw(st.text(max_size=3))] = deepcopy(data.draw(VALUES))
 
 
 @settings(max_examples=150, deadline=None)
