@@ -19,10 +19,9 @@ from statistics import fmean
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from own_method import CUES, PAIRS, best_half, stem_of
+from own_method import CUES, PAIRS, Trained, best_half, stem_of
 from rich.console import Console
 from rich.table import Table
-from safetensors.torch import load_file
 from scipy.special import log_softmax
 
 from preface.experiments.differences import Numbers, difference_of, draws_of
@@ -94,8 +93,8 @@ class Asked:
         for name in (folder.name for folder in sorted(self.out.iterdir())):
             record = json.loads((self.out / name / "candidate.json").read_text(encoding="utf-8"))
             members = record.get("members", [[None, None]])
-            tensors = load_file(self.out / name / "prompts.safetensors") if record["candidate"]["seeds"] else {}
-            numbers = sum(tensor[0].numel() for tensor in tensors.values())
+            prompts = Trained.read(self.out / name).prompts
+            numbers = sum(tensor[0].numel() for tensor in prompts.tensors.values())
             for task in (task for task in tasks if self.has(name, task)):
                 found = self.answers(name, task)
                 words = PAIRS[0]

@@ -16,10 +16,10 @@ from preface.labelling.voting import combined
 from preface.prompts import Prompts, stack
 from preface.records.card import Ensemble
 from preface.tasks import Example, render
-from preface.tasks.task import CUE, Instruction
+from preface.tasks.task import CUE, WHOLE, Instruction
 from preface.terminal.progress import progress
 
-PLAIN = Instruction(template="{text}")
+PLAIN = Instruction(template=WHOLE)
 
 
 def predictions_on(

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from preface.backbones.base import Backbone
-from preface.labelling.answers import predictions_on
+from preface.labelling.answers import PLAIN, predictions_on
 from preface.labelling.options import Calibration
 from preface.prompts import Prompts
 from preface.tasks import Example, Task
@@ -31,7 +31,7 @@ class Wording:
 
 def wordings(task: Task) -> list[Instruction]:
     """Those of the task, before them the text alone, and the text with the words to choose from."""
-    every = [Instruction(template="{text}"), *task.instructions]
+    every = [PLAIN, *task.instructions]
     if not task.free_text:
         some = "Any" if task.multi_label else "One"
         every.insert(1, Instruction(template=f"{{text}}\n{some} of: {literal(', '.join(task.label_words))}."))
