@@ -50,7 +50,8 @@ WORDED = "sentiment: {text}"
 TOLD = "Is the sentiment of the following text positive or negative?\n{text}"
 PAIRS = (("negative", "positive"), ("bad", "good"))
 TRIAL, STEPS, BATCH, WARMUP, LENGTH, MOST_TOKENS = 200, 300, 16, 20, 10, 512
-ROWS = {"sst2": 4_800, "imdb": 2_400}
+SOURCES = {"sst2": (4_800, MOST_TOKENS), "imdb": (2_400, 256)}
+"""Rows that are trained on, and the pieces that a text is cut to."""
 AT_ONCE = 2_048
 """Answers that are computed together."""
 
@@ -128,10 +129,11 @@ class Texts:
     """The piece of each word of each pair, `[pairs, 2]`."""
 
     @classmethod
-    def of(cls, backbone: Backbone, rows: Sequence[Example], template: str, cue: str) -> Texts:
-        """Every word of `PAIRS` must be one piece after the cue."""
-        most = MOST_TOKENS * template.count(ONCE)
-        ids, _ = render(backbone.tokenize, rows, most, backbone.question(template, cue))
+    def of(cls, backbone: Backbone, rows: Sequence[Example], template: str, cue: str, most: int = MOST_TOKENS) -> Texts:
+        """Every word of `PAIRS` must be one piece after the cue.
+
+        `most`: the pieces that a text is cut to."""
+        ids, _ = render(backbone.tokenize, rows, most * template.count(ONCE), backbone.question(template, cue))
         words = [[pieces for (pieces,) in backbone.answer_pieces(pair, cue)] for pair in PAIRS]
         gold = torch.tensor([PAIRS[0].index(str(row.label)) for row in rows if row.label is not None])
         return cls(Inputs(backbone, ids, keep=True), gold, backbone.lead_in(cue), torch.tensor(words))
@@ -363,12 +365,13 @@ def train(name: str, out: Path, source: str, data: Path | None, backbone: Backbo
     if not candidate.seeds:
         (folder / "candidate.json").write_text(json.dumps({"candidate": asdict(candidate), "usual": 1.0}) + "\n")
         return say(f"{name}: nothing to train")
-    rows = examples(source, "train", data, ROWS[source])
+    most_rows, most = SOURCES[source]
+    rows = examples(source, "train", data, most_rows)
     rows = with_joined(rows) if candidate.joined else rows
     held = examples(source, "validation", data)
     cues = (candidate.cue, *CUES[1 : candidate.cues])
-    texts = [Texts.of(backbone, rows, candidate.template, cue) for cue in cues]
-    development = Texts.of(backbone, held, candidate.template, candidate.cue)
+    texts = [Texts.of(backbone, rows, candidate.template, cue, most) for cue in cues]
+    development = Texts.of(backbone, held, candidate.template, candidate.cue, most)
     taught = None if candidate.teacher is None else Trained.read(out / candidate.teacher).taught(backbone, texts[0])
     training = Training(backbone, candidate, texts, taught)
 
@@ -436,7 +439,7 @@ def main() -> None:
     parser.add_argument("verb", choices=("train", "ask"))
     parser.add_argument("names", nargs="+", help=f"candidates ({', '.join(CANDIDATES)}), or tasks to ask about")
     parser.add_argument("--out", type=Path, default=Path("runs/own-method"))
-    parser.add_argument("--source", choices=tuple(ROWS), default="sst2")
+    parser.add_argument("--source", choices=tuple(SOURCES), default="sst2")
     parser.add_argument("--split", default="test")
     parser.add_argument("--cue", choices=(*CUES, UNSEEN_CUE), default=CUES[0])
     parser.add_argument("--data", type=Path)
