@@ -86,9 +86,9 @@ class Line:
 # what is served, and asked
 
 
-def put(folder: Path, backbone: Backbone, seed: int) -> Path:
+def put(folder: Path, backbone: Backbone, seed: int, task_name: str = TASK) -> Path:
     """A prefix of random numbers, as `preface train` would write it."""
-    task = load_task(TASK)
+    task = load_task(task_name)
     method = PrefixTuning(length=LENGTH, sites=(backbone.answer_site,), init="random")
     with torch.no_grad():
         prompts = method.build(backbone, Initializer.parse("random", task.label_words), [seed])()
