@@ -35,8 +35,8 @@ def test_texts_are_read_once_for_tasks_that_read_alike(
     assert found["prompt_bytes"] == sum(path.stat().st_size for path in parts)
     backbone = load_backbone(causal_folder, dtype="float32", device="cpu")
     assert found["model_bytes"] == 4 * backbone.parameters
-    assert 0 < found["one"]
-    assert 0 < found["together"]
+    assert found["one"] > 0
+    assert found["together"] > 0
 
 
 def test_a_folder_of_something_else(load: Callable[[str], ModuleType], tmp_path: Path) -> None:
