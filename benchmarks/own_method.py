@@ -47,6 +47,8 @@ UNSEEN_CUE = "Verdict:"
 ONCE, TWICE = "{text}", "{text}\n{text}"
 WORDED = "sentiment: {text}"
 """The wording that does best on SST-2's development rows without any prompt."""
+WORDED_FILM = "OPTIONS: negative, positive. Choose the sentiment of this film review: {text}"
+"""The one that does best on IMDB's."""
 TOLD = "Is the sentiment of the following text positive or negative?\n{text}"
 PAIRS = (("negative", "positive"), ("bad", "good"))
 TRIAL, STEPS, BATCH, WARMUP, LENGTH, MOST_TOKENS = 200, 300, 16, 20, 10, 512
@@ -99,6 +101,8 @@ CANDIDATES = {
     "told": Candidate(template=TOLD),
     "bare-worded": Candidate(seeds=0, template=WORDED),
     "worded": Candidate(template=WORDED),
+    "bare-worded-film": Candidate(seeds=0, template=WORDED_FILM),
+    "worded-film": Candidate(template=WORDED_FILM),
     "worded-words": Candidate(template=WORDED, words=6, rates=WORDS),
     "bare-chat": Candidate(seeds=0, template=TOLD, cue=CHAT),
     "chat": Candidate(template=TOLD, cue=CHAT),
