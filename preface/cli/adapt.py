@@ -14,6 +14,7 @@ from preface.errors import UserError
 
 @verb(
     options=training_options,
+    shares=True,
     epilog="""
 Examples:
 

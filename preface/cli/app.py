@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from importlib import import_module
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import typer
 from typer.core import TyperCommand, TyperGroup
 from typer.main import get_command
 
 from preface.cli.options import Fields, expand, with_options
+from preface.errors import UserError
+from preface.terminal.launcher import launched
 
 Function = TypeVar("Function", bound=Callable[..., None])
 
@@ -43,11 +45,19 @@ class Verb(TyperCommand):
     """A command that is listed by its name and first line alone. Its options are made when it is called, or its help
     is shown: some come from modules that import torch, and `preface --help` should not wait seconds for that."""
 
+    shares: ClassVar[bool]
+    """Whether processes that a launcher started do one work together."""
+
     def complete(self) -> Any:
         """The same command with its options."""
         raise NotImplementedError
 
     def make_context(self, info_name: str | None, args: list[str], parent: Any = None, **extra: Any) -> Any:
+        if launched() and not self.shares:
+            raise UserError(
+                f"{info_name}: a launcher has started several processes (WORLD_SIZE), and each would do the whole; "
+                "start it without one"
+            )
         command = self.complete()
         return command.make_context(info_name, expand(args, command.params), parent=parent, **extra)
 
@@ -57,6 +67,7 @@ def verb(
     options: Callable[[], dict[str, Fields]] = dict,
     group: typer.Typer = app,
     name: str | None = None,
+    shares: bool = False,
 ) -> Callable[[Function], Function]:
     """A verb of the application.
 
@@ -66,6 +77,7 @@ def verb(
             those which the user gave, as a dictionary.
         group: where the verb belongs.
         name: default: the function's.
+        shares: whether processes that a launcher started do one work together; other verbs refuse a launcher.
     """
 
     def register(function: Function) -> Function:
@@ -74,6 +86,8 @@ def verb(
                 single = typer.Typer(add_completion=False, rich_markup_mode="markdown")
                 single.command(self.name, epilog=epilog)(with_options(function, options()))
                 return get_command(single)
+
+        Complete.shares = shares
 
         def listed() -> None: ...
 

@@ -36,6 +36,7 @@ def _options() -> dict[str, Fields]:
 
 @verb(
     options=_options,
+    shares=True,
     epilog="""
 Examples:
 

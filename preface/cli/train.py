@@ -53,6 +53,7 @@ def _options() -> dict[str, Fields]:
 
 @verb(
     options=_options,
+    shares=True,
     epilog="""
 Examples:
 

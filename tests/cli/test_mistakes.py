@@ -80,3 +80,13 @@ def test_bad_data_is_one_line_that_names_the_place(
     assert "bad.csv" in err
     assert says in err
     assert len(err.strip().splitlines()) == 1
+
+
+def test_a_launcher_of_what_is_not_shared(call: Called, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each process would do the whole, and write over the others."""
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    code, _, err = call("evaluate", "--on", "posts", "--zero-shot")
+    assert code == 2
+    assert "evaluate: a launcher has started several processes" in err
+    for verb in ("train", "pretrain", "adapt"):
+        assert call(verb, "--help")[0] == 0
