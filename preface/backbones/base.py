@@ -263,13 +263,12 @@ class Backbone(Pieces):
     def logits(
         self, context: Context, input_ids: Tensor, prompts: Prompts | None = None, rows: Tensor | None = None
     ) -> Tensor:
-        """`[B, S, vocabulary]`: of the piece after each input `[B, S]`; under prompts with label vectors of these,
-        `[B, S, C]`."""
+        """Of the piece after each input `[B, S]`: `[B, S, vocabulary]`, float32; under prompts with label vectors of
+        these, `[B, S, C]`."""
         hidden = self.answer(context, input_ids, prompts, rows)
         if (scores := label_logits(hidden, prompts, rows)) is not None:
             return scores
-        logits: Tensor = self.head.capped(self.head(hidden))
-        return logits
+        return self.head.logits(hidden)
 
     def losses(
         self,

@@ -67,6 +67,10 @@ class FrozenLinear(nn.Linear):
     softcap: float | None = None
     """Of a projection onto the vocabulary: logits stay within ± this (Gemma 2)."""
 
+    def logits(self, hidden: Tensor) -> Tensor:
+        """All logits, `[..., d]` to `[..., vocabulary]`, float32."""
+        return self._capped(self(hidden).float())
+
     def logits_of(self, hidden: Tensor, pieces: Tensor) -> Tensor:
         """The logits of some pieces alone, `[..., d]` and `[...]` to `[...]`, float32.
 
@@ -75,9 +79,9 @@ class FrozenLinear(nn.Linear):
         logits = (hidden.float() * self.weight[pieces].float()).sum(-1)
         if self.bias is not None:
             logits = logits + self.bias[pieces].float()
-        return self.capped(logits)
+        return self._capped(logits)
 
-    def capped(self, logits: Tensor) -> Tensor:
+    def _capped(self, logits: Tensor) -> Tensor:
         """Within the cap, if there is one."""
         return logits if self.softcap is None else torch.tanh(logits / self.softcap) * self.softcap
 
@@ -199,12 +203,7 @@ class _Norm(torch.autograd.Function):
 @torch.no_grad()
 def log_total(hidden: Tensor, head: FrozenLinear) -> Tensor:
     """log Σ exp of all logits, which turns a logit into a log-probability: `[M, d]` to `[M]`, float32."""
-    return torch.cat([_logits(some, head).logsumexp(1) for some in hidden.split(PIECES)])
-
-
-def _logits(hidden: Tensor, head: FrozenLinear) -> Tensor:
-    """All logits, `[m, vocabulary]`, float32."""
-    return head.capped(head(hidden).float())
+    return torch.cat([head.logits(some).logsumexp(1) for some in hidden.split(PIECES)])
 
 
 def cross_entropy(hidden: Tensor, head: FrozenLinear, labels: Tensor) -> Tensor:
@@ -233,7 +232,7 @@ class _CrossEntropy(torch.autograd.Function):
         for some, label in zip(hidden.split(PIECES), labels.split(PIECES), strict=True):
             own = head.weight[label]  # [m, d]
             logit = head.logits_of(some, label)  # [m]
-            logits = _logits(some, head)  # [m, vocabulary]
+            logits = head.logits(some)  # [m, vocabulary]
             slope = None if head.softcap is None else 1 - (logits / head.softcap).square()
             largest = logits.amax(1, keepdim=True)
             powers = logits.sub_(largest).exp_()

@@ -105,7 +105,7 @@ def begin(
         after, seen = placed(prompts, "after", rows, embedded)
         embedded, real = torch.cat([after, embedded], dim=1), torch.cat([seen, real], dim=1)
     writing, hidden = backbone.write(Writing.after(context), embedded, real, prompts, rows)
-    return writing, backbone.head.capped(backbone.head(hidden))
+    return writing, backbone.head.logits(hidden)
 
 
 def go_on(
@@ -114,4 +114,4 @@ def go_on(
     """Go on with the pieces `[B]` that were chosen; returns as `begin`."""
     real = torch.ones(len(pieces), 1, dtype=torch.bool, device=backbone.device)
     writing, hidden = backbone.write(writing, backbone.embed(pieces[:, None]), real, prompts, rows)
-    return writing, backbone.head.capped(backbone.head(hidden))
+    return writing, backbone.head.logits(hidden)

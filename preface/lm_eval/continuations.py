@@ -51,7 +51,7 @@ def _over_vocabulary(backbone: Backbone, hidden: Tensor) -> tuple[Tensor, Tensor
     """log Σ exp of all logits after each of M places `[M, d]`, and the likeliest piece, `[M]` each."""
     totals, likeliest = [], []
     for some in hidden.split(PIECES):
-        logits = backbone.head.capped(backbone.head(some).float())  # [m, vocabulary]
+        logits = backbone.head.logits(some)  # [m, vocabulary]
         totals.append(logits.logsumexp(1))
         likeliest.append(logits.argmax(1))
     return torch.cat(totals), torch.cat(likeliest)

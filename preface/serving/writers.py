@@ -136,7 +136,7 @@ class Writers:
 
     def _choose(self, writers: Sequence[Writer], scores: Tensor) -> None:
         """The next piece of each, by its scores `[B, vocabulary]`; those that end leave."""
-        scores = scores.float().log_softmax(-1)
+        scores = scores.log_softmax(-1)
         ended = []
         for writer, row in zip(writers, scores, strict=True):
             asked = writer.asked
