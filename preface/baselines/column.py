@@ -142,8 +142,15 @@ class Trained(Column):
     multi_label: ClassVar[bool] = False
     """Whether it can give a text several labels."""
 
+    @property
+    def reads(self) -> Sequence[str]:
+        """The splits that must be there of the task trained on."""
+        return "train", "validation"
+
     def check(self, setting: Setting, tasks: Sequence[Task]) -> None:
         trained = setting.task(self.train_task)
+        for name in self.reads:
+            setting.split(trained, name)
         if trained.free_text and not self.writes:
             raise UserError(f"{self.label}: knows labels alone, and the answers of {trained.name} are free text")
         if trained.multi_label and not self.multi_label:

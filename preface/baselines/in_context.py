@@ -39,6 +39,10 @@ class InContext(Trained):
     def accepts(cls, fields: Mapping[str, Any]) -> set[str]:
         return super().accepts(fields) - {"train_rows"}  # its rows are `shots`
 
+    @property
+    def reads(self) -> Sequence[str]:
+        return ()
+
     def cells(self, setting: Setting, tasks: Sequence[Task]) -> Iterator[list[Cell]]:
         backbone, trained_on = setting.backbone(self.backbone), setting.task(self.train_task)
         seeds = each_seed(self.seeds)

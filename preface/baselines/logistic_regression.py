@@ -132,6 +132,10 @@ class Classifier(Trained):
 
         return predict, sum(parameters for _, parameters in fitted.values())
 
+    @property
+    def reads(self) -> Sequence[str]:
+        return super().reads if self.shots is None else ()
+
     def check(self, setting: Setting, tasks: Sequence[Task]) -> None:
         super().check(setting, tasks)
         check_limits(self.train_rows, self.shots, f"{self.label}: ")

@@ -32,6 +32,10 @@ class ZeroShot(Column):
     rows: int = Field(ROWS, ge=1)
     """Development rows, at most, that wordings are compared on."""
 
+    def check(self, setting: Setting, tasks: Sequence[Task]) -> None:
+        if self.instruction is None:
+            setting.split(setting.task(self.train_task), "validation")
+
     def cells(self, setting: Setting, tasks: Sequence[Task]) -> Iterator[list[Cell]]:
         data, backbone = setting.data, setting.backbone(self.backbone)
         wording = Wording(self.instruction) if self.instruction is not None else self._best(setting, backbone)

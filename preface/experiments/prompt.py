@@ -65,6 +65,10 @@ class Prompt(Trained):
         own = {name: value for name, value in fields.items() if name not in {*chosen.model_fields, *recipe}}
         return own | {"method": method, "recipe": recipe_from(recipe, method.rates)}
 
+    @property
+    def reads(self) -> Sequence[str]:
+        return super().reads if self.recipe.folds is None else ()
+
     def check(self, setting: Setting, tasks: Sequence[Task]) -> None:
         super().check(setting, tasks)
         self.recipe.check_answers(setting.task(self.train_task).free_text)

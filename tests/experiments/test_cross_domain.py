@@ -13,7 +13,7 @@ from sklearn.linear_model import LogisticRegression
 
 import preface
 from preface.backbones.base import Backbone, Site
-from preface.baselines.column import Setting
+from preface.baselines.column import Setting, Trained
 from preface.baselines.zero_shot import ZeroShot
 from preface.errors import UserError
 from preface.experiments.cross_domain import majorities, seen
@@ -131,6 +131,7 @@ def test_a_slip_costs_nothing(nano: Backbone, spec: Path, tmp_path: Path) -> Non
     for change in (
         {"eval_tasks": ["film", "revews"]},
         {"eval_tasks": ["film", "film"]},
+        {"train_task": None, "eval_tasks": ["film", "reviews"]},
         {"columns": [{**column, "lenght": 3}]},
         {"columns": [{**column, "batch_size": 0}]},
         {"columns": [column, column]},
@@ -167,7 +168,11 @@ def test_another_experiment_does_not_get_mixed_in(finished: Path, nano: Backbone
 def test_shipped_specs_are_whole(name: str) -> None:
     experiment = load_experiment(name)
     assert experiment.expanded()
-    for task in (*experiment.train_tasks(), *experiment.eval_tasks):
+    for own in experiment.parts().values() or [experiment]:
+        for column in own.expanded():
+            if isinstance(column, Trained):
+                assert {*column.reads} <= {*preface.tasks.load_task(column.train_task).splits}
+    for task in experiment.eval_tasks:
         preface.tasks.load_task(task)
 
 
