@@ -19,7 +19,9 @@ from preface.labelling.subjects import check_answers
 from preface.records.results import Cell
 from preface.tasks import Example, Split, Task
 from preface.tasks.options import DataOptions
-from preface.tasks.split import few, labelled
+from preface.tasks.split import check_limits, few, labelled
+from preface.tuning.recipe import Recipe
+from preface.tuning.search import Search
 
 T = TypeVar("T")
 
@@ -192,6 +194,40 @@ class Trained(Column):
             seconds=seconds,
             details={**details, **measures},
         )
+
+
+class ByRecipe(Trained):
+    """A column that is trained in steps, as a recipe has it."""
+
+    writes: ClassVar[bool] = True
+    backbone: str
+    recipe: Recipe
+    search: Search | None = None
+    """None: every rate is trained in full with every seed."""
+    shots: int | None = Field(None, ge=1)
+    """Rows of each label, drawn anew by each seed; needs `folds`. None: all rows, or `train_rows`."""
+
+    @classmethod
+    def accepts(cls, fields: Mapping[str, Any]) -> set[str]:
+        return super().accepts(fields) - {"recipe"} | {*Recipe.model_fields}
+
+    @property
+    def reads(self) -> Sequence[str]:
+        return super().reads if self.recipe.folds is None else ()
+
+    def check(self, setting: Setting, tasks: Sequence[Task]) -> None:
+        super().check(setting, tasks)
+        trained = setting.task(self.train_task)
+        self.recipe.check_answers(trained.free_text)
+        check_limits(self.train_rows, self.shots, f"{self.label}: ")
+        if self.shots is None:
+            return
+        if trained.free_text:
+            raise UserError(f"{self.label}: shots are rows of each label, and the task's answers are free text")
+        if trained.multi_label:
+            raise UserError(f"{self.label}: shots are rows of each label, and a text may have several; give train_rows")
+        if self.recipe.folds is None:
+            raise UserError(f"{self.label}: with shots there is no development split to choose by; give folds too")
 
 
 def each_seed(seeds: int | Sequence[int]) -> Sequence[int]:

@@ -6,6 +6,8 @@ import re
 import shlex
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -15,7 +17,7 @@ from torch import Tensor
 
 from preface.backbones.load import load_checkpoint
 from preface.backbones.quantized import split_name
-from preface.baselines.column import UNFIT, Setting, Trained
+from preface.baselines.column import UNFIT, ByRecipe, Setting
 from preface.errors import UserError
 from preface.labelling.evaluate import with_predictions
 from preface.labelling.free_text import FreeText, wanted
@@ -25,17 +27,18 @@ from preface.records.lock import locked
 from preface.records.record import Record
 from preface.records.results import Cell, installed_versions
 from preface.records.run import at_best_rate
-from preface.tasks import Task, render
+from preface.tasks import Split, Task, render
 from preface.tasks.task import BEST
 from preface.terminal.progress import progress, say
+from preface.tuning.folds import Chosen
 from preface.tuning.loop import CHECKPOINTS, Loop
 from preface.tuning.recipe import Recipe, recipe_from
 from preface.tuning.rows import Rows
-from preface.tuning.search import Search
 from preface.tuning.tunable import NAMES, OF_PEFT, RATES, Tuning, check_peft, make_tunable
 from preface.tuning.tuned import Tuned, predictions
+from preface.tuning.tuned_folds import OnAllRows, cross_validated
 
-FROZEN_ONLY = ("gradient_checkpointing", "cuda_graphs", "folds")
+FROZEN_ONLY = ("gradient_checkpointing", "cuda_graphs")
 """Fields of a recipe that are for prompts alone."""
 WEIGHTS = "weights"
 """The folder of tuned weights, and the name of its files."""
@@ -59,20 +62,15 @@ class Outcome(Record):
     versions: dict[str, str]
 
 
-class Weights(Trained):
+class Weights(ByRecipe):
     """A model of its own for each seed, in float32, trained by the recipe of the prompts."""
 
     kind: ClassVar[str] = "weights"
-    writes: ClassVar[bool] = True
-    backbone: str
     tuning: Tuning
     rank: int = Field(8, ge=1)
     """Of LoRA."""
     width: int = Field(64, ge=1)
     """Of adapters."""
-    recipe: Recipe
-    search: Search | None = None
-    """None: every rate is trained in full with every seed."""
 
     @property
     def base(self) -> str:
@@ -80,7 +78,7 @@ class Weights(Trained):
 
     @classmethod
     def accepts(cls, fields: Mapping[str, Any]) -> set[str]:
-        return super().accepts(fields) - {"recipe"} | {*Recipe.model_fields} - {*FROZEN_ONLY}
+        return super().accepts(fields) - {*FROZEN_ONLY}
 
     @model_validator(mode="before")
     @classmethod
@@ -99,7 +97,8 @@ class Weights(Trained):
 
     def check(self, setting: Setting, tasks: Sequence[Task]) -> None:
         super().check(setting, tasks)
-        self.recipe.check_answers(setting.task(self.train_task).free_text)
+        if self.recipe.folds is not None and self.shots is None:
+            raise UserError(f"{self.label}: folds of tuned weights go with shots; give shots, or leave folds out")
         name, quantized = split_name(self.backbone)
         if quantized is not None:
             raise UserError(f"{self.label}: weights are tuned as they are; give the backbone {name}")
@@ -117,6 +116,8 @@ class Weights(Trained):
     def outcomes(self, setting: Setting) -> list[Outcome]:
         """The long trainings, one a seed, after the search for their rate; what is there of either is used."""
         recipe, rates = self.recipe, self.recipe.learning_rates
+        if self.shots is not None:
+            return [self._drawn(setting, draw) for draw in recipe.seeds]
         if self.search is not None and len(rates) > 1:
             short = self.search.shortened(recipe)
             tried = [self._train(setting, "search", short, rate, seed) for rate in rates for seed in short.seeds]
@@ -131,25 +132,46 @@ class Weights(Trained):
             return _outcome(folder)
         task = setting.task(self.train_task)
         training, development = setting.split(task, "train", self.train_rows), setting.split(task, "validation")
-        pieces = setting.backbone(self.backbone)
-        asked, most = wanted(pieces, task), recipe.max_input_tokens
-        rows = Rows.of(pieces, asked, training, development, most, task.cue, task.wording)
-        model, parameters = self._tunable(setting, seed)
-        one = recipe.model_copy(update={"learning_rates": (rate,), "seeds": (seed,)})
-        tuned = Tuned(f"{self.label} · {rate:g} · seed {seed}", model, parameters, rows, one, task.metric)
+        rows, one = self._rows(setting, training, development), recipe.alone(rate, seed)
+        title = f"{self.label} · {rate:g} · seed {seed}"
+        return self._run(setting, folder, Tuned(title, *self._tunable(setting, seed), rows, one, task.metric))
+
+    def _drawn(self, setting: Setting, draw: int) -> Outcome:
+        """Tuned on the rows of a draw, at the rate and for the steps that its own folds choose."""
+        assert self.shots is not None
+        task, title = setting.task(self.train_task), f"{self.label} · draw {draw}"
+        folder = self._folder(setting, "train", 0.0, draw)
+        if (folder / WEIGHTS).exists():
+            return _outcome(folder)
+        drawn, tunable = setting.drawn(task, self.shots, draw), partial(self._tunable, setting, draw)
+        rows = self._rows(setting, drawn, replace(drawn, split="validation"))
+        if (by := Chosen.read(folder)) is None:
+            recipe = self.recipe.model_copy(update={"seeds": (draw,)})
+            by = cross_validated(title, tunable, rows, recipe, task.metric)
+            by.write(folder)
+        one = self.recipe.alone(by.learning_rate, draw)
+        return self._run(setting, folder, OnAllRows(title, *tunable(), rows, one, task.metric, by))
+
+    def _rows(self, setting: Setting, training: Split, development: Split) -> Rows:
+        task, pieces = setting.task(self.train_task), setting.backbone(self.backbone)
+        most = self.recipe.max_input_tokens
+        return Rows.of(pieces, wanted(pieces, task), training, development, most, task.cue, task.wording)
+
+    def _run(self, setting: Setting, folder: Path, tuned: Tuned) -> Outcome:
+        """Train to the end, and keep the best weights in the folder."""
         with locked(folder):
             again = f"preface compare … --out {shlex.quote(str(setting.folder))}"
             at = Loop(folder, tuned, tuned.budget, again, checkpoint_seconds=CHECKPOINT_SECONDS).run()
-            best, count = tuned.best, sum(parameter.numel() for parameter in parameters.values())
+            best, recipe = tuned.best, tuned.recipe
             outcome = Outcome(
-                learning_rate=rate,
-                seed=seed,
+                learning_rate=recipe.learning_rates[0],
+                seed=recipe.seeds[0],
                 score=best.score,
                 loss=best.loss,
                 step=best.step,
                 seconds=at.seconds,
-                trained_parameters=count,
-                recipe=one.model_dump(mode="json"),
+                trained_parameters=sum(parameter.numel() for parameter in tuned.parameters.values()),
+                recipe=recipe.model_dump(mode="json"),
                 versions=installed_versions(),
             )
             write_folder(folder / WEIGHTS, WEIGHTS, tuned.kept, outcome.as_json())
@@ -157,7 +179,8 @@ class Weights(Trained):
         return outcome
 
     def _folder(self, setting: Setting, part: str, rate: float, seed: int) -> Path:
-        return setting.folder / part / self.folder_name / f"lr{rate:g}-seed{seed}"
+        name = f"lr{rate:g}-seed{seed}" if self.shots is None else f"draw{seed}"  # which has a rate of its own
+        return setting.folder / part / self.folder_name / name
 
     def _tunable(self, setting: Setting, seed: int) -> tuple[Any, dict[str, Any]]:
         model, _ = load_checkpoint(self.backbone, torch.float32)
@@ -189,7 +212,7 @@ class Weights(Trained):
             seed=outcome.seed,
             trained_parameters=outcome.trained_parameters,
             details={
-                "learning_rate": outcome.learning_rate,
+                **({"learning_rate": outcome.learning_rate} if self.shots is None else {}),
                 "development_score": outcome.score,
                 "train_seconds": outcome.seconds,
                 "members": 1,

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 from pydantic import Field, model_validator
 
 from preface.backbones.base import Backbone
-from preface.baselines.column import Setting, Trained
+from preface.baselines.column import ByRecipe, Setting
 from preface.errors import UserError
 from preface.labelling.evaluate import evaluate
 from preface.methods import METHODS, Method, method_named
@@ -18,31 +18,22 @@ from preface.options import validated
 from preface.records.results import Cell
 from preface.records.run import RECORD, Run
 from preface.tasks import Task, load_task
-from preface.tasks.split import check_limits
 from preface.terminal.progress import say
 from preface.tuning.recipe import Recipe, recipe_from
-from preface.tuning.search import Search
 from preface.tuning.train import train
 
 
-class Prompt(Trained):
+class Prompt(ByRecipe):
     """A method, with what differs from its defaults. Fields of the method and of `Recipe` are given beside the others:
     `{method: prefix-tuning, length: 5, learning_rates: [0.01]}`."""
 
     kind: ClassVar[str] = "prompt"
-    writes: ClassVar[bool] = True
     multi_label: ClassVar[bool] = True
-    backbone: str
     method: Method
-    recipe: Recipe
-    search: Search | None = None
-    """None: every rate is trained in full with every seed."""
     cue: str | None = Field(None, min_length=1)
     """In place of the task's own, as `sentinel`."""
     wording: str | None = Field(None, min_length=1)
     """In place of the task's own, as `best`."""
-    shots: int | None = Field(None, ge=1)
-    """Rows of each label, drawn anew by each seed; needs `folds`. None: all rows, or `train_rows`."""
 
     @property
     def base(self) -> str:
@@ -53,7 +44,7 @@ class Prompt(Trained):
         if "method" not in fields:
             raise UserError(f"method: none given; one of {', '.join(METHODS)}")
         method = method_named(str(fields["method"]))
-        return super().accepts(fields) - {"recipe"} | {*method.model_fields} | {*Recipe.model_fields}
+        return super().accepts(fields) | {*method.model_fields}
 
     @model_validator(mode="before")
     @classmethod
@@ -64,21 +55,6 @@ class Prompt(Trained):
         recipe = {name: fields[name] for name in Recipe.model_fields if name in fields}
         own = {name: value for name, value in fields.items() if name not in {*chosen.model_fields, *recipe}}
         return own | {"method": method, "recipe": recipe_from(recipe, method.rates)}
-
-    @property
-    def reads(self) -> Sequence[str]:
-        return super().reads if self.recipe.folds is None else ()
-
-    def check(self, setting: Setting, tasks: Sequence[Task]) -> None:
-        super().check(setting, tasks)
-        self.recipe.check_answers(setting.task(self.train_task).free_text)
-        check_limits(self.train_rows, self.shots, f"{self.label}: ")
-        if self.shots is not None and setting.task(self.train_task).free_text:
-            raise UserError(f"{self.label}: shots are rows of each label, and the task's answers are free text")
-        if self.shots is not None and setting.task(self.train_task).multi_label:
-            raise UserError(f"{self.label}: shots are rows of each label, and a text may have several; give train_rows")
-        if self.shots is not None and self.recipe.folds is None:
-            raise UserError(f"{self.label}: with shots there is no development split to choose by; give folds too")
 
     def cells(self, setting: Setting, tasks: Sequence[Task]) -> Iterator[list[Cell]]:
         data, backbone = setting.data, setting.backbone(self.backbone)

@@ -87,6 +87,10 @@ class Recipe(BaseModel):
                 f"class-weights {self.class_weights}: the task's answers are free text, not labels; leave it out"
             )
 
+    def alone(self, rate: float, seed: int) -> Recipe:
+        """The same recipe for one rate and one seed."""
+        return self.model_copy(update={"learning_rates": (rate,), "seeds": (seed,)})
+
     def resolve(self, an_epoch: int) -> Recipe:
         """The same recipe with steps and evaluations as numbers, where an epoch is so many batches."""
         if self.steps is not None:

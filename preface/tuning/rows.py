@@ -139,6 +139,14 @@ class Rows:
             held_out=[self.held_out[place] for place in places],
         )
 
+    def trained_on(self, places: Sequence[int]) -> Rows:
+        """The same with some of the training rows alone."""
+        return replace(
+            self,
+            examples=[self.examples[place] for place in places],
+            training=[self.training[place] for place in places],
+        )
+
     def majority(self, metric_name: str) -> float:
         """What always giving the commonest answer would score on the development rows."""
         return majority_of(metric_name, self.held_out)

@@ -123,8 +123,11 @@ class Tuned:
         if not math.isfinite(loss):
             self._diverge(f"the development loss is not finite at step {at.steps}")
         elif self.best.judge(score, loss, at.steps, self.recipe.patience):
-            for name, parameter in self.parameters.items():
-                self.kept[name].copy_(parameter.detach())
+            self._keep()
+
+    def _keep(self) -> None:
+        for name, parameter in self.parameters.items():
+            self.kept[name].copy_(parameter.detach())
 
     def _score_and_loss(self) -> tuple[float, float]:
         """On the development rows, as prompts are judged (`preface.tuning.rows.Judged`)."""

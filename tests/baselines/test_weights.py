@@ -14,6 +14,7 @@ from preface.errors import UserError
 from preface.options import validated
 from preface.tasks.metric import metric
 from preface.tasks.options import DataOptions
+from preface.tuning.folds import Chosen
 from preface.tuning.tunable import RATES
 
 FIELDS = {"train_task": "film", "tuning": "bitfit", "seeds": 2, "steps": 2, "batch_size": 4, "train_rows": 40}
@@ -52,6 +53,35 @@ def test_a_cell_for_each_seed_of_the_best_rate_and_nothing_trained_twice(
     monkeypatch.setattr(weights, "Loop", no_training)
     again = list(tuned.cells(setting, [setting.task("film")]))
     assert [cell.value for cell in again[0]] == [cell.value for cell in cells[0]]
+
+
+def test_each_draw_of_a_few_rows_has_its_own_rate(setting: Setting, monkeypatch: pytest.MonkeyPatch) -> None:
+    few = {"train_rows": None, "shots": 4, "folds": 2}
+    tuned = column(setting, learning_rates=[1e-4, 1e-2], **few)
+    tasks = [setting.task("film"), setting.task("posts")]
+    tuned.check(setting, tasks)
+    cells = list(tuned.cells(setting, tasks))
+    assert [[cell.seed for cell in found] for found in cells] == [[0, 1], [0, 1]]
+    assert not any("learning_rate" in cell.details for found in cells for cell in found)
+    folder = setting.folder / "train" / "BitFit"
+    for draw in (0, 1):
+        chosen = Chosen.read(folder / f"draw{draw}")
+        assert chosen is not None
+        assert len(chosen.predictions) == 8
+        assert cells[0][draw].details["development_score"] == chosen.score
+    monkeypatch.setattr(weights, "Loop", None)
+    monkeypatch.setattr(weights, "cross_validated", None)
+    again = list(tuned.cells(setting, tasks[:1]))
+    assert [cell.value for cell in again[0]] == [cell.value for cell in cells[0]]
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [({"shots": 4}, "give folds too"), ({"folds": 2}, "folds of tuned weights go with shots")],
+)
+def test_shots_and_folds_go_together(setting: Setting, fields: dict, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        column(setting, train_rows=None, **fields).check(setting, [setting.task("film")])
 
 
 def test_rates_are_those_of_what_is_tuned_unless_some_are_given(setting: Setting) -> None:

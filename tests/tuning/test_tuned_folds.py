@@ -1,0 +1,83 @@
+"""Weights tuned on a few rows: folds choose, and each row is judged by a model that has not seen it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from preface.backbones.load import load_backbone, load_checkpoint
+from preface.errors import UserError
+from preface.labelling.label_words import LabelWords
+from preface.tasks import load_split, load_task
+from preface.tasks.split import few
+from preface.tuning.folds import folds_of
+from preface.tuning.loop import Loop
+from preface.tuning.recipe import Recipe
+from preface.tuning.rows import Rows
+from preface.tuning.tunable import make_tunable
+from preface.tuning.tuned import Tuned, predictions
+from preface.tuning.tuned_folds import OnAllRows, cross_validated
+
+TASK = load_task("film")
+RECIPE = Recipe(
+    folds=3, learning_rates=(1e-3, 1e-2), seeds=(5,), steps=4, evaluate_every=2, batch_size=4, patience=None
+)
+
+
+@pytest.fixture(scope="module")
+def rows(checkpoint_folder: Path) -> Rows:
+    """Six of each label; those held out are the same."""
+    backbone = load_backbone(checkpoint_folder, dtype="float32", device="cpu")
+    drawn = few(load_split(TASK, "train"), 6, 0)
+    return Rows.of(backbone, LabelWords.of(backbone, TASK.label_words, TASK.cue), drawn, drawn, 64, TASK.cue)
+
+
+@pytest.fixture
+def tunable(checkpoint_folder: Path) -> Any:
+    def made() -> tuple[Any, dict[str, Any]]:
+        model, _ = load_checkpoint(str(checkpoint_folder), torch.float32)
+        return make_tunable(model, "bitfit", 8, 64, 0)
+
+    return made
+
+
+def test_each_row_is_judged_by_a_model_that_has_not_seen_it(rows: Rows, tunable: Any) -> None:
+    chosen = cross_validated("few", tunable, rows, RECIPE, "accuracy")
+    assert chosen.learning_rate in RECIPE.learning_rates
+    assert chosen.steps in {2, 4}
+    said: dict[int, str] = {}
+    for number, fold in enumerate(folds_of(rows.examples, [], 3, 5)):
+        apart = [place for place in range(12) if place not in fold]
+        own = rows.trained_on(apart)
+        assert not {rows.examples[place] for place in fold} & {*own.examples}
+        tuned = Tuned("by hand", *tunable(), own, RECIPE.alone(chosen.learning_rate, number), "accuracy")
+        for step in range(chosen.steps):
+            tuned.step(step, 0.0)
+        found = predictions(tuned.model, [rows.development[place] for place in fold], rows.labels)
+        said |= {place: one.label for place, one in zip(fold, found, strict=True)}
+    assert [said[place] for place in range(12)] == [prediction.label for prediction in chosen.predictions]
+    right = [said[place] == answer for place, (_, answer) in enumerate(rows.examples)]
+    assert chosen.score == pytest.approx(sum(right) / 12)
+
+
+def test_all_rows_are_trained_on_for_the_steps_that_were_chosen(rows: Rows, tunable: Any, tmp_path: Path) -> None:
+    """The rate falls as it did in the folds, over the steps of the recipe."""
+    chosen = cross_validated("few", tunable, rows, RECIPE, "accuracy")
+    one = RECIPE.alone(chosen.learning_rate, 5)
+    ours = OnAllRows("few", *tunable(), rows, one, "accuracy", chosen)
+    Loop(tmp_path, ours, ours.budget, "again").run()
+    assert (ours.best.score, ours.best.step) == (chosen.score, chosen.steps)
+    by_hand = Tuned("by hand", *tunable(), rows, one, "accuracy")
+    for step in range(chosen.steps):
+        by_hand.step(step, 0.0)
+    for name, parameter in by_hand.parameters.items():
+        assert torch.equal(ours.kept[name], parameter.detach())
+
+
+def test_rates_that_diverge(rows: Rows, tunable: Any) -> None:
+    endless = RECIPE.model_copy(update={"learning_rates": (1e30,), "clip": None})
+    with pytest.raises(UserError, match="few: every rate diverged"):
+        cross_validated("few", tunable, rows, endless, "accuracy")
