@@ -15,7 +15,7 @@ import argparse
 import json
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
@@ -24,7 +24,9 @@ from rich.console import Console
 from serving import Texts
 from sides import hardware
 
+from preface.backbones.base import Backbone
 from preface.backbones.load import load_backbone
+from preface.records.card import load_prompt
 from preface.serving.engine import Engine
 from preface.serving.store import Store
 
@@ -71,15 +73,15 @@ def prompts_of(folder: Path) -> dict[str, Path]:
     return found
 
 
-def rows(store: Store, names: Sequence[str], text: str) -> dict[str, str]:
-    """One row that has every task's fields: the text, and a second one where a task is about a pair."""
-    fields = [store.get(name).card.task.fields.input for name in names]
-    return {name: SECOND for both in fields for name in both[1:]} | {both[0]: text for both in fields}
+def row_of(store: Store, names: Sequence[str], text: str) -> dict[str, str]:
+    """One row that has every task's fields: the text, and a second one where a task is about more."""
+    tasks = [store.get(name).card.task for name in names]
+    more = {field for task in tasks for field in task.text_fields}
+    return dict.fromkeys(more, SECOND) | {task.fields.input[0]: text for task in tasks}
 
 
-def measured(folder: Path, backbone_name: str, dtype: str, pieces: int, runs: int) -> Found:
-    backbone, paths, texts = load_backbone(backbone_name, dtype), prompts_of(folder), Texts()
-    names = list(paths)
+def measured(paths: Mapping[str, Path], backbone: Backbone, pieces: int, runs: int) -> Found:
+    names, texts = list(paths), Texts()
     with (
         tempfile.TemporaryDirectory() as empty,
         Engine(Store(empty, backbone, also=paths)) as keeps,
@@ -88,7 +90,7 @@ def measured(folder: Path, backbone_name: str, dtype: str, pieces: int, runs: in
 
         def seconds(engine: Engine, groups: Sequence[Sequence[str]]) -> float:
             """Until each group has answered about a new text, one group after the other."""
-            row = rows(engine.store, names, new())
+            row = row_of(engine.store, names, new())
             began = time.perf_counter()
             for group in groups:
                 engine.ask(group, [row]).result()
@@ -101,13 +103,16 @@ def measured(folder: Path, backbone_name: str, dtype: str, pieces: int, runs: in
         alone = [[name] for name in names]
         for engine, groups in ((keeps, [names]), (forgets, alone)):
             seconds(engine, groups)
-        before = keeps.counts.texts_read
+        read = keeps.counts.texts_read
         times = [(seconds(keeps, alone[:1]), seconds(keeps, [names]), seconds(forgets, alone)) for _ in range(runs)]
-        read = (keeps.counts.texts_read - before) // runs - 1
         one, together, apart = (median(each) for each in zip(*times, strict=True))
     files = sum((path / "prompt.safetensors").stat().st_size for path in paths.values())
-    weights = backbone.parameters * backbone.dtype.itemsize
-    return Found(len(names), read, files, weights, one, together, apart)
+    return Found(len(names), read, files, backbone.parameters * backbone.dtype.itemsize, one, together, apart)
+
+
+def about_one_text(paths: Mapping[str, Path]) -> dict[str, Path]:
+    """The prompts whose tasks are about a text alone."""
+    return {name: path for name, path in paths.items() if len(load_prompt(path).card.task.text_fields) == 1}
 
 
 def main(given: Sequence[str] | None = None) -> None:
@@ -119,12 +124,17 @@ def main(given: Sequence[str] | None = None) -> None:
     parser.add_argument("--runs", type=int, default=15)
     parser.add_argument("--out", type=Path, help="a JSON file")
     arguments = parser.parse_args(given)
-    found = measured(arguments.folder, arguments.backbone, arguments.dtype, arguments.pieces, arguments.runs)
-    Console(soft_wrap=True).print(f"{hardware()}\n{found}")
+    backbone, paths = load_backbone(arguments.backbone, arguments.dtype), prompts_of(arguments.folder)
+    found = {
+        what: measured(some, backbone, arguments.pieces, arguments.runs)
+        for what, some in (("all tasks", paths), ("tasks about a text alone", about_one_text(paths)))
+    }
+    console = Console(soft_wrap=True)
+    for what, each in found.items():
+        console.print(f"{what}, {hardware()}\n{each}\n")
     if arguments.out is not None:
-        arguments.out.write_text(
-            json.dumps({"machine": hardware(), **asdict(found)}, indent=1) + "\n", encoding="utf-8"
-        )
+        record = {"machine": hardware(), **{what: asdict(each) for what, each in found.items()}}
+        arguments.out.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":
