@@ -84,15 +84,14 @@ def measured(paths: Mapping[str, Path], backbone: Backbone, pieces: int, runs: i
     names, texts = list(paths), Texts()
     with (
         tempfile.TemporaryDirectory() as empty,
-        Engine(Store(empty, backbone, also=paths)) as keeps,
-        Engine(Store(empty, backbone, also=paths), keep_texts=0) as forgets,
+        Engine(Store(empty, backbone, also=paths)) as engine,
     ):
 
-        def seconds(engine: Engine, groups: Sequence[Sequence[str]]) -> float:
-            """Until each group has answered about a new text, one group after the other."""
-            row = row_of(engine.store, names, new())
+        def seconds(*groups: Sequence[str]) -> float:
+            """Until each group has answered about a new text of its own, one group after the other."""
+            rows = [row_of(engine.store, names, new()) for _ in groups]
             began = time.perf_counter()
-            for group in groups:
+            for group, row in zip(groups, rows, strict=True):
                 engine.ask(group, [row]).result()
             return time.perf_counter() - began
 
@@ -101,10 +100,9 @@ def measured(paths: Mapping[str, Path], backbone: Backbone, pieces: int, runs: i
             return str(backbone.tokenizer.decode(ids, skip_special_tokens=True))
 
         alone = [[name] for name in names]
-        for engine, groups in ((keeps, [names]), (forgets, alone)):
-            seconds(engine, groups)
-        read = keeps.counts.texts_read
-        times = [(seconds(keeps, alone[:1]), seconds(keeps, [names]), seconds(forgets, alone)) for _ in range(runs)]
+        seconds(names)
+        read = engine.counts.texts_read
+        times = [(seconds(names[:1]), seconds(names), seconds(*alone)) for _ in range(runs)]
         one, together, apart = (median(each) for each in zip(*times, strict=True))
     files = sum((path / "prompt.safetensors").stat().st_size for path in paths.values())
     return Found(len(names), read, files, backbone.parameters * backbone.dtype.itemsize, one, together, apart)
