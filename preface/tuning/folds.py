@@ -107,8 +107,7 @@ class CrossValidation(Population):
     ) -> None:
         """`rows`: those held out are the training rows again."""
         assert recipe.folds is not None
-        groups = [example.group for example in rows.held_out if example.group]
-        self.folds = folds_of(rows.examples, groups, recipe.folds, recipe.seeds[0])
+        self.folds = folds_of(rows.examples, rows.groups, recipe.folds, recipe.seeds[0])
         self.apart = [sorted({*range(len(rows.examples))} - {*fold}) for fold in self.folds]
         several = recipe.model_copy(update={"seeds": tuple(range(recipe.folds)), "patience": None})
         super().__init__(backbone, method, several, rows, metric, processes)

@@ -99,6 +99,11 @@ class Rows:
         return [str(example.label) for example in self.held_out]
 
     @property
+    def groups(self) -> list[str]:
+        """What each development row belongs to, where rows belong together; else empty."""
+        return [example.group for example in self.held_out if example.group]
+
+    @property
     def of_task(self) -> list[int] | None:
         """The number of each training row's task, where each task has a prompt of its own; None: there is one."""
         return None

@@ -33,7 +33,7 @@ def cross_validated(title: str, tunable: Tunable, rows: Rows, recipe: Recipe, me
     recipe = recipe.resolve(rows.steps_an_epoch(recipe))
     assert recipe.folds is not None
     assert recipe.steps is not None
-    folds, rates = folds_of(rows.examples, [], recipe.folds, recipe.seeds[0]), recipe.learning_rates
+    folds, rates = folds_of(rows.examples, rows.groups, recipe.folds, recipe.seeds[0]), recipe.learning_rates
     best: Chosen | None = None
     shown, total = f"{title}, {len(folds)} folds × {len(rates)} rates", len(folds) * len(rates) * recipe.steps
     with progress(shown, total, "steps") as advance:
