@@ -93,8 +93,9 @@ class Table:
 
     @property
     def metric(self) -> str:
-        """The head of the first column: `accuracy (%)`, with all metrics where there are several."""
-        return f"{join(row.metric for row in self.rows if row.metric)} (%)"
+        """The head of the first column: `accuracy (%)`; `score (%)` where there are several, which the rows name."""
+        several = {row.metric for row in self.rows if row.metric}
+        return f"{several.pop() if len(several) == 1 else 'score'} (%)"
 
 
 def pivot(cells: Sequence[Cell]) -> Table:

@@ -132,7 +132,7 @@ def test_the_last_measurement_of_a_seed_counts(tmp_path: Path) -> None:
 def test_splits_and_metrics_are_rows_of_their_own() -> None:
     table = pivot([cell(), cell(split="dev"), cell(metric="f1"), cell(split="dev", metric="f1")])
     assert [row.label for row in table.rows] == ["sst2", "sst2 (dev)", "sst2 (f1)", "sst2 (dev, f1)"]
-    assert table.metric == "accuracy, f1 (%)"
+    assert table.metric == "score (%)"
     table = pivot([cell(metric="macro_f1")])
     assert (table.metric, table.rows[0].label) == ("macro-F1 (%)", "sst2 (macro-F1)")
 
