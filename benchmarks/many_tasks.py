@@ -65,7 +65,7 @@ class Found:
 
 def prompts_of(folder: Path) -> dict[str, Path]:
     """The exported prompt of each task of an experiment, by the task's name."""
-    found = {path.parent.parent.parent.name.strip("-"): path for path in sorted(folder.glob("tasks/*/train/*/prompt"))}
+    found = {path.parents[2].name.strip("-"): path for path in sorted(folder.glob("tasks/*/train/*/prompt"))}
     if not found:
         raise SystemExit(
             f"{folder}: no tasks/TASK/train/METHOD/prompt here; give a folder of `preface compare many-tasks`"

@@ -149,10 +149,14 @@ class Trained(Column):
         """The splits that must be there of the task trained on."""
         return "train", "validation"
 
+    def split(self, setting: Setting, name: str) -> Split:
+        """A split of the task trained on; of the training rows, those that are trained on."""
+        return setting.split(setting.task(self.train_task), name, self.train_rows if name == "train" else None)
+
     def check(self, setting: Setting, tasks: Sequence[Task]) -> None:
         trained = setting.task(self.train_task)
         for name in self.reads:
-            setting.split(trained, name)
+            self.split(setting, name)
         if trained.free_text and not self.writes:
             raise UserError(f"{self.label}: knows labels alone, and the answers of {trained.name} are free text")
         if trained.multi_label and not self.multi_label:

@@ -148,7 +148,7 @@ class Classifier(Trained):
     def _rows(self, setting: Setting, task: Task, draw: int | None) -> tuple[Split, Split | None]:
         """What is fitted to, and what chooses."""
         if self.shots is None or draw is None:
-            return setting.split(task, "train", self.train_rows), setting.split(task, "validation")
+            return self.split(setting, "train"), self.split(setting, "validation")
         return setting.drawn(task, self.shots, draw), None
 
 

@@ -130,11 +130,10 @@ class Weights(ByRecipe):
         folder = self._folder(setting, part, rate, seed)
         if (folder / WEIGHTS).exists():
             return _outcome(folder)
-        task = setting.task(self.train_task)
-        training, development = setting.split(task, "train", self.train_rows), setting.split(task, "validation")
-        rows, one = self._rows(setting, training, development), recipe.alone(rate, seed)
-        title = f"{self.label} · {rate:g} · seed {seed}"
-        return self._run(setting, folder, Tuned(title, *self._tunable(setting, seed), rows, one, task.metric))
+        rows = self._rows(setting, self.split(setting, "train"), self.split(setting, "validation"))
+        title, metric = f"{self.label} · {rate:g} · seed {seed}", setting.task(self.train_task).metric
+        tuned = Tuned(title, *self._tunable(setting, seed), rows, recipe.alone(rate, seed), metric)
+        return self._run(setting, folder, tuned)
 
     def _drawn(self, setting: Setting, draw: int) -> Outcome:
         """Tuned on the rows of a draw, at the rate and for the steps that its own folds choose."""

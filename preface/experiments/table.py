@@ -94,8 +94,8 @@ class Table:
     @property
     def metric(self) -> str:
         """The head of the first column: `accuracy (%)`; `score (%)` where there are several, which the rows name."""
-        several = {row.metric for row in self.rows if row.metric}
-        return f"{several.pop() if len(several) == 1 else 'score'} (%)"
+        metrics = {row.metric for row in self.rows if row.metric}
+        return f"{metrics.pop() if len(metrics) == 1 else 'score'} (%)"
 
 
 def pivot(cells: Sequence[Cell]) -> Table:

@@ -57,6 +57,11 @@ class Chosen:
         """The inverse of `asdict`."""
         return cls(**fields | {"predictions": [Prediction(**row) for row in fields["predictions"]]})
 
+    def or_better(self, best: Chosen | None) -> Chosen | None:
+        """The better of the two, by score, then by loss; this one never if it diverged."""
+        better = best is None or (self.score, -self.loss) > (best.score, -best.loss)
+        return self if math.isfinite(self.loss) and better else best
+
     def write(self, folder: Path) -> None:
         write_atomically(folder / CHOSEN, json.dumps(asdict(self), indent=1) + "\n")
 
@@ -93,6 +98,11 @@ def folds_of(rows: Sequence[tuple[str, str]], groups: Sequence[str], count: int,
     return [sorted(place for unit in units[fold::count] for place in unit) for fold in range(count)]
 
 
+def apart_from(fold: Sequence[int], count: int) -> list[int]:
+    """The rows, of so many, that are not in a fold."""
+    return sorted({*range(count)} - {*fold})
+
+
 class CrossValidation(Population):
     """A population of rates × folds: each is trained on all rows but its fold, and scored on these."""
 
@@ -108,7 +118,7 @@ class CrossValidation(Population):
         """`rows`: those held out are the training rows again."""
         assert recipe.folds is not None
         self.folds = folds_of(rows.examples, rows.groups, recipe.folds, recipe.seeds[0])
-        self.apart = [sorted({*range(len(rows.examples))} - {*fold}) for fold in self.folds]
+        self.apart = [apart_from(fold, len(rows.examples)) for fold in self.folds]
         several = recipe.model_copy(update={"seeds": tuple(range(recipe.folds)), "patience": None})
         super().__init__(backbone, method, several, rows, metric, processes)
         self.title = f"{method.name}, {recipe.folds} folds × {len(recipe.learning_rates)} rates"
@@ -166,9 +176,8 @@ class CrossValidation(Population):
                 "cross_validated_score": score,
                 "cross_validated_loss": shown,
             }
-            better = self.chosen is None or (score, -loss) > (self.chosen.score, -self.chosen.loss)
-            if at.steps and math.isfinite(loss) and better:
-                self.chosen = Chosen(rate, at.steps, score, loss, predictions)
+            if at.steps:
+                self.chosen = Chosen(rate, at.steps, score, loss, predictions).or_better(self.chosen)
 
     def _stop(self, member: int, why: str) -> None:
         """One that diverged stays: it is the rate that will not be chosen."""

@@ -23,7 +23,7 @@ from preface.terminal.progress import warn
 from preface.tuning.loop import Evaluation, Position
 from preface.tuning.optimizers import clip_gradients, optimizer
 from preface.tuning.recipe import Recipe
-from preface.tuning.rows import Rows
+from preface.tuning.rows import Judged, Rows
 from preface.tuning.schedules import Budget, done_since, rate_share
 from preface.tuning.standing import Standing
 from preface.tuning.step import shares_of
@@ -135,8 +135,13 @@ class Tuned:
         if isinstance(wanted, FreeText):
             loss = answer_loss(self.model, rows.development, wanted.targets(rows.held_out_answers), wanted.lead_in)
             return rows.score(self.metric, written_answers(self.model, rows.development, wanted)), loss
-        found = rows.judged(self.metric, label_scores(self.model, rows.development, rows.labels))
+        found = self.judged()
         return found.score, found.loss
+
+    def judged(self) -> Judged:
+        """How the model does on the development rows of a task with labels."""
+        rows = self.rows
+        return rows.judged(self.metric, label_scores(self.model, rows.development, rows.labels))
 
     def _diverge(self, why: str) -> None:
         warn(f"{self.title}: {why}; it stops there")

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import math
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -11,13 +10,13 @@ from typing import Any
 from preface.errors import UserError
 from preface.labelling.labeller import Prediction
 from preface.terminal.progress import progress
-from preface.tuning.folds import Chosen, folds_of
+from preface.tuning.folds import Chosen, apart_from, folds_of
 from preface.tuning.loop import Position
 from preface.tuning.recipe import Recipe
 from preface.tuning.rows import Judged, Rows
 from preface.tuning.schedules import Budget
 from preface.tuning.standing import Standing
-from preface.tuning.tuned import Tuned, label_scores
+from preface.tuning.tuned import Tuned
 
 Tunable = Callable[[], tuple[Any, dict[str, Any]]]
 """Makes a model as it was before any tuning, and names those of its parameters that are tuned."""
@@ -41,23 +40,21 @@ def cross_validated(title: str, tunable: Tunable, rows: Rows, recipe: Recipe, me
             said: dict[int, dict[int, Prediction]] = defaultdict(dict)  # by step, then by row
             losses: dict[int, float] = defaultdict(float)
             for number, fold in enumerate(folds):
-                apart = [place for place in range(len(rows.examples)) if place not in {*fold}]
-                own = rows.trained_on(apart).held(fold)
+                own = rows.trained_on(apart_from(fold, len(rows.examples))).held(fold)
                 tuned = Tuned(title, *tunable(), own, recipe.alone(rate, number), metric)
-                for steps, found in _judged(tuned, lambda: advance(1)):
+                for steps, found in _judged(tuned, advance):
                     said[steps] |= dict(zip(fold, found.predictions, strict=True))
                     losses[steps] += found.loss * len(fold) / len(rows.examples)
             for steps, loss in losses.items():
                 predictions = [said[steps][place] for place in range(len(rows.examples))]
                 score = rows.score(metric, [prediction.label for prediction in predictions])
-                if math.isfinite(loss) and (best is None or (score, -loss) > (best.score, -best.loss)):
-                    best = Chosen(rate, steps, score, loss, predictions)
+                best = Chosen(rate, steps, score, loss, predictions).or_better(best)
     if best is None:
         raise UserError(f"{title}: every rate diverged; try lower ones")
     return best
 
 
-def _judged(tuned: Tuned, advance: Callable[[], None]) -> Iterator[tuple[int, Judged]]:
+def _judged(tuned: Tuned, advance: Callable[..., None]) -> Iterator[tuple[int, Judged]]:
     """Train; after every so many steps, how many, and how the model does on the rows held out."""
     steps, every = tuned.recipe.steps, tuned.recipe.evaluate_every
     assert steps is not None
@@ -66,8 +63,7 @@ def _judged(tuned: Tuned, advance: Callable[[], None]) -> Iterator[tuple[int, Ju
         tuned.step(number, number / steps)
         advance()
         if (number + 1) % every == 0 or number + 1 == steps:
-            scores = label_scores(tuned.model, tuned.rows.development, tuned.rows.labels)
-            yield number + 1, tuned.rows.judged(tuned.metric, scores)
+            yield number + 1, tuned.judged()
 
 
 class OnAllRows(Tuned):
