@@ -155,8 +155,6 @@ class Trained(Column):
 
     def check(self, setting: Setting, tasks: Sequence[Task]) -> None:
         trained = setting.task(self.train_task)
-        for name in self.reads:
-            self.split(setting, name)
         if trained.free_text and not self.writes:
             raise UserError(f"{self.label}: knows labels alone, and the answers of {trained.name} are free text")
         if trained.multi_label and not self.multi_label:
@@ -168,6 +166,8 @@ class Trained(Column):
                     f"{task.name}: its labels ({', '.join(task.label_words)}) are not those of "
                     f"{trained.name} ({', '.join(trained.label_words)})"
                 )
+        for name in self.reads:  # last: it takes seconds, and what is wrong above is wrong whatever the rows are
+            self.split(setting, name)
 
     def cell(
         self,
