@@ -13,22 +13,21 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
-from functools import partial
+from itertools import accumulate
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
+from own_method_modules import Both, Queries, Shared, growing, turned
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn.functional import cross_entropy as loss_of
 
-from preface.backbones import batching, causal_attention
+from preface.backbones import batching
 from preface.backbones.base import Backbone, Context
 from preface.backbones.contexts import Inputs
-from preface.backbones.frozen import FrozenLinear, cross_entropy
+from preface.backbones.frozen import cross_entropy
 from preface.backbones.load import load_backbone
 from preface.labelling.calibration import content_free
 from preface.methods import PrefixTuning, PromptModule
@@ -52,7 +51,7 @@ WORDED_FILM = "OPTIONS: negative, positive. Choose the sentiment of this film re
 TOLD = "Is the sentiment of the following text positive or negative?\n{text}"
 PAIRS = (("negative", "positive"), ("bad", "good"))
 TRIAL, STEPS, BATCH, WARMUP, LENGTH, MOST_TOKENS = 200, 300, 16, 20, 10, 512
-SOURCES = {"sst2": (4_800, MOST_TOKENS), "imdb": (2_400, 256)}
+SOURCES = {"sst2": (4_800, MOST_TOKENS), "imdb": (2_400, 256), "cr": (4_800, MOST_TOKENS), "mpqa": (4_800, MOST_TOKENS)}
 """Rows that are trained on, and the pieces that a text is cut to."""
 AT_ONCE = 2_048
 """Answers that are computed together."""
@@ -74,6 +73,10 @@ class Candidate:
     """What the divergence between the answers to one row counts beside the loss."""
     growth: float = 0.0
     """α: the prefix's scores grow by α log(N / N₀) with the N pieces of a text."""
+    more: tuple[str, ...] = ()
+    """Sources beside the one: a batch has as many rows of each."""
+    shared: bool = False
+    """Whether each source's prefix is what all share times a rank of one; other domains have what is shared."""
     joined: bool = False
     """Whether half of the rows are two of one label, one after the other."""
     teacher: str | None = None
@@ -91,7 +94,7 @@ class Candidate:
     best_rates: int = 1
 
 
-WORDS = (0.01, 0.03, 0.1)
+WORDS, MORE = (0.01, 0.03, 0.1), ("cr", "mpqa")
 CANDIDATES = {
     "bare": Candidate(seeds=0),
     "plain": Candidate(),
@@ -112,6 +115,8 @@ CANDIDATES = {
     "joined": Candidate(joined=True),
     "cues": Candidate(cues=3, pairs=2, agreement=0.1),
     "cues-apart": Candidate(cues=3, pairs=2),
+    "sources": Candidate(more=MORE),
+    "shared": Candidate(more=MORE, shared=True),
     "student": Candidate(teacher="many"),
     "queries": Candidate(rank=4, rates=(0.001, 0.003, 0.01)),
     "words": Candidate(words=6, rates=WORDS),
@@ -172,93 +177,25 @@ def with_joined(rows: Sequence[Example]) -> list[Example]:
     return [*rows[:half], *both]
 
 
-@contextmanager
-def growing(alpha: float, usual: float) -> Iterator[None]:
-    """α log(N / N₀) is added to the scores of a prefix's keys, where N₀ is `usual`."""
-    plain = causal_attention._prefix_bias
-
-    def grown(site: str, prefix: Any, call: Any, window: int | None, dtype: torch.dtype) -> Tensor | None:
-        known = (site, window) in call.biases
-        bias = plain(site, prefix, call, window, dtype)
-        if known or call.text_mask is None:
-            return bias
-        own = alpha * (call.text_mask.sum(1).to(dtype) / usual).log()  # [N]
-        own = own.repeat(len(call.positions) // len(own))[:, None, None, None].expand(-1, 1, 1, prefix.length)
-        call.biases[site, window] = own if bias is None else own + bias
-        return call.biases[site, window]
-
-    if alpha:
-        causal_attention._prefix_bias = grown
-    try:
-        yield
-    finally:
-        causal_attention._prefix_bias = plain
-
-
-class Queries(PromptModule):
-    """P changes of the queries of every layer: `down` `[P, L, rank, d]`, `up` `[P, L, heads × e, rank]`, at first 0."""
-
-    def __init__(self, backbone: Backbone, rank: int, seeds: Sequence[int]) -> None:
-        super().__init__()
-        outputs, inputs = projections(backbone)[0].plain.shape
-        layers = len(projections(backbone))
-        drawn = [torch.randn(layers, rank, inputs, generator=torch.Generator().manual_seed(seed)) for seed in seeds]
-        self.down = torch.nn.Parameter(torch.stack(drawn) * inputs**-0.5)
-        self.up = torch.nn.Parameter(torch.zeros(len(seeds), layers, outputs, rank))
-
-    def forward(self) -> Prompts:
-        return Prompts({"queries.down": self.down, "queries.up": self.up})
-
-
-class Both(PromptModule):
-    """What two modules make, side by side."""
-
-    def __init__(self, one: PromptModule, other: PromptModule) -> None:
-        super().__init__()
-        self.one, self.other = one, other
-
-    def forward(self) -> Prompts:
-        return Prompts({**self.one().tensors, **self.other().tensors})
-
-
-def projections(backbone: Backbone) -> list[FrozenLinear]:
-    """Those that make queries, by layer."""
-    return [layer.self_attn.q_proj for layer in backbone.model.model.layers]
-
-
-@contextmanager
-def turned(backbone: Backbone, prompts: Prompts) -> Iterator[None]:
-    """Queries change as prompts have it, whose rows lie side by side."""
-    if "queries.up" not in prompts.tensors:
-        yield
-        return
-    pairs = zip(prompts.tensors["queries.down"].unbind(1), prompts.tensors["queries.up"].unbind(1), strict=True)
-    hooks = [
-        projection.register_forward_hook(partial(_turn, down, up))
-        for projection, (down, up) in zip(projections(backbone), pairs, strict=True)
-    ]
-    try:
-        yield
-    finally:
-        for hook in hooks:
-            hook.remove()
-
-
-def _turn(down: Tensor, up: Tensor, module: FrozenLinear, given: tuple[Tensor], output: Tensor) -> Tensor:
-    own = given[0].unflatten(0, (len(down), -1)).flatten(1, 2)  # [P, rows, d]
-    return output + (own @ down.mT @ up.mT).view_as(output)
-
-
 class Training:
     """P prompts of one candidate, trained side by side."""
 
-    def __init__(self, backbone: Backbone, candidate: Candidate, texts: Sequence[Texts], taught: Tensor | None) -> None:
+    def __init__(
+        self,
+        backbone: Backbone,
+        candidate: Candidate,
+        texts: Sequence[Texts],
+        taught: Tensor | None = None,
+        sizes: Sequence[int] = (),
+    ) -> None:
         """
         Args:
             texts: the rows under each cue.
             taught: what a teacher answers to each row, `[N, 2]`, which sums to 1.
+            sizes: how many of the rows, which lie one source after the other, each source has; none: there is one.
         """
         self.backbone, self.candidate, self.texts, self.taught = backbone, candidate, texts, taught
+        self.sizes = sizes or [len(texts[0].inputs)]
         self.usual = float(np.mean(texts[0].inputs.lengths))
 
     def run(self, name: str, rows: Sequence[Example], members: Sequence[tuple[float, int]], steps: int) -> Prompts:
@@ -266,8 +203,7 @@ class Training:
         module = self.module(rows, [seed for _, seed in members])
         parameters = dict(module.named_parameters())
         optimizer = AdamW(parameters, 0.0)
-        lengths = self.texts[0].inputs.lengths
-        orders = [batching.endless(lengths, seed, BATCH) for _, seed in members]
+        orders = [self.batches(seed) for _, seed in members]
         rates = torch.tensor([rate for rate, _ in members])
         with progress(name, steps, "steps") as advance, growing(self.candidate.growth, self.usual):
             for step in range(steps):
@@ -279,7 +215,19 @@ class Training:
                 optimizer.step(rates * rate_share("linear", step, done_since(WARMUP, step, steps), WARMUP))
                 advance(1, f"loss {float(losses.detach().mean()):.3f}")
         with torch.no_grad():
-            return Prompts({name: tensor.detach().clone() for name, tensor in module().tensors.items()})
+            prompts = module.shared() if isinstance(module, Shared) else module()
+        return Prompts({name: tensor.detach().clone() for name, tensor in prompts.tensors.items()})
+
+    def batches(self, seed: int) -> Iterator[list[int]]:
+        """As many rows of each source, one source after the other; what is left at the end of a source is not seen."""
+        rows, lengths = -(-BATCH // len(self.sizes)), self.texts[0].inputs.lengths
+        begins = [0, *accumulate(self.sizes)][:-1]
+        orders = [
+            batching.endless(lengths[begin : begin + size - size % rows], seed, rows)
+            for begin, size in zip(begins, self.sizes, strict=True)
+        ]
+        while True:
+            yield [begin + row for begin, order in zip(begins, orders, strict=True) for row in next(order)]
 
     def module(self, rows: Sequence[Example], seeds: Sequence[int]) -> PromptModule:
         """What is trained, at its beginning."""
@@ -288,7 +236,8 @@ class Training:
         said = [(row.text, str(row.label)) for row in rows]
         labels, activations = (Initializer.parse(kind, PAIRS[0], said, CUES[0]) for kind in ("labels", "activations"))
         if not self.candidate.words:
-            return PrefixTuning(length=LENGTH, sites=("answer",)).build(self.backbone, activations, seeds)
+            prefixes = PrefixTuning(length=LENGTH, sites=("answer",)).build(self.backbone, activations, seeds)
+            return Shared(prefixes(), len(self.sizes)) if self.candidate.shared else prefixes
         words = SoftWords(length=self.candidate.words, place="after").build(self.backbone, labels, seeds)
         if not self.candidate.prefix:
             return words
@@ -369,15 +318,16 @@ def train(name: str, out: Path, source: str, data: Path | None, backbone: Backbo
     if not candidate.seeds:
         (folder / "candidate.json").write_text(json.dumps({"candidate": asdict(candidate), "usual": 1.0}) + "\n")
         return say(f"{name}: nothing to train")
-    most_rows, most = SOURCES[source]
-    rows = examples(source, "train", data, most_rows)
+    most = SOURCES[source][1]
+    each = [examples(name, "train", data, SOURCES[name][0]) for name in (source, *candidate.more)]
+    rows = [row for rows in each for row in rows]
     rows = with_joined(rows) if candidate.joined else rows
     held = examples(source, "validation", data)
     cues = (candidate.cue, *CUES[1 : candidate.cues])
     texts = [Texts.of(backbone, rows, candidate.template, cue, most) for cue in cues]
     development = Texts.of(backbone, held, candidate.template, candidate.cue, most)
     taught = None if candidate.teacher is None else Trained.read(out / candidate.teacher).taught(backbone, texts[0])
-    training = Training(backbone, candidate, texts, taught)
+    training = Training(backbone, candidate, texts, taught, [len(rows) for rows in each])
 
     def scores(prompts: Prompts) -> tuple[list[float], list[float]]:
         (logits,) = asked(backbone, development, [Trained(candidate, prompts, training.usual)])

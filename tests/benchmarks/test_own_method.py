@@ -32,6 +32,11 @@ def own(load, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 
 
 @pytest.fixture
+def modules(load) -> ModuleType:
+    return load("own_method_modules")
+
+
+@pytest.fixture
 def backbone(causal_folder: Path) -> Backbone:
     return load_backbone(causal_folder, dtype="float32", device="cpu")
 
@@ -59,7 +64,7 @@ def test_every_candidate_is_trained_and_asked_once(
 @pytest.mark.parametrize("rank", [0, 2])
 def test_members_are_trained_each_at_its_own_rate(own: ModuleType, backbone: Backbone, rank: int) -> None:
     texts = own.Texts.of(backbone, ROWS, own.ONCE, own.CUES[0])
-    training = own.Training(backbone, own.Candidate(rank=rank), [texts], None)
+    training = own.Training(backbone, own.Candidate(rank=rank), [texts])
     prompts = training.run("two", ROWS, [(0.0, 0), (0.03, 0)], 40)
     with torch.no_grad():
         begun = training.module(ROWS, [0, 0])()
@@ -74,36 +79,40 @@ def prefixes(own: ModuleType, backbone: Backbone, length: int = 4) -> Prompts:
     return PrefixTuning(length=length, sites=("answer",)).build(backbone, begin, [0, 1])()
 
 
-def test_growing_prefixes_weigh_as_if_they_stood_there_more_often(own: ModuleType, backbone: Backbone) -> None:
+def test_growing_prefixes_weigh_as_if_they_stood_there_more_often(
+    own: ModuleType, modules: ModuleType, backbone: Backbone
+) -> None:
     # with α = 1, a text of 2 N₀ pieces sees every key of a prefix twice
     texts = own.Texts.of(backbone, ROWS[:1], own.ONCE, own.CUES[0])
     prompts, context = prefixes(own, backbone), texts.inputs.read([0])
     twice = Prompts({name: torch.cat([tensor, tensor], dim=3) for name, tensor in prompts.tensors.items()})
     with torch.no_grad():
         expected = texts.states(backbone, context, twice, 2)
-        with own.growing(1.0, texts.inputs.lengths[0] / 2):
+        with modules.growing(1.0, texts.inputs.lengths[0] / 2):
             found = texts.states(backbone, context, prompts, 2)
         plain = texts.states(backbone, context, prompts, 2)
     torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
     assert not torch.allclose(plain, expected, atol=1e-3)
 
 
-def test_changed_queries_are_those_of_a_model_with_other_weights(own: ModuleType, backbone: Backbone) -> None:
+def test_changed_queries_are_those_of_a_model_with_other_weights(
+    own: ModuleType, modules: ModuleType, backbone: Backbone
+) -> None:
     texts = own.Texts.of(backbone, ROWS[:3], own.ONCE, own.CUES[0])
     context = texts.inputs.read([0, 1, 2])
-    queries = own.Queries(backbone, 2, [0, 1])
+    queries = modules.Queries(backbone, 2, [0, 1])
     torch.nn.init.normal_(queries.up, std=0.5)
     with torch.no_grad():
         prompts = queries()
         found = texts.states(backbone, context, prompts, 6).unflatten(0, (2, 3))
         for member in range(2):
             changes = (queries.up @ queries.down)[member]  # [L, heads * e, d]
-            plain = [projection.plain.clone() for projection in own.projections(backbone)]
-            for projection, weight, change in zip(own.projections(backbone), plain, changes, strict=True):
+            plain = [projection.plain.clone() for projection in modules.projections(backbone)]
+            for projection, weight, change in zip(modules.projections(backbone), plain, changes, strict=True):
                 projection.unpack()
                 projection.weight.copy_(weight + change)
             expected = texts.states(backbone, context, Prompts.bare(), 3)
-            for projection, weight in zip(own.projections(backbone), plain, strict=True):
+            for projection, weight in zip(modules.projections(backbone), plain, strict=True):
                 projection.unpack()
                 projection.weight.copy_(weight)
             torch.testing.assert_close(found[member], expected, atol=1e-4, rtol=1e-3)
@@ -123,3 +132,40 @@ def test_half_of_the_joined_rows_are_two_of_one_label(own: ModuleType) -> None:
         assert row.text.startswith(alone.text.strip())
         assert row.text.count("film") == 2
         assert row.text.count("dull") in (0, 2)
+
+
+def test_batches_have_as_many_rows_of_each_source(own: ModuleType, backbone: Backbone) -> None:
+    texts = own.Texts.of(backbone, ROWS, own.ONCE, own.CUES[0])
+    batches = own.Training(backbone, own.Candidate(), [texts], sizes=[24, 10, 6]).batches(0)
+    seen = [next(batches) for _ in range(4)]  # 6 of each: an epoch of 24 rows of the first
+    for batch in seen:
+        assert all(24 <= row < 30 for row in batch[6:12])  # 6 of 10 fill a batch
+        assert sorted(batch[12:]) == list(range(34, 40))
+    assert sorted(row for batch in seen for row in batch[:6]) == list(range(24))
+
+
+def test_sources_share_a_prefix_times_a_rank_of_one(own: ModuleType, modules: ModuleType, backbone: Backbone) -> None:
+    start = prefixes(own, backbone)
+    module = modules.Shared(start, 3)
+    with torch.no_grad():
+        begun = module()
+        for name, tensor in begun.tensors.items():  # all begin at the shared one, members apart
+            torch.testing.assert_close(tensor, start.tensors[name].repeat_interleave(3, 0))
+        torch.nn.init.normal_(module.u)
+        for v in module.v:
+            torch.nn.init.normal_(v)
+        changed, shared = module(), module.shared()
+    for name, tensor in start.tensors.items():
+        torch.testing.assert_close(shared.tensors[name], tensor)
+        ratio = (changed.tensors[name][4] / tensor[1]).permute(2, 0, 1, 3).flatten(1)  # the second source, [n, L H e]
+        assert torch.linalg.matrix_rank(ratio.double(), rtol=1e-4) == 1
+
+
+def test_a_prefix_that_sources_share_learns(own: ModuleType, backbone: Backbone) -> None:
+    texts = own.Texts.of(backbone, ROWS, own.ONCE, own.CUES[0])
+    training = own.Training(backbone, own.Candidate(shared=True), [texts], sizes=[20, 12, 8])
+    still, learnt = training.run("shared", ROWS, [(0.0, 0), (0.03, 0)], 40).tensors["answer.keys"]
+    assert not torch.allclose(still, learnt, atol=1e-3)
+    prompts = training.run("shared", ROWS, [(0.0, 0), (0.03, 0)], 40)
+    before, after = own.Training(backbone, own.Candidate(), [texts]).losses(prompts, [range(40), range(40)]).tolist()
+    assert after < before - 0.5
