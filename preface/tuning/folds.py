@@ -152,9 +152,8 @@ class CrossValidation(Population):
         return [f"lr{rate:g}-fold{fold}" for rate, fold in self.recipe.members]
 
     @property
-    def note(self) -> str:
-        score = "" if self.chosen is None else f"cross-validated {self.chosen.score:.3f}"
-        return score if self.loss is None else f"loss {self.loss:.3f} · {score}"
+    def standing(self) -> str:
+        return "" if self.chosen is None else f"cross-validated {self.chosen.score:.3f}"
 
     def _evaluate(self, at: Position) -> Iterator[dict[str, Any]]:
         """Score every rate on all rows, each under the member that has not seen it."""
@@ -209,8 +208,8 @@ class OnAllRows(Population):
         self.budget, self.evaluations, self.by = Budget(by.steps), [], by
 
     @property
-    def note(self) -> str:
-        return "" if self.loss is None else f"loss {self.loss:.3f}"
+    def standing(self) -> str:
+        return ""
 
     def outcome(self, at: Position) -> Outcome:
         """As the prompts are; their score is the cross-validated one. Those that diverged stay at their beginning, with

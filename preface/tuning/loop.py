@@ -108,6 +108,11 @@ class Trained(Protocol):
         ...
 
 
+def note_of(loss: float | None, score: str) -> str:
+    """What is known of a loss and a score, in a few words."""
+    return " · ".join(filter(None, ("" if loss is None else f"loss {loss:.3f}", score)))
+
+
 class Loop:
     """Trains to the end of a budget, or until what is trained has finished.
 

@@ -22,7 +22,7 @@ from preface.prompts import Prompts
 from preface.records.card import Member
 from preface.terminal.progress import say, warn
 from preface.tuning.finish import Outcome, best_of
-from preface.tuning.loop import Evaluation, Position
+from preface.tuning.loop import Evaluation, Position, note_of
 from preface.tuning.processes import Processes, Share
 from preface.tuning.recipe import Recipe
 from preface.tuning.rows import Development, Judged, Rows
@@ -123,8 +123,12 @@ class Population:
 
     @property
     def note(self) -> str:
-        score = f"dev {max(state.score for state in self.states):.3f}"
-        return score if self.loss is None else f"loss {self.loss:.3f} · {score}"
+        return note_of(self.loss, self.standing)
+
+    @property
+    def standing(self) -> str:
+        """How well it does on rows that are not trained on, in a few words."""
+        return f"dev {max(state.score for state in self.states):.3f}"
 
     def step(self, number: int, done: float) -> int:
         """One update of every active member on its own batch; returns 0, for nobody counts its tokens."""

@@ -20,7 +20,7 @@ from preface.labelling.free_text import FreeText, Wanted
 from preface.labelling.label_words import LabelWords
 from preface.labelling.labeller import TOKEN_BUDGET, OnBatch, Prediction, predictions_of
 from preface.terminal.progress import warn
-from preface.tuning.loop import Evaluation, Position
+from preface.tuning.loop import Evaluation, Position, note_of
 from preface.tuning.optimizers import clip_gradients, optimizer
 from preface.tuning.recipe import Recipe
 from preface.tuning.rows import Judged, Rows
@@ -66,8 +66,12 @@ class Tuned:
 
     @property
     def note(self) -> str:
-        score = f"dev {self.best.score:.3f}"
-        return score if self.loss is None else f"loss {self.loss:.3f} · {score}"
+        return note_of(self.loss, self.standing)
+
+    @property
+    def standing(self) -> str:
+        """How well it does on rows that are not trained on, in a few words."""
+        return f"dev {self.best.score:.3f}"
 
     def step(self, number: int, done: float) -> int:
         recipe = self.recipe

@@ -18,7 +18,7 @@ from preface.errors import UserError
 from preface.records.metrics import read_metrics
 from preface.terminal.interrupt import Interrupted
 from preface.tuning import loop
-from preface.tuning.loop import Evaluation, Loop, Position
+from preface.tuning.loop import Evaluation, Loop, Position, note_of
 from preface.tuning.schedules import Budget
 
 
@@ -169,3 +169,16 @@ def test_checkpoints_of_an_earlier_version_are_refused(tmp_path: Path) -> None:
     save_state(tmp_path / "checkpoints", 5, {"place": walk.place}, {"step": 5, "seconds": 1.0})
     with pytest.raises(UserError, match="begun by an earlier version of Preface; start anew"):
         run(tmp_path, Walk(), Budget(14))
+
+
+@pytest.mark.parametrize(
+    ("loss", "score", "said"),
+    [
+        (None, "", ""),
+        (0.5, "", "loss 0.500"),
+        (None, "dev 0.800", "dev 0.800"),
+        (0.5, "dev 0.8", "loss 0.500 · dev 0.8"),
+    ],
+)
+def test_a_note_says_what_is_known(loss: float | None, score: str, said: str) -> None:
+    assert note_of(loss, score) == said
