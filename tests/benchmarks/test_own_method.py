@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
@@ -26,7 +27,7 @@ def own(load, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     module = load("own_method")
     monkeypatch.setattr(module, "PAIRS", (("bad", "good"), ("no", "yes")))
     monkeypatch.setattr(module, "TRIAL", 2)
-    monkeypatch.setattr(module, "STEPS", 3)
+    monkeypatch.setattr(module, "CANDIDATES", {name: replace(one, steps=3) for name, one in module.CANDIDATES.items()})
     monkeypatch.setattr(module, "examples", lambda task, split, data, rows=None: ROWS)
     return module
 
