@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -75,10 +76,17 @@ def evaluate(
         if "right" not in cell.details:  # free text
             typer.echo(f"answers     {path}")
             continue
-        answers = read_answers(path, multi_label="labels" in cell.details)
+        answers = read_answers(path, "labels" in cell.details, given_or_right(cell.details.get("confusion", {})))
         write_answers(answers, title, path.with_suffix(".html"))
         show(label_table(answers, title))
         typer.echo(f"page        {path.with_suffix('.html')}")
+
+
+def given_or_right(confusion: Mapping[str, Mapping[str, int]]) -> list[str]:
+    """The labels that some row has or was given."""
+    from preface.labelling.measures import OTHER
+
+    return [label for label in dict.fromkeys([*confusion, *chain.from_iterable(confusion.values())]) if label != OTHER]
 
 
 def best_of_each_task(cells: Sequence[Cell]) -> list[Cell]:

@@ -121,14 +121,14 @@ def bins_of(sure: Sequence[float], right: Sequence[bool], count: int = BINS) -> 
     )
 
 
-def read_answers(path: Path, multi_label: bool = False) -> Answers:
-    """From a file of predictions that `evaluate` wrote. Raises UserError if it is none."""
+def read_answers(path: Path, multi_label: bool = False, words: Sequence[str] = ()) -> Answers:
+    """From a file of predictions that `evaluate` wrote; `words`: the labels, where it has no probabilities of them
+    (default: those that some row has). Raises UserError if it is none."""
     try:
         rows = [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
         if multi_label:
             return answers_of_several(rows, list(rows[0]["probabilities"]))
-        words = list(rows[0]["probabilities"] or dict.fromkeys(row["gold"] for row in rows))
-        return answers_of(rows, words)
+        return answers_of(rows, list(rows[0]["probabilities"] or words or dict.fromkeys(row["gold"] for row in rows)))
     except (OSError, ValueError, KeyError, IndexError, TypeError) as error:
         raise UserError(f"{path}: not a file of predictions as `preface evaluate` writes them ({error})") from error
 

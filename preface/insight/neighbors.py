@@ -22,6 +22,7 @@ from preface.prompts import Prompts
 from preface.records.card import SavedPrompt
 from preface.records.run import Run, RunRecord
 from preface.tasks import Example, Split, render
+from preface.tasks.example import worded
 from preface.tasks.find import refuse_outside
 from preface.tasks.options import DataOptions
 from preface.terminal.progress import say
@@ -288,8 +289,8 @@ class _Looking:
             return None
         try:
             method = validated(method_named(card.method.name), card.method.config)
-            examples = [(example.text, str(example.label)) for example in self._training().examples]
-            initializer = Initializer.parse(method.init, card.label_words, examples)
+            examples = worded(self._training().examples, card.task.wording)
+            initializer = Initializer.parse(method.init, card.label_words, examples, card.task.cue)
             return method.build(self.model, initializer, [card.member.seed])()
         except (UserError, OSError) as error:
             say(f"the start of the prompt is not known ({error}), so not how far it went")

@@ -73,6 +73,9 @@ def evaluate(
         for subject in subjects.all:
             if subject.saved is not None:
                 subject.saved.check_sizes(model)
+    given = {"instruction": how.instruction, "cue": data.cue}
+    if subjects.origin is not None and (name := next((name for name, value in given.items() if value), None)):
+        raise UserError(f"{name}: is for the bare backbone; a prompt reads and answers as it was trained to")
     if how.scoring == "generate" and any(subject.ensemble for subject in subjects.all):
         raise UserError("scoring generate: an ensemble writes no text of its own; give scoring rank")
     tasks = tasks_of(on, subjects, data)
@@ -90,12 +93,14 @@ def evaluate(
             check_answers(subjects.origin.task, task)
     subjects_on = [subjects.on(task) for task in tasks]
     folder = Path(out) if out else subjects.folder and subjects.folder / "evaluations"
+    there: list[Cell] = []
     if folder is not None:
         folder.mkdir(parents=True, exist_ok=True)
-        read_cells(folder / "results.json")  # what is there should be known to be ours before the work, not after
+        there = read_cells(folder / "results.json")  # what is there should be known to be ours before the work
     cells: list[Cell] = []
     for task, own in zip(tasks, subjects_on, strict=True):
         examples = data.split(task, how.split)
+        _refuse_other_file(there, task, examples, folder)
         if not on:
             say(f"{task.name}, the task of the prompt: read from {', '.join(s.name for s in examples.sources)}")
         cells += _Evaluation(model, own, how, data, folder).on(task, examples)
@@ -113,8 +118,21 @@ def tasks_of(on: Sequence[str | Path | Task], subjects: Subjects, data: DataOpti
         return list(origin.task.mixture) if subjects.shared else [origin.task]
     tasks = [data.eval_task(task, None if origin is None else origin.task) for task in on]
     if repeated := [name for name, count in Counter(task.name for task in tasks).items() if count > 1]:
-        raise UserError(f"on: {repeated[0]} is named twice; evaluate files of one name one after another")
+        raise UserError(f"on: {repeated[0]} is named twice; evaluate files of one name each with an --out of its own")
     return tasks
+
+
+def _refuse_other_file(there: Sequence[Cell], task: Task, examples: Split, folder: Path | None) -> None:
+    """Raise UserError where the folder has scores on another file of the same name, which would be replaced."""
+    own = {source.name: source.sha256 for source in examples.sources}
+    for cell in there:
+        before = {source["name"]: source["sha256"] for source in cell.details.get("sources", ())}
+        if (cell.eval_task, cell.split) != (task.name, examples.split) or not before or before.keys() & own.keys():
+            continue
+        if set(before.values()) != set(own.values()):
+            raise UserError(
+                f"{folder}: has scores on another {task.name} ({next(iter(before))}); give this one an --out of its own"
+            )
 
 
 @dataclass(frozen=True)
@@ -158,6 +176,8 @@ class _Evaluation:
             **({} if how.calibration == "none" else {"calibration": how.calibration}),
             "instruction": None if subjects.origin else wording.instruction.template,
             "instruction_chosen_on": wording.chosen_on,
+            **({} if how.max_input_tokens is None else {"max_input_tokens": limit}),
+            **({} if self.data.cue is None else {"cue": task.cue}),
             "backbone_saw": list(self.backbone.seen_tasks),
             "cut_inputs": cut,
             "skipped": list(examples.skipped),
@@ -251,9 +271,9 @@ def _unusual(cell: Cell) -> list[str]:
     details = cell.details
     said = [details["scoring"]] if details["scoring"] != "rank" else []
     said += [details["calibration"]] if "calibration" in details else []
-    if details["instruction"] is not None:
-        said.append(hashlib.sha256(details["instruction"].encode()).hexdigest()[:6])
-    return said
+    said += [f"{details['max_input_tokens']}-tokens"] if "max_input_tokens" in details else []
+    texts = [details[name] for name in ("instruction", "cue") if details.get(name) is not None]
+    return said + [hashlib.sha256(text.encode()).hexdigest()[:6] for text in texts]
 
 
 def _predictions_path(folder: Path, cell: Cell) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 import tempfile
 from collections.abc import Sequence
@@ -14,6 +15,10 @@ from preface.records.card import PromptCard, SavedPrompt, load_prompt, save_ense
 from preface.records.hub import HUB, prompt_folder
 from preface.records.results import Cell
 from preface.records.run import cells_of, command_of
+from preface.tasks.load import OWN_DATA
+
+JOINTS = re.compile(r"([=:+,])")
+"""What a word of a command may be put together with: `--init=prompt:FOLDER`, `FILE+FILE`, `FILE:cue=…`."""
 
 
 def push(run: str | Path, name: str, private: bool = False) -> str:
@@ -76,10 +81,24 @@ def without_folders(card: PromptCard) -> PromptCard:
         content["method"]["config"]["imported"] = _last(imported)
     if content.get("ensemble"):
         content["ensemble"]["runs"] = [_last(run) for run in content["ensemble"]["runs"]]
-    files = (content["task"].get("source") or {}).get("files") or {}
-    for part, paths in (files.get("parts") or {}).items():
-        files["parts"][part] = _last(paths) if isinstance(paths, str) else [_last(path) for path in paths]
+    _forget_folders(content["task"])
     return PromptCard.model_validate(content)
+
+
+def _forget_folders(task: dict[str, Any]) -> None:
+    """Leave of a task's files their names alone, and of those that it is made of."""
+    task.pop("folder", None)
+    begun, own, path = task.get("description", "").partition(OWN_DATA)
+    task["description"] = begun + own + _last(path)
+    source = task.get("source") or {}
+    files, hub = source.get("files") or {}, source.get("hub") or {}
+    for parts in (files.get("parts") or {}, files.get("labels") or {}):
+        for part, paths in parts.items():
+            parts[part] = _last(paths) if isinstance(paths, str) else [_last(path) for path in paths]
+    if "id" in hub:
+        hub["id"] = _last(hub["id"])
+    for one in task.get("mixture") or ():
+        _forget_folders(one)
 
 
 def _last(path: str) -> str:
@@ -137,11 +156,7 @@ def model_page(card: PromptCard, name: str, cells: list[Cell], command: str | No
 
 def _public(command: str) -> str:
     """A command in which of every file and folder only its own name stands."""
-    words = []
-    for word in shlex.split(command):
-        option, equals, value = word.partition("=")
-        words.append(option + equals + _last(value) if equals else _last(word))
-    return shlex.join(words)
+    return shlex.join("".join(map(_last, JOINTS.split(word))) for word in shlex.split(command))
 
 
 def _hub_name(card: PromptCard) -> str | None:

@@ -120,6 +120,12 @@ class Example:
         return self.answers or self.label
 
 
+def worded(examples: Sequence[Example], wording: str) -> list[tuple[str, str]]:
+    """The text of each example under a wording, which a prompt may begin from, and its label."""
+    around = Template.of(wording)
+    return [(around.render({"text": example.text}), str(example.label)) for example in examples]
+
+
 def gold_of(examples: Sequence[Example]) -> list[Any]:
     """What is right for each example, as `preface.tasks.metric.metric` takes it: its label, its labels or answers."""
     return [example.answers or str(example.label) if example.labels is None else example.labels for example in examples]

@@ -22,6 +22,8 @@ from preface.tasks.task import CHAT, CUE, SEPARATOR, WHOLE, Task, label_value
 INPUT_NAMES = ("text", "sentence", "input", "content")
 """Fields that are taken for the text, the first that a file has, if none is named."""
 LABEL_NAME = "label"
+OWN_DATA = "own data from "
+"""How the description of a data file's task begins; the file's name follows."""
 MOST_LABELS = 500
 """With more different values a field is a score or an identity, hardly a label."""
 
@@ -101,7 +103,7 @@ def load_task(spec: str | Path | Task, **options: Any) -> Task:
     if isinstance(spec, Task):
         return _overridden(spec, own)
     base, choices = (str(spec), None) if os.path.isfile(spec) else split_reference(str(spec))
-    if PLUS in base and not os.path.exists(base):
+    if is_mixture(base):
         return _overridden(mixture_of([load_task(part) for part in str(spec).split(PLUS)]), own)
     if base in registered():
         return _overridden(read_task(registered()[base], choices), own)
@@ -110,6 +112,11 @@ def load_task(spec: str | Path | Task, **options: Any) -> Task:
     if not _is_path(base):
         raise unknown_task(base)
     return _data_task(Path(base), own)
+
+
+def is_mixture(reference: str) -> bool:
+    """Whether it names several tasks, and not a file with such a name."""
+    return PLUS in reference and not os.path.exists(reference)
 
 
 def _overridden(task: Task, own: FileOptions) -> Task:
@@ -188,7 +195,7 @@ def _data_task(path: Path, own: FileOptions) -> Task:
                 raise UserError(f"{file}: has no field '{name}'; its fields are {listed(there)}")
     definition = {
         "name": path.name,
-        "description": f"own data from {path}",
+        "description": f"{OWN_DATA}{path.name}",
         "source": {
             "files": {"parts": {part: [str(file.resolve())] for part, file in parts.items()}, "encoding": encoding}
         },

@@ -8,7 +8,7 @@ from typing import Any
 from pydantic import Field
 
 from preface.errors import UserError
-from preface.tasks.load import FileOptions, load_task
+from preface.tasks.load import FileOptions, is_mixture, load_task
 from preface.tasks.registry import is_yaml, registered, split_reference
 from preface.tasks.split import Split, load_split, sampled
 from preface.tasks.task import Task
@@ -33,7 +33,7 @@ class DataOptions(FileOptions):
         if self.wording is not None:
             raise UserError("wording: a prompt reads under the one that it was trained under, and knows it")
         base = split_reference(str(spec))[0]
-        if isinstance(spec, Task) or base in registered() or is_yaml(base):
+        if isinstance(spec, Task) or base in registered() or is_yaml(base) or is_mixture(base):
             return load_task(spec, cue=self.cue)
         if trained is None:
             return self.task(spec)

@@ -20,7 +20,7 @@ from preface.labelling.labeller import Labeller, Prediction, predictions_of
 from preface.labelling.multi_label import MultiLabel
 from preface.prompts import Prompts
 from preface.tasks import Example, Split, render
-from preface.tasks.example import Template
+from preface.tasks.example import worded
 from preface.tasks.metric import majority_of, score_of
 from preface.tasks.task import CUE, WHOLE
 from preface.terminal.progress import warn, warn_skipped
@@ -67,8 +67,7 @@ class Rows:
                 warn(f"{count} were cut to {max_input_tokens} tokens")
         # both splits may be drawn from the same file
         warn_skipped(training.task, list(dict.fromkeys([*training.skipped, *development.skipped])))
-        around = Template.of(wording)
-        examples = [(around.render({"text": example.text}), str(example.label)) for example in training.examples]
+        examples = worded(training.examples, wording)
         return cls(wanted, examples, ids[0], ids[1], development.examples, cut, cue)
 
     @property

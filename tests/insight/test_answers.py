@@ -107,6 +107,7 @@ def test_generated_answers_have_no_probabilities(tmp_path: Path) -> None:
     assert (found.bins, found.error, found.mistakes) == ((), None, ())
     write_answers(found, "free", tmp_path / "page.html")
     assert "(none of the labels)" in (tmp_path / "page.html").read_text()
+    assert read_answers(file, words=["yes", "perhaps"]).confusion == {"yes": {"perhaps": 1}}
 
 
 def test_another_file_is_refused(tmp_path: Path) -> None:

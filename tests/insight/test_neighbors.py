@@ -19,6 +19,7 @@ from preface.methods.init import Initializer
 from preface.prompts import Prompts
 from preface.records.card import load_prompt, save_prompt
 from preface.records.run import Run
+from preface.tasks import load_task
 
 
 @pytest.fixture(scope="module")
@@ -92,6 +93,15 @@ def test_how_far_a_token_went(run: Run, tmp_path: Path) -> None:
     assert [position.moved for position in part.positions] == pytest.approx([0, 2, 0.5, 1], abs=1e-3)
     (part,) = preface.neighbors(changed(run, tmp_path / "gift", moved), backbone=run.backbone).parts
     assert {position.moved for position in part.positions} == {None}  # a prompt without its run
+
+
+def test_what_was_hardly_trained_under_a_wording_hardly_went(nano: Backbone, tmp_path: Path) -> None:
+    task = load_task("film", wording="sentiment of this one: {text}", cue="It was")
+    run = preface.train(
+        nano, task, PrefixTuning(length=3), out=tmp_path / "run", learning_rates=[1e-9], steps=1, batch_size=4
+    )
+    moved = [position.moved for part in preface.neighbors(run).parts for position in part.positions]
+    assert moved == pytest.approx([0.0] * len(moved), abs=1e-4)
 
 
 def test_a_key_of_real_text_is_found_where_it_came_from(prefix: Run, nano: Backbone, tmp_path: Path) -> None:

@@ -208,3 +208,38 @@ def test_unfinished_and_absent_runs(tmp_path: Path) -> None:
     (tmp_path / "run.json").write_text("{}")
     with pytest.raises(UserError, match="damaged"):
         preface.evaluate(tmp_path, on=["posts"])
+
+
+@pytest.mark.parametrize("option", [{"instruction": "sentiment: {text}"}, {"cue": "Verdict:"}])
+def test_what_a_prompt_would_not_hear_is_refused(run: Run, option: dict[str, str]) -> None:
+    with pytest.raises(UserError, match=f"{next(iter(option))}: is for the bare backbone"):
+        preface.evaluate(run, on=["posts"], **option)
+
+
+def test_another_file_of_the_same_name_replaces_nothing(run: Run, tmp_path: Path) -> None:
+    one, other = tmp_path / "one", tmp_path / "other"
+    for folder, count in ((one, 4), (other, 6)):
+        folder.mkdir()
+        write(folder / "mine.jsonl", [{"text": f"row {i}", "label": "positive"} for i in range(count)])
+    out = tmp_path / "out"
+    preface.evaluate(run, on=[one / "mine.jsonl"], prompts="best", out=out)
+    with pytest.raises(UserError, match=r"has scores on another mine\.jsonl .*--out of its own"):
+        preface.evaluate(run, on=[other / "mine.jsonl"], prompts="best", out=out)
+    shutil.copy(one / "mine.jsonl", other / "mine.jsonl")  # moved, and the same
+    preface.evaluate(run, on=[other / "mine.jsonl"], prompts="best", out=out)
+    assert [cell.n for cell in read_cells(out / "results.json")] == [4]
+
+
+def test_how_texts_were_cut_and_asked_tells_scores_apart(nano: Backbone, tmp_path: Path) -> None:
+    for options in ({}, {"max_input_tokens": 40}, {"cue": "Verdict:"}):
+        preface.evaluate(on=["film"], backbone=nano, out=tmp_path, **options)
+    cells = read_cells(tmp_path / "results.json")
+    assert [cell.details.get("max_input_tokens") for cell in cells] == [None, 40, None]
+    assert len({cell.details["predictions"] for cell in cells}) == len(list(tmp_path.glob("*.jsonl"))) == 3
+
+
+def test_a_mixture_is_evaluated_on_with_a_prompt_as_without(nano: Backbone, data_file: Path, tmp_path: Path) -> None:
+    mixture, method = f"film+{data_file}", PrefixTuning(length=2)
+    run = preface.train(nano, mixture, method, out=tmp_path, learning_rates=[0.01], steps=1, batch_size=4)
+    (cell,) = preface.evaluate(run, on=[mixture])
+    assert cell.eval_task == f"film+{data_file.name}"

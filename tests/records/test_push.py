@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from preface.errors import UserError
 from preface.records.card import Ensemble, load_prompt
 from preface.records.push import model_page, push, without_folders
 from preface.records.results import Cell
+from preface.tasks import load_task
 from tests.cli.conftest import in_process
 
 TOKEN = "hf_stand_in"
@@ -62,6 +64,42 @@ def test_no_folder_of_this_machine_is_told(prompt: Path) -> None:
     assert public.method.config["imported"] == "sst2.npy"
     assert public.task.source.files.parts["train"] == ("train.csv",)
     assert without_folders(card) == card
+
+
+def test_of_own_data_files_their_names_alone_are_told(prompt: Path, tmp_path: Path) -> None:
+    home = tmp_path / "home of me"
+    home.mkdir()
+    for name in ("a.csv", "b.csv"):
+        (home / name).write_text("text,label\nfine,good\ndull,bad\n")
+    files = {"format": "txt", "parts": {"train": f"{home}/texts.txt"}, "labels": {"train": f"{home}/labels.txt"}}
+    definition = {
+        "name": "t",
+        "source": {"hub": {"id": str(home), "splits": {"train": "train"}}, "files": files},
+        "fields": {"input": "text", "label": "label"},
+        "labels": {"good": "good", "bad": "bad"},
+        "splits": {"train": {"part": "train"}},
+    }
+    (home / "t.yaml").write_text(yaml.safe_dump(definition))
+    card = load_prompt(prompt).card
+    for reference in (f"{home}/a.csv", f"{home}/a.csv+{home}/b.csv", f"{home}/t.yaml"):
+        public = without_folders(card.model_copy(update={"task": load_task(reference)})).as_json()
+        assert str(tmp_path) not in json.dumps(public)
+    assert "own data from a.csv" in json.dumps(
+        without_folders(card.model_copy(update={"task": load_task(home / "a.csv")})).as_json()
+    )
+    command = shlex.join(
+        [
+            "preface",
+            "train",
+            "--task",
+            f"{home}/a.csv+{home}/b.csv:cue=Answer:",
+            f"--init=prompt:{home}/film",
+            "--cue",
+            "a/b",
+        ]
+    )
+    page = model_page(card, "somebody/film", [], command)
+    assert "preface train --task a.csv+b.csv:cue=Answer: --init=prompt:film --cue a/b" in page
 
 
 def test_the_page_says_what_the_hub_and_a_reader_want(prompt: Path) -> None:
