@@ -391,11 +391,11 @@ def placed(prompts: Prompts, carrier: str, rows: Tensor | None, like: Tensor) ->
     return embeddings, of_rows(real, rows, size)
 
 
-def size_in_bytes(size: str) -> int:
-    """`4GB`, `500 MB`, `0`. Raises UserError."""
+def size_in_bytes(size: str, option: str = "keep-contexts") -> int:
+    """`4GB`, `500 MB`, `0`. Raises UserError, which names the option."""
     match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?)i?B?", size.strip(), re.IGNORECASE)
     if match is None:
-        raise UserError(f"keep-contexts {size}: write a size such as 4GB, 500MB or 0")
+        raise UserError(f"{option} {size}: write a size such as 4GB, 500MB or 0")
     return int(float(match[1]) * 2 ** (10 * " KMGT".index(match[2].upper() or " ")))
 
 

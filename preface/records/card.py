@@ -225,7 +225,7 @@ def load_prompt(folder: str | Path) -> SavedPrompt:
         raise UserError(f"{folder}: cannot be read ({error.strerror or error}); check its permissions") from error
     card = PromptCard.of(content, folder / "prompt.json")
     several = _by_member(tensors, card)
-    problems = [problem for own in several if (problem := _problem(own))]
+    problems = [problem for own in several if (problem := _problem(own, len(card.label_words)))]
     if not problems and card.tensors is not None and _sizes(tensors) != card.tensors:
         problems = [f"its tensors, {', '.join(sorted(tensors))}, are not those of prompt.json"]
     if problems:
@@ -246,8 +246,8 @@ def _by_member(tensors: Mapping[str, Tensor], card: PromptCard) -> list[dict[str
     return several
 
 
-def _problem(tensors: Mapping[str, Tensor]) -> str | None:
-    """Why these are no prompt's tensors, whatever the backbone; None: they are."""
+def _problem(tensors: Mapping[str, Tensor], labels: int) -> str | None:
+    """Why these are no tensors of a prompt for so many labels, whatever the backbone; None: they are."""
     if not tensors:
         return "has no tensors"
     for name, tensor in tensors.items():
@@ -265,4 +265,6 @@ def _problem(tensors: Mapping[str, Tensor]) -> str | None:
         keys, values = tensors.get(f"{carrier}.keys"), tensors.get(f"{carrier}.values")
         if part and (keys is None or values is None or keys.shape != values.shape):
             return f"{carrier!r} has not as many keys as values"
+    if LABELS in tensors and len(tensors[LABELS]) != labels:
+        return f"{LABELS!r} has {len(tensors[LABELS])} vectors, and there are {labels} labels"
     return None

@@ -14,7 +14,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from itertools import accumulate
-from pathlib import Path
 from threading import Lock, Thread
 from typing import Any
 
@@ -101,8 +100,7 @@ class Engine:
             wait: seconds that an idle engine waits, at most, until as many requests have come as it last had together.
         """
         self.store, self.backbone, self.wait = store, store.backbone, wait
-        self.bare = Path(self.backbone.name).name
-        """The name by which the backbone without a prompt is asked."""
+        self.bare = store.bare
         self.kept: Kept[Key, Context] = Kept(keep_texts, lambda context: context.states.nbytes)
         self.waiting: Waiting[Item] = Waiting(most_waiting)
         self.to_write: Waiting[Item] = Waiting(most_waiting, self.waiting.changed)

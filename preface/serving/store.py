@@ -95,14 +95,17 @@ class Store:
     ) -> None:
         """`keep`: bytes of prompts that stay loaded; `also`: prompts by name that lie elsewhere, and are never changed.
 
-        Raises UserError if there is no such folder, or it has a prompt of such a name.
+        Raises UserError if there is no such folder, or it has a prompt of such a name, or of the backbone's.
         """
         self.folder, self.backbone, self.also = Path(folder), backbone, dict(also or {})
-        if not self.folder.is_dir():
-            raise UserError(f"{folder}: no folder here; give one that holds prompts, a folder each")
+        self.bare = Path(backbone.name).name
+        """The name by which the backbone without a prompt is asked."""
+        check_folder(self.folder)
         recover(self.folder)
+        if _card_of(self.folder / self.bare):
+            self._check(self.bare)
         for name, elsewhere in self.also.items():
-            _check(name)
+            self._check(name)
             if _card_of(self.folder / name):
                 raise UserError(f"prompt {name}: there is one in {folder}, and one in {elsewhere}; rename one of them")
             if _card_of(elsewhere) is None:
@@ -136,12 +139,16 @@ class Store:
             self.loaded.put(name, _Loaded(served, stamp))
             return served
 
+    def is_loaded(self, name: str) -> bool:
+        """Whether `get` has little to do; the backbone is always there."""
+        return name == self.bare or name in self.loaded
+
     def add(self, name: str, files: Mapping[str, bytes]) -> Served:
         """Write a prompt, `prompt.json` and `prompt.safetensors`, in the place of one of that name if there is one.
 
         Raises UserError, and leaves everything as it was, if it is damaged or of another backbone.
         """
-        _check(name)
+        self._check(name)
         self._check_own(name)
         if set(files) != set(FILES):
             raise UserError(f"prompt {name}: needs the files {' and '.join(FILES)}, not {', '.join(files) or 'none'}")
@@ -152,10 +159,7 @@ class Store:
             temporary.mkdir()
             for file in FILES:
                 (temporary / file).write_bytes(files[file])
-            try:
-                return self._load(name, temporary)
-            except UserError as error:
-                raise UserError(str(error).replace(str(temporary), name)) from error
+            return self._load(name, temporary)
 
     def remove(self, name: str) -> None:
         """Raises UnknownPromptError."""
@@ -170,7 +174,7 @@ class Store:
                 raise UserError(f"prompt {name}: could not be removed; look at the permissions of its folder")
 
     def _stamp(self, name: str) -> tuple[int, int]:
-        card = _card_of(self.path(name)) if NAME.fullmatch(name) else None
+        card = _card_of(self.path(name)) if NAME.fullmatch(name) and name != self.bare else None
         if card is None:
             self.loaded.forget(name)
             raise UnknownPromptError(f"prompt {name}: there is none of that name; /v1/models lists those there are")
@@ -181,10 +185,22 @@ class Store:
         if name in self.also:
             raise UserError(f"prompt {name}: does not lie in the server's own folder, and is not changed")
 
+    def _check(self, name: str) -> None:
+        """Raise UserError for what no prompt may be called."""
+        if not NAME.fullmatch(name):
+            raise UserError(
+                f"prompt {name[:80]!r}: a name has letters, digits, dots, dashes and underscores, 128 at most"
+            )
+        if name == self.bare:
+            raise UserError(f"prompt {name}: the backbone without a prompt is asked by that name; give another one")
+
     def _load(self, name: str, folder: Path) -> Served:
-        saved = load_prompt(folder)
-        saved.refuse_shared()
-        saved.check_sizes(backbone_of(saved.card, known=self.backbone))
+        try:
+            saved = load_prompt(folder)
+            saved.refuse_shared()
+            saved.check_sizes(backbone_of(saved.card, known=self.backbone))
+        except UserError as error:  # whoever asks need not hear where prompts lie
+            raise UserError(str(error).replace(str(folder), name)) from error
         task = saved.card.task
         # many prompts are of few tasks, and to write words in pieces takes as long as to read a prompt
         key = (task.cue, task.wording, task.label_words, task.multi_label, task.answer_pieces)
@@ -194,15 +210,16 @@ class Store:
         return Served(name, saved.card, prompts, *self.asked[key])
 
 
-def _check(name: str) -> None:
-    if not NAME.fullmatch(name):
-        raise UserError(f"prompt {name[:80]!r}: a name has letters, digits, dots, dashes and underscores, 128 at most")
+def check_folder(folder: Path) -> None:
+    """Raise UserError if there is no such folder."""
+    if not folder.is_dir():
+        raise UserError(f"{folder}: no folder here; give one that holds prompts, a folder each")
 
 
 def _check_prompt_alone(path: Path) -> None:
     """Raise UserError where a folder holds more than a prompt, which nobody may lose by a request."""
-    if path.exists() and (not (path / FILES[0]).is_file() or (path / "run.json").exists()):
-        raise UserError(f"prompt {path.name}: its folder is a run's, or another; remove or replace it by hand")
+    if path.exists() and {item.name for item in path.iterdir()} != {*FILES}:
+        raise UserError(f"prompt {path.name}: its folder holds more than a prompt; remove or replace it by hand")
 
 
 def _card_of(path: Path) -> Path | None:

@@ -102,10 +102,13 @@ async def result(request: Request, futures: Iterable[Future[T]], timeout: float)
     raise RefusedError(503, f"no answer within {timeout:g} seconds: too much is asked here; try again later", after=5)
 
 
-async def off_the_loop(engine: Engine, texts: Sequence[Any], work: Callable[..., T], *arguments: Any) -> T:
-    """What takes long where texts are long, or where another is being written in pieces: then in a thread of its own,
-    so that the server goes on; else at once, for a thread costs more."""
-    if len(texts) < FEW and sum(map(_size, texts)) < SMALL and not engine.tokenizing.locked():
+async def off_the_loop(
+    engine: Engine, models: Sequence[str], texts: Sequence[Any], work: Callable[..., T], *arguments: Any
+) -> T:
+    """What takes long where texts are long, prompts many or not loaded, or where another text is being written in
+    pieces: then in a thread of its own, so that the server goes on; else at once, for a thread costs more."""
+    few = len(models) * len(texts) < FEW and sum(map(_size, texts)) < SMALL
+    if few and not engine.tokenizing.locked() and all(engine.store.is_loaded(name) for name in models):
         return work(*arguments)
     return await run_in_threadpool(work, *arguments)
 

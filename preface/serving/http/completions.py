@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
@@ -21,6 +22,8 @@ from preface.serving.http.asking import ACaller, AServing, Serving, new_id, now,
 from preface.serving.http.errors import RefusedError, as_object, refusal_of
 
 router = APIRouter(prefix="/v1", tags=["texts"])
+log = logging.getLogger("uvicorn.error")
+"""Where the server writes what else goes wrong."""
 
 NOT_TAKEN = "is not supported; leave it out"
 
@@ -214,7 +217,8 @@ class _Asked:
         try:
             for index, text in enumerate(texts):
                 asked = (self.model, text, self.style, self.caller.name, self._hears(index))
-                self.futures.append(await off_the_loop(self.serving.engine, [text], self.serving.engine.write, *asked))
+                engine = self.serving.engine
+                self.futures.append(await off_the_loop(engine, [self.model], [text], engine.write, *asked))
         except BaseException:  # also where the caller goes meanwhile
             for future in self.futures:
                 future.cancel()
@@ -265,6 +269,8 @@ def _stream(
                 yield line([], usage=_usage(written))
         except Exception as error:
             failure = refusal_of(error)
+            if failure.status == 500:
+                log.exception("a text that was being sent in pieces was not written to its end")
             yield f"data: {json.dumps(as_object(failure.status, failure.message))}\n\n"
         finally:  # also where the caller has gone, or one of them failed
             for future in asked.futures:

@@ -32,6 +32,8 @@ class Known:
                     _check_origin(request, self.local)
                 address = request.client.host if request.client else "unknown"
                 request.state.caller = self.access.caller(request.headers.get("authorization"), address)
+                if (scope["method"], scope["path"]) == ("POST", prompts.router.prefix):
+                    request.state.caller.check_write()  # before so large a body is read
             except RefusedError as refused:
                 return await refused.response(scope, receive, send)
         await self.app(scope, receive, send)
@@ -43,7 +45,8 @@ def _check_origin(request: Request, local: bool) -> None:
     host, origin = request.headers.get("host", ""), request.headers.get("origin")
     if origin is not None and origin.partition("://")[2] != host:
         raise RefusedError(403, f"origin {origin}: pages of other sites may not ask here; give the server --keys")
-    if local and host.rpartition(":")[0].strip("[]") not in LOCAL and host not in LOCAL:
+    listening = (request.scope.get("server") or ("",))[0]  # which may be 127.0.0.2
+    if local and not {host, host.rpartition(":")[0].strip("[]")} & {*LOCAL, listening}:
         raise RefusedError(403, f"host {host}: this server is for its own machine; call it localhost")
 
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 from fastapi import APIRouter, Request
 from pydantic import BaseModel, ConfigDict, Field, StrictStr
+from starlette.concurrency import run_in_threadpool
 
 from preface.serving.asked import Answer, Result
 from preface.serving.http.asking import ACaller, AServing, Serving, new_id, now, off_the_loop, result
@@ -123,7 +125,9 @@ async def predict(
     caller.check([model])
     single = isinstance(body.inputs, str) or all(isinstance(each, str) for each in body.inputs)
     inputs: list[Any] = [body.inputs] if single else list(body.inputs)
-    texts = [_fields(serving, model, each) for each in inputs]
+    pairs = any(not isinstance(each, str) and len(each) > 1 for each in inputs)
+    fields = (await run_in_threadpool(serving.engine.store.get, model)).card.task.text_fields if pairs else ()
+    texts = [_fields(model, fields, each) for each in inputs]
     answered = await _ask(request, serving, caller, [model], texts)
     answers = [row[0] for row in answered.answers]
     if not body.truncate and any(answer.cut for answer in answers):
@@ -139,12 +143,11 @@ def _only(serving: Serving) -> str:
     return names[0]
 
 
-def _fields(serving: Serving, model: str, given: str | list[str]) -> str | dict[str, str]:
+def _fields(model: str, fields: Sequence[str], given: str | list[str]) -> str | dict[str, str]:
     """A text, or a pair as the two fields of the prompt's task."""
     parts = [given] if isinstance(given, str) else given
     if len(parts) == 1:
         return parts[0]
-    fields = serving.engine.store.get(model).card.task.text_fields
     if len(parts) != len(fields):
         read = ", ".join(fields)
         raise RefusedError(422, f"inputs: {len(parts)} texts, and the prompt {model} reads {read}", "inputs")
@@ -161,6 +164,7 @@ async def _ask(
 ) -> Result:
     caller.check(models)
     serving.check_size(texts, models, zero_shot)
-    future = await off_the_loop(serving.engine, texts, serving.engine.ask, models, texts, caller.name, zero_shot)
+    engine = serving.engine
+    future = await off_the_loop(engine, models, texts, engine.ask, models, texts, caller.name, zero_shot)
     (answered,) = await result(request, [future], serving.limits.timeout)
     return answered

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from typing import Annotated, Any
+from weakref import WeakKeyDictionary
 
 import torch
 from fastapi import APIRouter, File, Form, Response, UploadFile
@@ -65,9 +66,19 @@ def of_its_run(folder: Path) -> dict[str, Any]:
     return {"command": command_of(folder), "scores": scores}
 
 
-@torch.inference_mode()
 def nearest_words(served: Served, backbone: Backbone) -> list[str]:
     """The piece that each input embedding of a prompt is nearest to, by cosine, each once; of a prefix, none."""
+    if served not in _nearest:
+        _nearest[served] = _nearest_words(served, backbone)
+    return _nearest[served]
+
+
+_nearest: WeakKeyDictionary[Served, list[str]] = WeakKeyDictionary()
+"""Looking through a vocabulary takes long, and memory."""
+
+
+@torch.inference_mode()
+def _nearest_words(served: Served, backbone: Backbone) -> list[str]:
     tensors = served.prompts.tensors
     carrier = next((name for name in ("embeddings", "after") if name in tensors), None)
     if carrier is None or served.prompts.size > 1:

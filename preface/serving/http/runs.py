@@ -68,13 +68,17 @@ def _folder(serving: Serving) -> Path:
 
 
 def _folders(folder: Path, deepest: int) -> Iterator[Path]:
-    """All folders in one, which are not hidden and no links."""
-    with os.scandir(folder) as entries:
-        inner = sorted(
-            entry.name
-            for entry in entries
-            if entry.is_dir(follow_symlinks=False) and not entry.name.startswith(".") and entry.name not in SKIPPED
-        )
+    """All folders in one, which are not hidden and no links. One that cannot be read, or has gone meanwhile, has
+    none."""
+    try:
+        with os.scandir(folder) as entries:
+            inner = sorted(
+                entry.name
+                for entry in entries
+                if entry.is_dir(follow_symlinks=False) and not entry.name.startswith(".") and entry.name not in SKIPPED
+            )
+    except OSError:
+        return
     for name in inner:
         yield folder / name
         if deepest > 1:

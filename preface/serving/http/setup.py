@@ -12,7 +12,7 @@ from preface.records.hub import is_of_hub, prompt_folder
 from preface.serving.engine import KEEP_TEXTS, Engine
 from preface.serving.http.access import Key
 from preface.serving.http.limits import Limits
-from preface.serving.store import KEEP, Store
+from preface.serving.store import KEEP, Store, check_folder
 
 
 @dataclass(frozen=True)
@@ -32,6 +32,7 @@ class Setup:
 
     def engine(self) -> Engine:
         """With its backbone and its store. Raises UserError."""
+        check_folder(self.folder)  # before a model is loaded
         elsewhere = self._elsewhere()
         store = Store(self.folder, loaded(self.backbone, self.dtype, self.device), self.keep_prompts, elsewhere)
         return Engine(store, keep_texts=self.keep_texts, most_waiting=self.limits.max_waiting)
