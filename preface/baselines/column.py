@@ -45,7 +45,7 @@ class Setting:
         self.folder, self.data, self.dtype, self.device = folder, data, dtype, device
         self._given = backbone
         self._loaded: dict[str, Backbone] = {}  # one at most; shared by all parts
-        self._splits: dict[tuple[str, str, int | None], Split] = {}
+        self._splits: dict[tuple[str, str, str, int | None], Split] = {}
         self._computed: dict[Hashable, Any] = {}
 
     def bare(self) -> Setting:
@@ -75,7 +75,7 @@ class Setting:
 
     def split(self, task: Task, name: str, rows: int | None = None) -> Split:
         """A split of a task, or `rows` of it; read once."""
-        key = task.name, name, rows
+        key = task.name, task.model_dump_json(include={"source", "mixture", "folder"}), name, rows
         if key not in self._splits:
             self._splits[key] = self.data.split(task, name, rows)
         return self._splits[key]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -13,9 +13,11 @@ from preface.backbones.batching import by_length
 from preface.baselines.column import Setting
 from preface.baselines.logistic_regression import (
     Classifier,
+    Predict,
     check_labels,
     fit_classifier,
     labels_of,
+    likeliest,
     trained_parameters,
 )
 from preface.labelling.labeller import TOKEN_BUDGET
@@ -36,7 +38,7 @@ class HiddenState(Classifier):
     def backbone_name(self, setting: Setting) -> str:
         return setting.backbone(self.backbone).name
 
-    def fit(self, setting: Setting, training: Split, development: Split | None) -> tuple[Callable[[Split], Any], int]:
+    def fit(self, setting: Setting, training: Split, development: Split | None) -> tuple[Predict, int]:
         from sklearn.preprocessing import StandardScaler
 
         def features(split: Split) -> Any:
@@ -50,7 +52,8 @@ class HiddenState(Classifier):
         train = scaler.fit_transform(features(training))
         dev = scaler.transform(features(development)) if development else None
         model = fit_classifier(train, labels, dev, dev_labels, STRENGTHS)
-        return lambda split: model.predict(scaler.transform(features(split))), trained_parameters(model)
+        parameters = trained_parameters(model)
+        return lambda split, words: likeliest(model, scaler.transform(features(split)), words), parameters
 
 
 @torch.inference_mode()

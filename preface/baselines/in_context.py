@@ -52,12 +52,12 @@ class InContext(Trained):
         ]
         prompts = [before_each_text(backbone, "".join(texts)) for texts in drawn]
         for task in tasks:
-            examples = setting.split(task, "test").examples
+            examples, words = setting.split(task, "test").examples, trained_on.words_for(task)
             began = time.perf_counter()
             predictions, cut = predictions_on(
                 backbone,
                 examples,
-                trained_on.label_words,
+                words,
                 prompts,
                 max_input_tokens=MAX_INPUT_TOKENS,
                 cue=trained_on.cue,
@@ -71,7 +71,7 @@ class InContext(Trained):
                     task,
                     examples,
                     [prediction.label for prediction in given],
-                    words=trained_on.label_words,
+                    words=words,
                     trained_on=trained_on.name,
                     seconds=seconds,
                     backbone=backbone.name,

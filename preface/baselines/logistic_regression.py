@@ -60,9 +60,21 @@ def fit_classifier(
     return max(fitted, key=lambda classifier: classifier.score(dev, dev_labels))  # the first of equals
 
 
+def likeliest(classifier: Any, features: Any, words: Sequence[str]) -> list[str]:
+    """The label, of some words, that a classifier finds likeliest for each row, `[rows]`; of all its labels, where it
+    has learned none of them."""
+    known = [str(label) for label in classifier.classes_]
+    places = [place for place, label in enumerate(known) if label in words] or range(len(known))
+    return [known[places[best]] for best in classifier.predict_proba(features)[:, places].argmax(1)]
+
+
 def trained_parameters(classifier: LogisticRegression) -> int:
     """Weights and biases."""
     return int(classifier.coef_.size + classifier.intercept_.size)
+
+
+Predict = Callable[[Split, Sequence[str]], list[str]]
+"""The labels, of some words, of the rows of a split, `[rows]`."""
 
 
 class Classifier(Trained):
@@ -75,9 +87,9 @@ class Classifier(Trained):
     """Rows of each label, drawn anew by each seed; None: all rows, or `train_rows`, once."""
 
     @abstractmethod
-    def fit(self, setting: Setting, training: Split, development: Split | None) -> tuple[Callable[[Split], Any], int]:
-        """Fit, choosing by cross-validation where there is no development split; what predicts the labels of a split,
-        `[rows]`, and how many parameters were trained."""
+    def fit(self, setting: Setting, training: Split, development: Split | None) -> tuple[Predict, int]:
+        """Fit, choosing by cross-validation where there is no development split; what predicts labels, and how many
+        parameters were trained."""
 
     def backbone_name(self, setting: Setting) -> str:
         """What the features come from; empty: no model."""
@@ -92,10 +104,10 @@ class Classifier(Trained):
             predict, parameters = fit(setting, *self._rows(setting, trained_on, seed))
             fitted.append((seed, predict, parameters, {"train_seconds": time.perf_counter() - began}))
         for task in tasks:
-            split, cells = setting.split(task, "test"), []
+            split, cells, words = setting.split(task, "test"), [], trained_on.words_for(task)
             for seed, predict, parameters, details in fitted:
                 began = time.perf_counter()
-                predicted = [str(label) for label in predict(split)]
+                predicted = predict(split, words)
                 cells.append(
                     self.cell(
                         task,
@@ -112,9 +124,7 @@ class Classifier(Trained):
                 )
             yield cells
 
-    def _fit_each(
-        self, setting: Setting, training: Split, development: Split | None
-    ) -> tuple[Callable[[Split], list[str]], int]:
+    def _fit_each(self, setting: Setting, training: Split, development: Split | None) -> tuple[Predict, int]:
         """As `fit`, where a text may have several labels: a classifier for each label. One that all texts have is
         given to all."""
         counts = Counter(label for example in training.examples for label in example.labels or ())
@@ -124,10 +134,10 @@ class Classifier(Trained):
             if count < len(training.examples)
         }
 
-        def predict(split: Split) -> list[str]:
+        def predict(split: Split, words: Sequence[str]) -> list[str]:
             given = {label: [YES] * len(split.examples) for label in counts}
-            given |= {label: [*map(str, said(split))] for label, (said, _) in fitted.items()}
-            words = [word for word in setting.task(self.train_task).label_words if word in given]
+            given |= {label: said(split, (NO, YES)) for label, (said, _) in fitted.items()}
+            words = [word for word in words if word in given]
             return [as_text([word for word in words if given[word][row] == YES]) for row in range(len(split.examples))]
 
         return predict, sum(parameters for _, parameters in fitted.values())

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, ClassVar
 
 from preface.baselines.column import Setting
 from preface.baselines.logistic_regression import (
     Classifier,
+    Predict,
     check_labels,
     fit_classifier,
     labels_of,
+    likeliest,
     trained_parameters,
 )
 from preface.errors import UserError
@@ -57,10 +59,11 @@ class TfIdf(Classifier):
 
     kind: ClassVar[str] = "tf-idf"
 
-    def fit(self, setting: Setting, training: Split, development: Split | None) -> tuple[Callable[[Split], Any], int]:
+    def fit(self, setting: Setting, training: Split, development: Split | None) -> tuple[Predict, int]:
         held_out = (texts_of(development), labels_of(development)) if development else (None, None)
         model = fit_tfidf(texts_of(training), labels_of(training), *held_out)
-        return lambda split: model.predict(texts_of(split)), trained_parameters(model["classifier"])
+        parameters = trained_parameters(model["classifier"])
+        return lambda split, words: likeliest(model, texts_of(split), words), parameters
 
 
 def texts_of(split: Split) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import shlex
 import time
@@ -88,12 +89,13 @@ class Weights(ByRecipe):
         for name, of in (("rank", "lora"), ("width", "adapters")):
             if name in fields and tuning != of:
                 raise ValueError(f"{name}: is of {of}, not of {tuning}")
-        recipe = {name: fields[name] for name in Recipe.model_fields if name in fields}
+        # what is wrong with the tuning shows later; rates of an optimizer's own are for prompts
+        usual = next((rates for name, rates in RATES.items() if name == tuning), (1e-4,))
+        recipe = {"learning_rates": usual} | {name: fields[name] for name in Recipe.model_fields if name in fields}
         if wrong := next((name for name in FROZEN_ONLY if recipe.get(name)), None):
             raise ValueError(f"{wrong}: is for prompts alone")
         own = {name: value for name, value in fields.items() if name not in recipe}
-        rates = next((rates for name, rates in RATES.items() if name == tuning), (1e-4,))  # what is wrong shows later
-        return own | {"recipe": recipe_from(recipe, rates)}
+        return own | {"recipe": recipe_from(recipe, usual)}
 
     def check(self, setting: Setting, tasks: Sequence[Task]) -> None:
         super().check(setting, tasks)
@@ -162,6 +164,8 @@ class Weights(ByRecipe):
             again = f"preface compare … --out {shlex.quote(str(setting.folder))}"
             at = Loop(folder, tuned, tuned.budget, again, checkpoint_seconds=CHECKPOINT_SECONDS).run()
             best, recipe = tuned.best, tuned.recipe
+            if not math.isfinite(best.loss):
+                raise UserError(f"{tuned.title}: diverged before it was ever scored; give lower rates")
             outcome = Outcome(
                 learning_rate=recipe.learning_rates[0],
                 seed=recipe.seeds[0],

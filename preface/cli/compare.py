@@ -30,7 +30,7 @@ from preface.cli.options import data_fields
 @verb(
     group=compare_app,
     name="cross-domain",
-    options=data_fields(),
+    options=data_fields(without=("wording",)),
     epilog="""
 Examples:
 
@@ -90,4 +90,4 @@ def compare_cross_domain(
     if experiment.next:
         typer.echo("\nTry next:")
         for line in experiment.next:
-            typer.echo(f"  {line.format(out=shlex.quote(str(out)), preface=command())}")
+            typer.echo("  " + line.replace("{out}", shlex.quote(str(out))).replace("{preface}", command()))

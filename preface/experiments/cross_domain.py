@@ -14,6 +14,7 @@ from preface.experiments.report import write_report
 from preface.experiments.spec import Experiment, load_experiment
 from preface.records.results import Cell
 from preface.tasks.metric import majority_of
+from preface.terminal.progress import warn
 
 
 def compare_cross_domain(
@@ -52,12 +53,26 @@ def compare_cross_domain(
     experiment = experiment.changed(backbone=name, **changes)
     setting = Setting(Path(out), experiment.data, dtype, device, loaded)
     cells = measure(experiment, setting, compute)
-    notes = [*experiment.notes, *wordings(cells), majorities(experiment, setting), *seen(cells)]
+    for line in (known := known_rows(experiment, setting)):
+        warn(line)
+    notes = [*experiment.notes, *known, *wordings(cells), majorities(experiment, setting), *seen(cells)]
     if experiment.distances:
         notes += distances(experiment, setting)
     commands = [command or f"preface compare cross-domain --out {out}"]
     write_report(cells, Path(out), experiment.title, notes=notes, commands=commands)
     return cells
+
+
+def known_rows(experiment: Experiment, setting: Setting) -> list[str]:
+    """A line for each data file whose rows are all tested on, those that were trained on among them."""
+    trained = [setting.task(name) for name in experiment.train_tasks()]
+    sources = [one.source for task in trained for one in task.mixture or (task,)]
+    return [
+        f"{task.name}: all of its rows are its test, those trained on among them, so its scores say little; give other "
+        "rows with --test."
+        for task in eval_tasks(experiment, setting)
+        if not task.splits["test"].apart and task.source in sources
+    ]
 
 
 def majorities(experiment: Experiment, setting: Setting) -> str:

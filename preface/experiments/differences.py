@@ -13,6 +13,8 @@ from preface.labelling.measures import right_answers
 from preface.records.results import Cell, latest
 
 DRAWS = 2_000
+AT_ONCE = 2**22
+"""Numbers of rows' draws that are held at a time."""
 Numbers = NDArray[np.float64]
 
 
@@ -88,9 +90,11 @@ def draws_of(right: Numbers, task: int) -> Numbers:
     all that have as many in a task, which a number stands for."""
     seeds, n = right.shape
     of_seeds = np.random.default_rng(seeds).multinomial(seeds, [1 / seeds] * seeds, DRAWS) / seeds  # [DRAWS, S]
-    of_rows = np.random.default_rng([task, n]).multinomial(n, [1 / n] * n, DRAWS) / n  # [DRAWS, n]
-    drawn = (of_seeds @ right * of_rows).sum(axis=1)
-    return np.concatenate([[right.mean()], drawn])
+    rows, drawn = np.random.default_rng([task, n]), [np.array([right.mean()])]
+    for some in np.array_split(of_seeds, -(-DRAWS * n // AT_ONCE)):  # all together may not fit into memory
+        of_rows = rows.multinomial(n, [1 / n] * n, len(some)) / n  # [some, n]
+        drawn.append((some @ right * of_rows).sum(axis=1))
+    return np.concatenate(drawn)
 
 
 def difference_of(drawn: Numbers) -> Difference:

@@ -110,11 +110,21 @@ def check(experiment: Experiment, setting: Setting) -> None:
     for name, part in experiment.parts().items():
         check(part, setting.part(name))
     tasks = eval_tasks(experiment, setting)
+    trained = [setting.task(name) for name in experiment.train_tasks()]
+    check_names([one for task in trained for one in task.mixture or (task,)], tasks)
     for task in tasks:
         setting.split(task, "test")
     if experiment.train_task is not None:
         for column in experiment.expanded():
             column.check(setting, tasks)
+
+
+def check_names(trained: Sequence[Task], tasks: Sequence[Task]) -> None:
+    """Raise UserError where two files have one name, by which tables and folders know them."""
+    for task in trained:
+        for other in [*trained, *tasks]:
+            if other.name == task.name and other.source != task.source:
+                raise UserError(f"{task.name}: two files have this name; copy one of them under another")
 
 
 def eval_tasks(experiment: Experiment, setting: Setting) -> list[Task]:

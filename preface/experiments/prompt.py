@@ -92,7 +92,7 @@ class Prompt(ByRecipe):
     def _train(self, setting: Setting, backbone: Backbone, folder: Path, recipe: Recipe, **limits: Any) -> Run:
         if (folder / RECORD).exists():
             run = Run(folder, backbone)
-            return run if run.record.result is not None else train(backbone, resume=folder)
+            return run if run.record.result is not None else train(backbone, resume=folder, data=setting.data.data)
         return train(
             backbone,
             load_task(setting.task(self.train_task), cue=self.cue, wording=self.wording),

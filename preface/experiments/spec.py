@@ -98,7 +98,10 @@ class Experiment(BaseModel):
         """By task, the experiments on one task each that it consists of; empty where one task is trained on."""
         if self.train_task is not None:
             return {}
-        return {name: self.changed(task=name, on=[name]) for name in self.eval_tasks}
+        return {
+            name: validated(Experiment, dict(self) | {"train_task": name, "eval_tasks": (name,)})
+            for name in self.eval_tasks
+        }
 
     def expanded(self) -> list[Column]:
         """The columns, one for each combination of the values of its axes. Raises UserError."""
@@ -146,16 +149,28 @@ class Experiment(BaseModel):
         train_rows: int | None = None,
         **data: Any,
     ) -> Experiment:
-        """The experiment with other values; None and empty ones change nothing. `data`: fields of `DataOptions`."""
+        """The experiment with other values, which columns and axes have then no others of; None and empty ones change
+        nothing. `data`: fields of `DataOptions`."""
         named = {"backbone": backbone, "train_task": task, "eval_tasks": on, "seeds": seeds, "train_rows": train_rows}
         changes: Fields = {name: value for name, value in named.items() if value}
         if steps:
             changes["recipe"] = self.recipe | {"steps": steps}
             if self.search is not None:
                 changes["search"] = self.search.model_copy(update={"steps": min(steps, self.search.steps)})
+        gone = {*changes, *(["steps"] if steps else [])}
+        changes["vary"] = _without(self.vary, gone)
+        changes["columns"] = [_without(column, gone) for column in self.columns]
         given = {name: value for name, value in data.items() if value}
         changes["data"] = validated(DataOptions, self.data.model_dump(exclude_unset=True) | given)
         return validated(Experiment, dict(self) | changes)
+
+
+def _without(fields: Fields, names: set[str]) -> Fields:
+    """A column's fields, or axes, without those of some names."""
+    left = {name: value for name, value in fields.items() if name not in names}
+    if "vary" in left:
+        left["vary"] = _without(left["vary"], names)
+    return left
 
 
 class _Axes(BaseModel):

@@ -53,8 +53,8 @@ def predictions_on(
     answers = {instruction.answers.get(word, word): word for word in words}
     question = backbone.question(instruction.template, cue)
     inputs, cut = render(backbone.tokenize, examples, max_input_tokens, question)
-    if goes_on:
-        inputs = [item[len(backbone.begin) :] for item in inputs]
+    begin = len(backbone.begin) if goes_on else 0
+    inputs = [item[begin:] for item in inputs]
     stacked = stack(prompts)
     # the texts as prompts are trained: another evaluation of such prompts will want them again
     again = stacked.leaves_reading and (instruction == PLAIN or bool(stacked.tensors))
@@ -73,6 +73,7 @@ def predictions_on(
                 scores = calibrated(scores, scores)
             elif calibration == "contextual":
                 free, _ = render(backbone.tokenize, content_free(examples[0]), max_input_tokens, question)
+                free = [item[begin:] for item in free]
                 scores = calibrated(scores, labeller.label_each(Inputs(backbone, free)))
             parts = scores.split([some.size for some in prompts])
             together = [

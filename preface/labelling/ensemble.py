@@ -19,8 +19,8 @@ from preface.labelling.evaluate import check_labels, tasks_of
 from preface.labelling.fit import backbone_of
 from preface.labelling.labeller import Labeller, predictions_of
 from preface.labelling.measures import measured
-from preface.labelling.multi_label import labels_of
-from preface.labelling.subjects import Subjects, subjects_of
+from preface.labelling.multi_label import Labels, labels_of
+from preface.labelling.subjects import Subjects, check_answers, subjects_of
 from preface.labelling.voting import combined, fitted_weights
 from preface.options import validated
 from preface.prompts import stack
@@ -86,10 +86,12 @@ def ensemble(
     voters = _Voters(model, saved)
     data = _where_the_run_found_it(data, runs[0])
     tasks = tasks_of(on, Subjects([], card, foreign=foreign), data)
+    for task in tasks:
+        check_answers(card.task, task)
     if foreign:
         refuse_outside(card.task)
     development = data.split(card.task, "validation")
-    scores = voters.scores(development)
+    scores = voters.scores(development, voters.labels)
     gold = voters.labels.gold(str(example.label) for example in development.examples)
     # each question about a text's several labels is a row
     ways = _ways(saved, fitted_weights(scores.flatten(1, -2), gold.flatten()))
@@ -98,7 +100,7 @@ def ensemble(
     cells: list[Cell] = []
     for task in tasks:
         split = data.split(task, "test")
-        check_labels(task, split, card.label_words)
+        check_labels(task, split, card.task.words_for(task))
         cells += voters.measured(task, split, ways, best)
     add_cells(folder / "results.json", cells)
     return cells
@@ -214,37 +216,43 @@ class _Voters:
 
     def __post_init__(self) -> None:
         card = self.saved[0].card
-        self.labels = labels_of(self.model, card.label_words, card.task.cue, card.task.multi_label)
+        self.labels = self._labels(card.label_words)
         self.prompts = stack([one.prompts for one in self.saved])
         self.question = self.model.question(card.task.wording, card.task.cue)
         self.limit = max(one.card.max_input_tokens for one in self.saved)
 
-    def scores(self, split: Split) -> Tensor:
+    def _labels(self, words: Sequence[str]) -> Labels:
+        task = self.saved[0].card.task
+        return labels_of(self.model, words, task.cue, task.multi_label)
+
+    def scores(self, split: Split, labels: Labels) -> Tensor:
         """Log-probabilities `[E, N, C]`, or `[E, N, C, 2]`."""
         inputs = Inputs(self.model, self._pieces(split.examples), keep=self.prompts.leaves_reading)
         with progress(f"{split.task} · {len(self.saved)} prompts", len(inputs) * len(self.saved), "rows") as advance:
-            return Labeller(self.model, self.prompts, self.labels).label_each(inputs, advance)
+            return Labeller(self.model, self.prompts, labels).label_each(inputs, advance)
 
     def measured(self, task: Task, split: Split, ways: dict[Combine, Ensemble], best: int) -> list[Cell]:
         """A cell for each prompt alone, for the best of them, and for each way to combine them."""
+        labels = self._labels(self.saved[0].card.task.words_for(task))
         began = time.perf_counter()
-        scores = self.scores(split)
+        scores = self.scores(split, labels)
         seconds = time.perf_counter() - began
         cards, found = [one.card for one in self.saved], []
         for place, (card, said) in enumerate(zip(cards, scores, strict=True)):
             about: dict[str, Any] = {"run": str(self.saved[place].folder)}
             if card.member is not None:
                 about["learning_rate"] = card.member.learning_rate
-            found.append(self._cell(task, split, MEMBER, said, seconds / len(cards), [card], place, about))
-        found.append(self._cell(task, split, BEST, scores[best], seconds / len(cards), [cards[best]]))
+            found.append(self._cell(task, split, labels, MEMBER, said, seconds / len(cards), [card], place, about))
+        found.append(self._cell(task, split, labels, BEST, scores[best], seconds / len(cards), [cards[best]]))
         for way, name in COLUMNS.items():
-            found.append(self._cell(task, split, name, combined(scores, ways[way]), seconds, cards))
+            found.append(self._cell(task, split, labels, name, combined(scores, ways[way]), seconds, cards))
         return found
 
     def _cell(
         self,
         task: Task,
         split: Split,
+        labels: Labels,
         name: str,
         scores: Tensor,
         seconds: float,
@@ -253,8 +261,8 @@ class _Voters:
         about: Mapping[str, Any] = {},
     ) -> Cell:
         """`place`: of a prompt among all, which stands for its seed: runs may have the same."""
-        predicted = [prediction.label for prediction in predictions_of(scores, self.labels)]
-        value, details = measured(task.metric, split.examples, predicted, self.labels.words)
+        predicted = [prediction.label for prediction in predictions_of(scores, labels)]
+        value, details = measured(task.metric, split.examples, predicted, labels.words)
         return Cell(
             backbone=self.model.name,
             method=name,
@@ -266,7 +274,7 @@ class _Voters:
             seed=place,
             trained_parameters=sum(card.trained_parameters for card in cards),
             seconds=seconds,
-            details=details | {"prompts": len(self.saved)} | dict(about),
+            details=details | {"prompts": len(self.saved), "ensemble": _digest(self.saved)} | dict(about),
         )
 
     def _pieces(self, examples: Sequence[Example]) -> list[list[int]]:

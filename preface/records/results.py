@@ -39,7 +39,7 @@ def installed_versions() -> dict[str, str]:
     return found
 
 
-SETTINGS = ("learning_rate", "scoring", "calibration", "instruction", "max_input_tokens", "cue", "method")
+SETTINGS = ("learning_rate", "scoring", "calibration", "instruction", "max_input_tokens", "cue", "ensemble", "method")
 """The entries of a cell's details that are part of what it measures."""
 
 

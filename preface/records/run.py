@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shlex
 from collections.abc import Sequence
 from contextlib import suppress
@@ -207,10 +208,15 @@ class Scored(Protocol):
 Trained = TypeVar("Trained", bound=Scored)
 
 
+def that_learned(trained: Sequence[Trained]) -> list[Trained]:
+    """Without those that diverged before they were ever scored; all where none was."""
+    return [one for one in trained if math.isfinite(one.loss)] or list(trained)
+
+
 def at_best_rate(trained: Sequence[Trained]) -> list[Trained]:
     """Those of the learning rate with the best mean development score; ties go to the lower loss."""
     rates: dict[float, list[Trained]] = {}
-    for one in trained:
+    for one in that_learned(trained):
         rates.setdefault(one.learning_rate, []).append(one)
     return max(rates.values(), key=lambda some: (fmean(x.score for x in some), -fmean(x.loss for x in some)))
 

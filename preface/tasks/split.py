@@ -102,9 +102,18 @@ def _mixed(task: Task, split: SplitName, reader: Callable[[Task], ReadPart]) -> 
     if split == "validation":
         each = [sampled(part, max(1, MIXED_DEVELOPMENT // len(each))) for part in each]
     before = ORDER[: ORDER.index(split)]
-    earlier = [drawn(own, name, read) for own, read in readers for name in before if name in own.splits]
+    earlier = [
+        drawn(own, name, read)
+        for own, read in readers
+        for name in before
+        if name in own.splits and own.splits[name].apart
+    ]
     taken = {folded(example.text) for part in earlier for example in part.examples}
     free = [[example for example in part.examples if folded(example.text) not in taken] for part in each]
+    if empty := next((part.task for part, examples in zip(each, free, strict=True) if not examples), None):
+        raise UserError(
+            f"{task.name}: another of its tasks has all texts of {empty}'s {split} rows in {' or '.join(before)}"
+        )
     return Split(
         task.name,
         split,
@@ -118,12 +127,20 @@ def _mixed(task: Task, split: SplitName, reader: Callable[[Task], ReadPart]) -> 
 def sampled(split: Split, rows: int) -> Split:
     """So many rows of a split, of a mixture so many of each task, sampled with a fixed seed; all where there are no
     more."""
-    parts, examples, chosen = split.parts or (len(split.examples),), iter(split.examples), []
-    for size in parts:
-        own = list(islice(examples, size))
-        chosen.append(random.Random(0).sample(own, rows) if rows < size else own)
-    sizes = tuple(len(some) for some in chosen) if split.parts else ()
-    return replace(split, examples=[example for some in chosen for example in some], parts=sizes)
+    chosen = [random.Random(0).sample(own, rows) if rows < len(own) else own for own in _by_task(split)]
+    return _joined(split, chosen)
+
+
+def _by_task(split: Split) -> list[list[Example]]:
+    """The examples of each task of a mixture; of another split all together."""
+    examples = iter(split.examples)
+    return [list(islice(examples, size)) for size in split.parts or (len(split.examples),)]
+
+
+def _joined(split: Split, each: Sequence[Sequence[Example]]) -> Split:
+    """A split with other examples, of each task those."""
+    sizes = tuple(map(len, each)) if split.parts else ()
+    return replace(split, examples=[example for some in each for example in some], parts=sizes)
 
 
 def iter_examples(
@@ -218,8 +235,8 @@ def labelled(task: Task, split: Callable[[str], Split]) -> Split:
     development = split("validation")
     sources = list(dict.fromkeys([*training.sources, *development.sources]))
     skipped = list(dict.fromkeys([*training.skipped, *development.skipped]))
-    examples = [*training.examples, *development.examples]
-    return replace(training, examples=examples, sources=sources, skipped=skipped, parts=())
+    each = [own + held for own, held in zip(_by_task(training), _by_task(development), strict=True)]
+    return _joined(replace(training, sources=sources, skipped=skipped), each)
 
 
 def check_limits(train_rows: int | None, shots: int | None, of: str = "") -> None:

@@ -15,7 +15,7 @@ from preface.prompts import Prompts
 from preface.records.atomic import write_atomically
 from preface.records.card import Member, Origin, PromptCard, folder_of_task, save_prompt
 from preface.records.results import installed_versions
-from preface.records.run import RateSummary, Result, RunRecord
+from preface.records.run import RateSummary, Result, RunRecord, that_learned
 from preface.tasks import Task
 from preface.tasks.metric import metric_title
 from preface.terminal.progress import warn
@@ -126,7 +126,7 @@ def warn_of(predictions: Sequence[Prediction], best: float, majority: float, met
 def rate_summary(members: Sequence[Member]) -> tuple[RateSummary, ...]:
     """Mean and sample deviation of the development score over seeds, for each learning rate."""
     rates: dict[float, list[float]] = {}
-    for member in members:
+    for member in that_learned(members):
         rates.setdefault(member.learning_rate, []).append(member.score)
     return tuple(
         RateSummary(

@@ -43,8 +43,6 @@ class TaskRows(Rows):
     @classmethod
     def of_mixture(cls, backbone: Backbone, rows: Rows, mixture: Task, training: Split, development: Split) -> TaskRows:
         """`rows` by task; the splits are those that they were made of. Raises UserError where that cannot be."""
-        if not training.parts or not development.parts:
-            raise UserError(f"{mixture.name}: a prompt for each task takes neither shots nor folds; give train-rows")
         if len({plain(task.name) for task in mixture.mixture}) < len(mixture.mixture):
             raise UserError(f"{mixture.name}: prompts lie in folders named like their tasks, and two are named alike")
         each = []

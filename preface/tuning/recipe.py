@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 from preface.errors import UserError
 from preface.options import validated
+from preface.terminal.progress import warn
 from preface.tuning.optimizers import OPTIMIZERS, OptimizerName
 from preface.tuning.schedules import ScheduleName
 
@@ -101,6 +102,8 @@ class Recipe(BaseModel):
             steps = min(max(math.ceil(15 * an_epoch), 300), 2000)
         every = self.evaluate_every or max(1, math.ceil(steps / 20))
         warmup = min(self.warmup, steps // 5)
+        if warmup < self.warmup != Recipe.model_fields["warmup"].default:
+            warn(f"warmup {self.warmup}: more than a fifth of {steps:,} steps; it is {warmup}")
         return self.model_copy(update={"steps": steps, "evaluate_every": every, "warmup": warmup})
 
 

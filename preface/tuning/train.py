@@ -148,7 +148,9 @@ class _Training:
         task, most = self.task, self.recipe.max_input_tokens
         asked = wanted(self.backbone, task)
         rows = Rows.of(self.backbone, asked, training, development, most, task.cue, task.wording)
-        if isinstance(self.method, MultitaskPromptTuning) and self.task.mixture:
+        if isinstance(self.method, MultitaskPromptTuning) and task.mixture:
+            if self.limits.shots is not None or self.recipe.folds is not None:
+                raise UserError(f"{task.name}: a prompt for each task takes neither shots nor folds; give train-rows")
             return TaskRows.of_mixture(self.backbone, rows, self.task, training, development)
         return rows
 
