@@ -31,7 +31,7 @@ from preface.records.run import at_best_rate
 from preface.tasks import Split, Task, render
 from preface.tasks.task import BEST
 from preface.terminal.progress import progress, say
-from preface.tuning.folds import Chosen
+from preface.tuning.folds import FOLDS, Chosen
 from preface.tuning.loop import CHECKPOINTS, Loop
 from preface.tuning.recipe import Recipe, recipe_from
 from preface.tuning.rows import Rows
@@ -148,18 +148,18 @@ class Weights(ByRecipe):
         rows = self._rows(setting, drawn, replace(drawn, split="validation"))
         if (by := Chosen.read(folder)) is None:
             recipe = self.recipe.model_copy(update={"seeds": (draw,)})
-            by = cross_validated(title, tunable, rows, recipe, task.metric)
+            by = cross_validated(title, tunable, rows, recipe, task.metric, folder / FOLDS)
             by.write(folder)
         one = self.recipe.alone(by.learning_rate, draw)
-        return self._run(setting, folder, OnAllRows(title, *tunable(), rows, one, task.metric, by))
+        return self._run(setting, folder, OnAllRows(title, *tunable(), rows, one, task.metric, by), by.seconds)
 
     def _rows(self, setting: Setting, training: Split, development: Split) -> Rows:
         task, pieces = setting.task(self.train_task), setting.backbone(self.backbone)
         most = self.recipe.max_input_tokens
         return Rows.of(pieces, wanted(pieces, task), training, development, most, task.cue, task.wording)
 
-    def _run(self, setting: Setting, folder: Path, tuned: Tuned) -> Outcome:
-        """Train to the end, and keep the best weights in the folder."""
+    def _run(self, setting: Setting, folder: Path, tuned: Tuned, before: float = 0.0) -> Outcome:
+        """Train to the end, and keep the best weights in the folder; `before`: seconds that led to it."""
         with locked(folder):
             again = f"preface compare … --out {shlex.quote(str(setting.folder))}"
             at = Loop(folder, tuned, tuned.budget, again, checkpoint_seconds=CHECKPOINT_SECONDS).run()
@@ -172,7 +172,7 @@ class Weights(ByRecipe):
                 score=best.score,
                 loss=best.loss,
                 step=best.step,
-                seconds=at.seconds,
+                seconds=before + at.seconds,
                 trained_parameters=sum(parameter.numel() for parameter in tuned.parameters.values()),
                 recipe=recipe.model_dump(mode="json"),
                 versions=installed_versions(),

@@ -235,6 +235,10 @@ class _Evaluation:
             return Wording(self.how.instruction)
         if "validation" in task.splits:
             development = self.data.split(task, "validation")
+            if self.how.split == "validation" or not task.splits[self.how.split].apart:
+                warn(
+                    f"{task.name}: its wording is chosen on rows that are among those evaluated; give an --instruction"
+                )
             return best_wording(self.backbone, task, development.examples, limit, calibration=self.how.calibration)
         wording = Wording(next(iter(task.instructions), PLAIN))
         say(f"{task.name}: no development rows to choose a wording by; it is {wording.instruction.shown}")

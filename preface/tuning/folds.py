@@ -12,7 +12,7 @@ import json
 import math
 import random
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +51,8 @@ class Chosen:
     loss: float
     predictions: list[Prediction]
     """Of these rows."""
+    seconds: float = 0.0
+    """That it took."""
 
     @classmethod
     def of(cls, fields: dict[str, Any]) -> Chosen:
@@ -222,7 +224,8 @@ class OnAllRows(Population):
             state.score, state.loss, state.step = self.by.score, self.by.loss, at.steps
             for name, parameter in self.parameters.items():
                 self.best[name][member] = parameter.detach()[member]
-        return super().outcome(at)
+        outcome = super().outcome(at)
+        return replace(outcome, seconds=outcome.seconds + self.by.seconds)
 
     def _predictions(self, prompts: Prompts, best: int) -> list[Prediction]:
         """Those of the folds: each row by a prompt that has not been trained on it."""

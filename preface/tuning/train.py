@@ -59,9 +59,9 @@ def train(
     """Train prompts on a task and keep the best by development score.
 
     Args:
-        backbone: a loaded backbone, or a name or folder for `load_backbone` (default: the embedded one).
+        backbone: a loaded backbone, or a name or folder for `load_backbone` (default: `default_backbone`).
         task: a shipped task's name, a YAML, a data file (`preface.tasks.read.SUFFIXES`), or several, `sst2+trec`.
-        method: a method, or its name. Default: a prefix of 20 at all three attention sites.
+        method: a method, or its name. Default: a prefix of 20 at the backbone's usual sites.
         train_rows: train on so many rows, of a mixture on so many of each task, sampled with a fixed seed.
         shots: train on so many rows of each label, drawn by the seed `draw`.
         out: the run's folder (default: `runs/TASK-METHOD-TIME`).
@@ -90,6 +90,8 @@ def train(
         if number is not None and number < 1:
             raise UserError(f"{name}: at least 1 (got {number})")
     check_limits(train_rows, shots)
+    if draw and shots is None:
+        raise UserError(f"draw {draw}: is of shots, rows of each label; give shots, or leave it out")
     trackers = tracker_names(track)
     the_data = validated(DataOptions, data)
     the_task = the_data.task(task)
@@ -250,9 +252,10 @@ def _cross_validated(folder: Path, population: CrossValidation, again: str, trac
     if population.processes.is_main:
         (folder / FOLDS).mkdir(exist_ok=True)
     on_line = partial(trackers.log, population.names, 0)
-    _loop(folder / FOLDS, population, again, on_line).run()
-    if (chosen := population.chosen) is None:
+    seconds = _loop(folder / FOLDS, population, again, on_line).run().seconds
+    if population.chosen is None:
         raise UserError("folds: every learning rate diverged; try lower ones")
+    chosen = replace(population.chosen, seconds=seconds)
     say(
         f"{population.recipe.folds} folds: rate {chosen.learning_rate:g} for {chosen.steps} steps did best "
         f"({metric_title(population.metric)} {chosen.score:.3f} on rows that were not trained on)"

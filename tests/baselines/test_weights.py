@@ -87,6 +87,7 @@ def test_shots_and_folds_go_together(setting: Setting, fields: dict, message: st
 def test_rates_are_those_of_what_is_tuned_unless_some_are_given(setting: Setting) -> None:
     assert column(setting, tuning="lora").recipe.learning_rates == RATES["lora"]
     assert column(setting, learning_rates=[0.5]).recipe.learning_rates == (0.5,)
+    assert column(setting, tuning="full", optimizer="adafactor").recipe.learning_rates == RATES["full"]
     assert column(setting, tuning="full").label == "full tuning"
     with pytest.raises(UserError, match="tuning"):
         column(setting, tuning="everything")

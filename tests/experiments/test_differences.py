@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from preface.experiments.differences import Differences, differences
+from preface.experiments.differences import DRAWS, Differences, differences, draws_of
 from preface.experiments.report import write_report
 from preface.labelling.measures import measured, right_answers
 from preface.records.results import Cell
@@ -50,6 +50,14 @@ def test_interval_of_one_seed_is_that_of_paired_shares() -> None:
     reach = 1.96 * apart.std() / np.sqrt(1_000)
     assert difference.low == pytest.approx(apart.mean() - reach, abs=0.15 * reach)
     assert difference.high == pytest.approx(apart.mean() + reach, abs=0.15 * reach)
+
+
+def test_drawn_in_parts_is_as_drawn_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    right = (np.random.default_rng(0).random((3, 70)) < 0.7).astype(float)
+    whole = draws_of(right, 0)
+    monkeypatch.setattr("preface.experiments.differences.AT_ONCE", 1_000)
+    np.testing.assert_allclose(draws_of(right, 0), whole, rtol=1e-12)
+    assert len(whole) == 1 + DRAWS
 
 
 def test_seeds_that_differ_widen_the_interval() -> None:

@@ -20,7 +20,8 @@ from preface.experiments.spec import Experiment, kinds, load_experiment
 from preface.methods import METHODS, PrefixTuning, PromptTuning
 from preface.options import validated
 from preface.records.results import Cell, read_cells
-from preface.tasks import Task
+from preface.tasks import Task, load_task
+from preface.tasks.options import DataOptions
 from preface.tuning.recipe import Recipe
 
 
@@ -117,6 +118,23 @@ def test_changes_are_checked_as_the_file_is() -> None:
         before.changed(colour="red")
 
 
+def test_what_a_user_changes_no_column_has_another_value_of() -> None:
+    spec = experiment(
+        {"method": "prefix-tuning", "seeds": 5, "steps": 100, "backbone": "large", "vary": {"length": [1, 2]}},
+        {"kind": "zero-shot", "vary": {"backbone": ["small", "large"]}},
+        vary={"train_task": ["film", "sst2"]},
+        backbone="small",
+        recipe={"steps": 50},
+    )
+    changed = spec.changed(backbone="nano", task="posts", seeds=1, steps=7)
+    assert [column.label for column in changed.expanded()] == [
+        "prefix-tuning · length 1", "prefix-tuning · length 2", "zero-shot"
+    ]  # fmt: skip
+    first, _ = prompts(changed)
+    assert (first.backbone, first.train_task, first.recipe.seeds, first.recipe.steps) == ("nano", "posts", (0,), 7)
+    assert spec.changed().expanded() == spec.expanded()
+
+
 class Guess(Column):
     """A baseline as one would add it: this class is all."""
 
@@ -181,6 +199,43 @@ def test_own_files_are_columns_of_data_like_others(tmp_path: Path) -> None:
     assert cells[0].value == 1.0
     with pytest.raises(UserError, match="another experiment"):
         preface.compare_cross_domain(spec, out=tmp_path / "out", **options, label_words=words | {"2": "positive"})
+
+
+def test_two_files_of_one_name_are_not_mixed_up(tmp_path: Path) -> None:
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "mine.csv").write_text("text,label\nfine,positive\ndull,negative\n" * 20)
+    spec = experiment("tf-idf", train_task=f"{tmp_path}/a/mine.csv", eval_tasks=[f"{tmp_path}/b/mine.csv"])
+    with pytest.raises(UserError, match=r"mine\.csv: two files have this name"):
+        preface.compare_cross_domain(spec, out=tmp_path / "out")
+
+
+def test_rows_that_were_trained_on_are_said_to_be(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = "".join(f"the {('warm', 'cold')[i % 2]} film number {i},{('good', 'bad')[i % 2]}\n" for i in range(40))
+    (tmp_path / "mine.csv").write_text("text,label\n" + rows)
+    spec = experiment("tf-idf", train_task=f"{tmp_path}/mine.csv", eval_tasks=[f"{tmp_path}/mine.csv"])
+    preface.compare_cross_domain(spec, out=tmp_path / "out")
+    assert "those trained on among them" in capsys.readouterr().err
+    assert "those trained on among them" in (tmp_path / "out" / "report.html").read_text()
+
+
+def test_a_classifier_of_two_tasks_chooses_among_the_labels_of_the_one(tmp_path: Path) -> None:
+    kinds_of = {"mood": ("good", "bad"), "place": ("sea", "road")}
+    for name, words in kinds_of.items():
+        rows = [f"the {words[i % 2]} {name} number {i},{words[i % 2]}" for i in range(40)]
+        (tmp_path / f"{name}.csv").write_text("\n".join(["text,label", *rows, ""]))
+    rows = [f"the good mood of the {('sea', 'road')[i % 2]} {i},{('sea', 'road')[i % 2]}" for i in range(20)]
+    (tmp_path / "asked.csv").write_text("\n".join(["text,label", *rows, ""]))
+    mixture = f"{tmp_path}/mood.csv+{tmp_path}/place.csv"
+    asked = load_task(tmp_path / "asked.csv")
+    (cell,) = next(
+        iter(
+            experiment("tf-idf", train_task=mixture, eval_tasks=["film"])
+            .expanded()[0]
+            .cells(Setting(tmp_path / "out", DataOptions()), [asked])
+        )
+    )
+    assert cell.value == 1.0
 
 
 def test_a_method_s_defaults_are_its_own() -> None:

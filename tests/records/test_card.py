@@ -58,6 +58,7 @@ KEYS = torch.zeros(3, 3, 2, 5)  # of the decoder of a tiny backbone: [L, H, n, d
         ({"encoder.keys": KEYS, "encoder.values": KEYS}, "are not those of prompt.json"),
         ({"cross.keys": KEYS, "cross.values": KEYS}, "are not those of prompt.json"),
         ({"cross.keys": KEYS, "cross.values": KEYS, "cross.relative": torch.ones(2)}, r"sizes \[2\]"),
+        ({"embeddings": torch.ones(2, 24), "labels": torch.ones(5, 24)}, "'labels' has 5 vectors, and there are"),
         ({"embeddings.added": torch.ones(1, 2, 24)}, "'embeddings.added' does not add to as many embeddings"),
         ({"embeddings": torch.ones(2, 24), "embeddings.added": torch.ones(1, 3, 24)}, "does not add to as many"),
         ({"embeddings": torch.ones(2, 24), "embeddings.added": torch.ones(2, 24)}, r"the sizes \[2, 24\], not 3"),

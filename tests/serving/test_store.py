@@ -108,10 +108,34 @@ def test_what_is_more_than_a_prompt_is_not_lost_by_a_request(folder: Path, serve
     for name in ("training", "run"):
         with pytest.raises(UserError, match="by hand"):
             store.add(name, files)
+    (folder / "p1" / "evaluations").mkdir()  # as `preface evaluate` leaves beside a prompt
     with pytest.raises(UserError, match="by hand"):
-        store.remove("run")
+        store.add("p1", files)
+    for name in ("run", "p1"):
+        with pytest.raises(UserError, match="by hand"):
+            store.remove(name)
     assert (folder / "training" / "checkpoints").exists()
     assert store.get("run")
+
+
+def test_no_prompt_has_the_name_of_the_backbone(folder: Path, served_backbone: Backbone, method: PrefixTuning) -> None:
+    store = Store(folder, served_backbone)
+    files = {name: (folder / "p0" / name).read_bytes() for name in FILES}
+    with pytest.raises(UserError, match=f"{store.bare}: the backbone without a prompt is asked by that name"):
+        store.add(store.bare, files)
+    put(folder / store.bare, served_backbone, method, 5)  # by another program
+    with pytest.raises(UnknownPromptError):
+        store.get(store.bare)
+    with pytest.raises(UserError, match="is asked by that name"):
+        Store(folder, served_backbone)
+
+
+def test_whoever_asks_is_not_told_where_prompts_lie(folder: Path, served_backbone: Backbone) -> None:
+    tensors = folder / "p0" / "prompt.safetensors"
+    tensors.write_bytes(tensors.read_bytes()[:-9])
+    with pytest.raises(UserError, match=r"^p0/prompt\.safetensors") as error:
+        Store(folder, served_backbone).get("p0")
+    assert str(folder) not in str(error.value)
 
 
 def test_a_link_is_removed_and_not_what_it_leads_to(folder: Path, served_backbone: Backbone, tmp_path: Path) -> None:

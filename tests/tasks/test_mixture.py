@@ -12,7 +12,7 @@ from preface.backbones.base import Backbone
 from preface.errors import UserError
 from preface.tasks import Task, load_split, load_task
 from preface.tasks.mixture import mixture_of
-from preface.tasks.split import MIXED_DEVELOPMENT, few, sampled
+from preface.tasks.split import MIXED_DEVELOPMENT, few, labelled, sampled
 
 
 @pytest.fixture
@@ -122,3 +122,35 @@ def test_one_prompt_for_several_tasks(tiny: Backbone, own: str, tmp_path: Path) 
         assert {json.loads(line)["label"] for line in lines} <= words
     again = preface.train(tiny, run.record.task, out=tmp_path / "again", steps=1, learning_rates=[0.1])
     assert again.record.task == run.record.task
+
+
+def test_data_files_together_keep_their_rows_for_training(tmp_path: Path) -> None:
+    """All rows of a data file are its test, which takes none away from the others."""
+    for name, words in (("a", ("good", "bad")), ("b", ("sea", "road"))):
+        rows = [f"{name} number {i},{words[i % 2]}" for i in range(60)]
+        (tmp_path / f"{name}.csv").write_text("\n".join(["text,label", *rows, ""]))
+    task = load_task(f"{tmp_path}/a.csv+{tmp_path}/b.csv")
+    sizes = {split: load_split(task, split).parts for split in ("train", "validation", "test")}
+    assert sizes == {"train": (54, 54), "validation": (6, 6), "test": (60, 60)}
+
+
+def test_of_all_labelled_rows_too_so_many_are_of_each_task(own: str) -> None:
+    task = load_task(own)
+    every = labelled(task, lambda split: load_split(task, split))
+    assert len(every.examples) == sum(every.parts)
+    assert sampled(every, 10).parts == (10, 10)
+
+
+def test_a_task_whose_texts_another_tests_is_named(tmp_path: Path) -> None:
+    texts = ["one,yes", "two,no", "three,yes", "four,no"]
+    for name, tested in (("first", "five,yes"), ("second", "\n".join(texts))):
+        (tmp_path / f"{name}.csv").write_text("\n".join(["text,label", *texts, ""]))
+        (tmp_path / f"{name}-test.csv").write_text(f"text,label\n{tested}\n")
+        (tmp_path / f"{name}.yaml").write_text(
+            f"name: {name}\nsource: {{files: {{parts: {{rows: {name}.csv, test: {name}-test.csv}}}}}}\n"
+            "fields: {input: text, label: label}\nlabels: {'yes': 'yes', 'no': 'no'}\n"
+            "splits: {train: {part: rows}, test: {part: test}}\n"
+        )
+    (tmp_path / "second.csv").write_text("text,label\nsix,yes\nseven,no\n")
+    with pytest.raises(UserError, match=r"first\+second: another of its tasks has all texts of first's train rows in"):
+        load_split(load_task(f"{tmp_path}/first.yaml+{tmp_path}/second.yaml"), "train")

@@ -184,5 +184,7 @@ def test_shots_are_so_many_of_each_label() -> None:
 def test_mistakes(nano: Backbone, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="give one of the two"):
         preface.train(nano, "film", METHOD, out=tmp_path / "run", shots=2, train_rows=5)
+    with pytest.raises(UserError, match="draw 3: is of shots"):
+        preface.train(nano, "film", METHOD, out=tmp_path / "run", train_rows=5, draw=3)
     with pytest.raises(UserError, match="shots: at least 1"):
         preface.train(nano, "film", METHOD, out=tmp_path / "run", shots=0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -44,8 +45,8 @@ def tunable(checkpoint_folder: Path) -> Any:
     return made
 
 
-def test_each_row_is_judged_by_a_model_that_has_not_seen_it(rows: Rows, tunable: Any) -> None:
-    chosen = cross_validated("few", tunable, rows, RECIPE, "accuracy")
+def test_each_row_is_judged_by_a_model_that_has_not_seen_it(rows: Rows, tunable: Any, tmp_path: Path) -> None:
+    chosen = cross_validated("few", tunable, rows, RECIPE, "accuracy", tmp_path / "folds")
     assert chosen.learning_rate in RECIPE.learning_rates
     assert chosen.steps in {2, 4}
     said: dict[int, str] = {}
@@ -63,9 +64,30 @@ def test_each_row_is_judged_by_a_model_that_has_not_seen_it(rows: Rows, tunable:
     assert chosen.score == pytest.approx(sum(right) / 12)
 
 
+def test_folds_that_are_done_are_not_trained_again(rows: Rows, tunable: Any, tmp_path: Path) -> None:
+    begun: list[int] = []
+
+    def counted() -> tuple[Any, dict[str, Any]]:
+        begun.append(1)
+        if len(begun) == 5:
+            raise KeyboardInterrupt
+        return tunable()  # type: ignore[no-any-return]
+
+    with pytest.raises(KeyboardInterrupt):
+        cross_validated("few", counted, rows, RECIPE, "accuracy", tmp_path / "one")
+    found = cross_validated("few", counted, rows, RECIPE, "accuracy", tmp_path / "one")
+    assert len(begun) == 5 + 2  # four were done of two rates and three folds
+    whole = cross_validated("few", tunable, rows, RECIPE, "accuracy", tmp_path / "other")
+    assert replace(found, seconds=0.0) == replace(whole, seconds=0.0)
+    assert found.seconds > 0
+    (tmp_path / "one" / "lr0.001-fold0.json").write_text("[]")
+    with pytest.raises(UserError, match="damaged; remove it"):
+        cross_validated("few", tunable, rows, RECIPE, "accuracy", tmp_path / "one")
+
+
 def test_all_rows_are_trained_on_for_the_steps_that_were_chosen(rows: Rows, tunable: Any, tmp_path: Path) -> None:
     """The rate falls as it did in the folds, over the steps of the recipe."""
-    chosen = cross_validated("few", tunable, rows, RECIPE, "accuracy")
+    chosen = cross_validated("few", tunable, rows, RECIPE, "accuracy", tmp_path / "folds")
     one = RECIPE.alone(chosen.learning_rate, 5)
     ours = OnAllRows("few", *tunable(), rows, one, "accuracy", chosen)
     Loop(tmp_path, ours, ours.budget, "again").run()
@@ -77,7 +99,7 @@ def test_all_rows_are_trained_on_for_the_steps_that_were_chosen(rows: Rows, tuna
         assert torch.equal(ours.kept[name], parameter.detach())
 
 
-def test_rates_that_diverge(rows: Rows, tunable: Any) -> None:
+def test_rates_that_diverge(rows: Rows, tunable: Any, tmp_path: Path) -> None:
     endless = RECIPE.model_copy(update={"learning_rates": (1e30,), "clip": None})
     with pytest.raises(UserError, match="few: every rate diverged"):
-        cross_validated("few", tunable, rows, endless, "accuracy")
+        cross_validated("few", tunable, rows, endless, "accuracy", tmp_path)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
@@ -159,6 +160,21 @@ def test_a_bare_model_s_mistakes(client: httpx.Client, served_backbone: Backbone
         said = client.post("/v1/chat/completions", json={"model": "labels", "messages": [message]})
         assert said.status_code == 422
         assert says in said.json()["error"]["message"]
+
+
+def test_what_goes_wrong_while_a_text_is_sent_is_in_the_log(
+    folder: Path, served_backbone: Backbone, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def fail(*_: Any, **__: Any) -> Any:
+        future: Future[Any] = Future()
+        future.set_exception(RuntimeError("a part of it broke"))
+        return future
+
+    with client_of(folder, served_backbone) as client:
+        monkeypatch.setattr(Engine, "write", fail)
+        body = {"model": bare(served_backbone), "prompt": TEXT, "stream": True}
+        assert "the server's log says what" in client.post("/v1/completions", json=body).text
+    assert "a part of it broke" in capfd.readouterr().err
 
 
 def test_a_caller_that_goes_frees_its_place(folder: Path, served_backbone: Backbone) -> None:

@@ -2,12 +2,16 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from threading import current_thread
+from typing import Any
 
 import httpx
 import pytest
 
 import preface
 from preface.backbones.base import Backbone
+from preface.serving.engine import Engine
+from preface.serving.store import Store
 
 TEXTS = ["a fine warm film", "dull, cold and long"]
 
@@ -54,6 +58,25 @@ def test_predict(client: httpx.Client, served_folder: Path, served_backbone: Bac
     for rows, probability in zip(both, expected, strict=True):
         logs = {word: math.log(value) for word, value in probability.items()}
         assert {row["label"]: row["score"] for row in rows} == pytest.approx(logs, abs=1e-2)
+
+
+def test_prompts_that_are_not_loaded_are_read_beside_the_server_s_own_work(
+    client: httpx.Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    threads: list[str] = []
+    plain = Engine.ask
+
+    def ask(self: Engine, *given: Any, **named: Any) -> Any:
+        threads.append(current_thread().name)
+        return plain(self, *given, **named)
+
+    monkeypatch.setattr(Engine, "ask", ask)
+    name = client.get("/v1/prompts").json()["data"][0]
+    for _ in range(2):
+        client.post("/classify", json={"model": name, "input": "a"}).raise_for_status()
+    monkeypatch.setattr(Store, "is_loaded", lambda self, name: False)
+    client.post("/classify", json={"model": name, "input": "a"}).raise_for_status()
+    assert threads[1] != threads[2]
 
 
 def test_predict_refuses_what_it_would_cut(client: httpx.Client) -> None:

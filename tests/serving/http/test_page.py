@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 from collections.abc import Iterator
@@ -62,6 +63,18 @@ def test_every_element_that_the_script_names_is_there() -> None:
     named = set(re.findall(r'\$\("([\w-]+)"\)', script))
     assert named
     assert named <= set(re.findall(r'id="([\w-]+)"', index))
+
+
+def test_a_folder_that_cannot_be_read_hides_no_run(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = os.scandir
+
+    def scandir(folder: Any) -> Any:
+        if Path(folder).name == "first":
+            raise PermissionError(13, "not for you")
+        return plain(folder)
+
+    monkeypatch.setattr("preface.serving.http.runs.os.scandir", scandir)
+    assert [run["name"] for run in get(address, "/v1/runs").json()["data"]] == ["first"]
 
 
 def test_runs(address: str) -> None:
