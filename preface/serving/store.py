@@ -121,7 +121,7 @@ class Store:
         """Of all prompts that are there, loaded or not."""
         with self.lock:
             own = {path.name for path in self.folder.iterdir() if NAME.fullmatch(path.name) and _card_of(path)}
-        return sorted(own | self.also.keys())
+        return sorted((own | self.also.keys()) - {self.bare})
 
     def path(self, name: str) -> Path:
         """Where a prompt lies, or would lie."""

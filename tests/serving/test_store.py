@@ -124,6 +124,7 @@ def test_no_prompt_has_the_name_of_the_backbone(folder: Path, served_backbone: B
     with pytest.raises(UserError, match=f"{store.bare}: the backbone without a prompt is asked by that name"):
         store.add(store.bare, files)
     put(folder / store.bare, served_backbone, method, 5)  # by another program
+    assert store.bare not in store.names()
     with pytest.raises(UnknownPromptError):
         store.get(store.bare)
     with pytest.raises(UserError, match="is asked by that name"):
