@@ -9,7 +9,7 @@ from typing import Any
 from preface.backbones.base import Backbone
 from preface.baselines.column import Setting
 from preface.experiments.domains import distances
-from preface.experiments.matrix import Compute, eval_tasks, in_turn, measure
+from preface.experiments.matrix import Compute, eval_tasks, in_turn, measure, trained_tasks
 from preface.experiments.report import write_report
 from preface.experiments.spec import Experiment, load_experiment
 from preface.records.results import Cell
@@ -52,9 +52,9 @@ def compare_cross_domain(
     loaded, name = (backbone, backbone.name) if isinstance(backbone, Backbone) else (None, backbone)
     experiment = experiment.changed(backbone=name, **changes)
     setting = Setting(Path(out), experiment.data, dtype, device, loaded)
-    cells = measure(experiment, setting, compute)
     for line in (known := known_rows(experiment, setting)):
-        warn(line)
+        warn(line)  # before hours of work
+    cells = measure(experiment, setting, compute)
     notes = [*experiment.notes, *known, *wordings(cells), majorities(experiment, setting), *seen(cells)]
     if experiment.distances:
         notes += distances(experiment, setting)
@@ -65,8 +65,7 @@ def compare_cross_domain(
 
 def known_rows(experiment: Experiment, setting: Setting) -> list[str]:
     """A line for each data file whose rows are all tested on, those that were trained on among them."""
-    trained = [setting.task(name) for name in experiment.train_tasks()]
-    sources = [one.source for task in trained for one in task.mixture or (task,)]
+    sources = [task.source for task in trained_tasks(experiment, setting)]
     return [
         f"{task.name}: all of its rows are its test, those trained on among them, so its scores say little; give other "
         "rows with --test."

@@ -110,13 +110,18 @@ def check(experiment: Experiment, setting: Setting) -> None:
     for name, part in experiment.parts().items():
         check(part, setting.part(name))
     tasks = eval_tasks(experiment, setting)
-    trained = [setting.task(name) for name in experiment.train_tasks()]
-    check_names([one for task in trained for one in task.mixture or (task,)], tasks)
+    check_names(trained_tasks(experiment, setting), tasks)
     for task in tasks:
         setting.split(task, "test")
     if experiment.train_task is not None:
         for column in experiment.expanded():
             column.check(setting, tasks)
+
+
+def trained_tasks(experiment: Experiment, setting: Setting) -> list[Task]:
+    """The tasks that are trained on, those of a mixture each by itself."""
+    tasks = [setting.task(name) for name in experiment.train_tasks()]
+    return [one for task in tasks for one in task.mixture or (task,)]
 
 
 def check_names(trained: Sequence[Task], tasks: Sequence[Task]) -> None:

@@ -52,9 +52,13 @@ def predictions_on(
     """
     answers = {instruction.answers.get(word, word): word for word in words}
     question = backbone.question(instruction.template, cue)
-    inputs, cut = render(backbone.tokenize, examples, max_input_tokens, question)
     begin = len(backbone.begin) if goes_on else 0
-    inputs = [item[begin:] for item in inputs]
+
+    def read(rows: Sequence[Example]) -> tuple[list[list[int]], list[bool]]:
+        ids, are_cut = render(backbone.tokenize, rows, max_input_tokens, question)
+        return [item[begin:] for item in ids], are_cut
+
+    inputs, cut = read(examples)
     stacked = stack(prompts)
     # the texts as prompts are trained: another evaluation of such prompts will want them again
     again = stacked.leaves_reading and (instruction == PLAIN or bool(stacked.tensors))
@@ -72,8 +76,7 @@ def predictions_on(
             if calibration == "batch":
                 scores = calibrated(scores, scores)
             elif calibration == "contextual":
-                free, _ = render(backbone.tokenize, content_free(examples[0]), max_input_tokens, question)
-                free = [item[begin:] for item in free]
+                free, _ = read(content_free(examples[0]))
                 scores = calibrated(scores, labeller.label_each(Inputs(backbone, free)))
             parts = scores.split([some.size for some in prompts])
             together = [

@@ -218,6 +218,7 @@ class _Voters:
         card = self.saved[0].card
         self.labels = self._labels(card.label_words)
         self.prompts = stack([one.prompts for one in self.saved])
+        self.digest = _digest(self.saved)
         self.question = self.model.question(card.task.wording, card.task.cue)
         self.limit = max(one.card.max_input_tokens for one in self.saved)
 
@@ -274,7 +275,7 @@ class _Voters:
             seed=place,
             trained_parameters=sum(card.trained_parameters for card in cards),
             seconds=seconds,
-            details=details | {"prompts": len(self.saved), "ensemble": _digest(self.saved)} | dict(about),
+            details=details | {"prompts": len(self.saved), "ensemble": self.digest} | dict(about),
         )
 
     def _pieces(self, examples: Sequence[Example]) -> list[list[int]]:

@@ -120,8 +120,8 @@ class Store:
     def names(self) -> list[str]:
         """Of all prompts that are there, loaded or not."""
         with self.lock:
-            own = {path.name for path in self.folder.iterdir() if NAME.fullmatch(path.name) and _card_of(path)}
-        return sorted((own | self.also.keys()) - {self.bare})
+            own = {path.name for path in self.folder.iterdir() if self._card(path.name)}
+        return sorted(own | self.also.keys())
 
     def path(self, name: str) -> Path:
         """Where a prompt lies, or would lie."""
@@ -173,8 +173,12 @@ class Store:
             if path.exists():
                 raise UserError(f"prompt {name}: could not be removed; look at the permissions of its folder")
 
+    def _card(self, name: str) -> Path | None:
+        """Where a prompt's card lies; None: there is none, or no prompt may be called so."""
+        return _card_of(self.path(name)) if NAME.fullmatch(name) and name != self.bare else None
+
     def _stamp(self, name: str) -> tuple[int, int]:
-        card = _card_of(self.path(name)) if NAME.fullmatch(name) and name != self.bare else None
+        card = self._card(name)
         if card is None:
             self.loaded.forget(name)
             raise UnknownPromptError(f"prompt {name}: there is none of that name; /v1/models lists those there are")

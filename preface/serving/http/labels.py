@@ -125,7 +125,7 @@ async def predict(
     caller.check([model])
     single = isinstance(body.inputs, str) or all(isinstance(each, str) for each in body.inputs)
     inputs: list[Any] = [body.inputs] if single else list(body.inputs)
-    pairs = any(not isinstance(each, str) and len(each) > 1 for each in inputs)
+    pairs = any(not isinstance(each, str) and len(each) != 1 for each in inputs)
     fields = (await run_in_threadpool(serving.engine.store.get, model)).card.task.text_fields if pairs else ()
     texts = [_fields(model, fields, each) for each in inputs]
     answered = await _ask(request, serving, caller, [model], texts)

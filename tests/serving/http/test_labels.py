@@ -107,6 +107,7 @@ def test_predict_refuses_what_it_would_cut(client: httpx.Client) -> None:
         ("/classify", {"models": ["before"] * 1001, "input": "x"}, 413, "1,000"),
         ("/predict", {"inputs": "x"}, 422, "name one"),
         ("/predict", {"model": "before", "inputs": ["x", "y"]}, 422, "reads text"),
+        ("/predict", {"model": "before", "inputs": []}, 422, "0 texts, and the prompt before reads text"),
         ("/nowhere", {}, 404, "Not Found"),
     ],
 )
