@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import platform
 import sys
 from difflib import get_close_matches
 from pathlib import Path
@@ -203,3 +204,19 @@ def dtype_named(name: str, device: torch.device) -> torch.dtype:
 def dtype_name(dtype: torch.dtype) -> str:
     """As on the command line: `float32` or `bfloat16`."""
     return str(dtype).removeprefix("torch.")
+
+
+def processor() -> str:
+    """What the CPU calls itself, as far as this build of torch or Python can tell."""
+    found = torch.cpu.get_capabilities().get("cpu_name") or platform.processor() or platform.machine()
+    return str(found).strip()
+
+
+def computed_in(dtype: torch.dtype, device: torch.device) -> str:
+    """A precision and what computes in it, as records have them: `bfloat16 on AMD EPYC, 2 threads`."""
+    if device.type == "cuda":
+        where = torch.cuda.get_device_name(device)
+    else:
+        threads = torch.get_num_threads()
+        where = f"{processor()}, {threads} thread{'s'[: threads != 1]}"
+    return f"{dtype_name(dtype)} on {where}"

@@ -16,7 +16,7 @@ import torch
 from preface.backbones import gguf
 from preface.backbones.base import KEEP_CONTEXTS, size_in_bytes
 from preface.backbones.contexts import IN_MEMORY, cache_folder
-from preface.backbones.load import SHIPPED, default_backbone, device_named, dtype_name, dtype_named
+from preface.backbones.load import SHIPPED, default_backbone, device_named, dtype_name, dtype_named, processor
 from preface.backbones.packed import BFLOAT16, bfloat16_instructions, bfloat16_is_fast
 from preface.errors import UserError, first_line
 from preface.extras import missing
@@ -65,9 +65,8 @@ def _finding(about: str, check: Callable[[], Found]) -> Finding:
 
 
 def _processor() -> Found:
-    name = torch.cpu.get_capabilities().get("cpu_name") or platform.processor() or platform.machine()
     cores, threads = psutil.cpu_count(logical=False) or os.cpu_count() or 1, torch.get_num_threads()
-    found = f"{name}, {_count(cores, 'core')}, {_count(threads, 'thread')} in torch"
+    found = f"{processor()}, {_count(cores, 'core')}, {_count(threads, 'thread')} in torch"
     if threads < cores:
         return found, "torch uses fewer threads than there are cores: OMP_NUM_THREADS says how many it may"
     return found, "`preface bench` times which number of threads is fastest on your data"

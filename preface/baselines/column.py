@@ -12,11 +12,11 @@ from typing import Any, ClassVar, TypeVar
 from pydantic import BaseModel, ConfigDict, Field
 
 from preface.backbones.base import Backbone
-from preface.backbones.load import dtype_name, load_backbone, resolved
+from preface.backbones.load import computed_in, dtype_name, load_backbone, resolved
 from preface.errors import UserError
 from preface.labelling.measures import measured
 from preface.labelling.subjects import check_answers
-from preface.records.results import Cell
+from preface.records.results import COMPUTED, Cell
 from preface.tasks import Example, Split, Task
 from preface.tasks.options import DataOptions
 from preface.tasks.split import check_limits, few, labelled
@@ -178,15 +178,16 @@ class Trained(Column):
         words: Sequence[str],
         trained_on: str,
         seconds: float,
-        backbone: str = "",
+        backbone: Backbone | None = None,
         seed: int | None = None,
         trained_parameters: int = 0,
         details: Mapping[str, Any] = {},
     ) -> Cell:
         """What predicted labels of a task's examples amount to; `words`: all labels."""
         value, measures = measured(task.metric, examples, predicted, words)
+        computed = {COMPUTED: computed_in(backbone.dtype, backbone.device)} if backbone else {}
         return Cell(
-            backbone=backbone,
+            backbone=backbone.name if backbone else "",
             method=self.label,
             train_task=trained_on,
             eval_task=task.name,
@@ -196,7 +197,7 @@ class Trained(Column):
             seed=seed,
             trained_parameters=trained_parameters,
             seconds=seconds,
-            details={**details, **measures},
+            details={**computed, **details, **measures},
         )
 
 

@@ -35,8 +35,8 @@ class HiddenState(Classifier):
     kind: ClassVar[str] = "hidden-state"
     backbone: str
 
-    def backbone_name(self, setting: Setting) -> str:
-        return setting.backbone(self.backbone).name
+    def reader(self, setting: Setting) -> Backbone:
+        return setting.backbone(self.backbone)
 
     def fit(self, setting: Setting, training: Split, development: Split | None) -> tuple[Predict, int]:
         from sklearn.preprocessing import StandardScaler

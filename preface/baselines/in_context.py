@@ -74,7 +74,7 @@ class InContext(Trained):
                     words=words,
                     trained_on=trained_on.name,
                     seconds=seconds,
-                    backbone=backbone.name,
+                    backbone=backbone,
                     seed=seed,
                     details={"demonstrations": len(texts), "cut_inputs": cut},
                 )

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field
 
+from preface.backbones.base import Backbone
 from preface.baselines.column import Setting, Trained, each_seed
 from preface.errors import UserError
 from preface.labelling.multi_label import NO, YES
@@ -91,12 +92,12 @@ class Classifier(Trained):
         """Fit, choosing by cross-validation where there is no development split; what predicts labels, and how many
         parameters were trained."""
 
-    def backbone_name(self, setting: Setting) -> str:
-        """What the features come from; empty: no model."""
-        return ""
+    def reader(self, setting: Setting) -> Backbone | None:
+        """What the features come from; None: no model."""
+        return None
 
     def cells(self, setting: Setting, tasks: Sequence[Task]) -> Iterator[list[Cell]]:
-        trained_on, backbone = setting.task(self.train_task), self.backbone_name(setting)
+        trained_on, backbone = setting.task(self.train_task), self.reader(setting)
         fitted = []
         for seed in self._draws:
             began = time.perf_counter()

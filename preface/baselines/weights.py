@@ -16,7 +16,7 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from preface.backbones.load import load_checkpoint
+from preface.backbones.load import computed_in, load_checkpoint
 from preface.backbones.quantized import split_name
 from preface.baselines.column import UNFIT, ByRecipe, Setting
 from preface.errors import UserError
@@ -26,7 +26,7 @@ from preface.labelling.label_words import LabelWords
 from preface.records.atomic import DamagedError, read_folder, remove, write_folder
 from preface.records.lock import locked
 from preface.records.record import Record
-from preface.records.results import Cell, installed_versions
+from preface.records.results import COMPUTED, Cell, installed_versions
 from preface.records.run import at_best_rate
 from preface.tasks import Split, Task, render
 from preface.tasks.task import BEST
@@ -211,7 +211,7 @@ class Weights(ByRecipe):
             words=words,
             trained_on=trained_on.name,
             seconds=time.perf_counter() - began,
-            backbone=pieces.name,
+            backbone=pieces,
             seed=outcome.seed,
             trained_parameters=outcome.trained_parameters,
             details={
@@ -219,6 +219,7 @@ class Weights(ByRecipe):
                 "development_score": outcome.score,
                 "train_seconds": outcome.seconds,
                 "members": 1,
+                COMPUTED: computed_in(torch.float32, pieces.device),
                 "cut_inputs": sum(cut),
                 **({"scoring": "generate"} if task.free_text else {}),
             },

@@ -12,7 +12,7 @@ from preface.experiments.domains import distances
 from preface.experiments.matrix import Compute, eval_tasks, in_turn, measure, trained_tasks
 from preface.experiments.report import write_report
 from preface.experiments.spec import Experiment, load_experiment
-from preface.records.results import Cell
+from preface.records.results import Cell, ways_computed
 from preface.tasks.metric import majority_of
 from preface.terminal.progress import warn
 
@@ -55,7 +55,7 @@ def compare_cross_domain(
     for line in (known := known_rows(experiment, setting)):
         warn(line)  # before hours of work
     cells = measure(experiment, setting, compute)
-    notes = [*experiment.notes, *known, *wordings(cells), majorities(experiment, setting), *seen(cells)]
+    notes = [*experiment.notes, *known, *wordings(cells), majorities(experiment, setting), *seen(cells), *mixed(cells)]
     if experiment.distances:
         notes += distances(experiment, setting)
     commands = [command or f"preface compare cross-domain --out {out}"]
@@ -91,6 +91,14 @@ def wordings(cells: Sequence[Cell]) -> list[str]:
         if (chosen := cell.details.get("instruction_chosen_on"))
     }
     return sorted(lines)
+
+
+def mixed(cells: Sequence[Cell]) -> list[str]:
+    """A line where cells were not all computed alike, as when an experiment went on elsewhere, or in another dtype."""
+    if len(ways := ways_computed(cells)) < 2:
+        return []
+    said = "; ".join(f"{', '.join(methods)}: {way}" for way, methods in ways.items())
+    return [f"Not all was computed alike, which scores may differ by, and seconds all the more. {said}."]
 
 
 def seen(cells: Sequence[Cell]) -> list[str]:

@@ -14,7 +14,7 @@ from preface.experiments.table import MISSING, Table, join, pivot
 from preface.pages import inline, write_page
 from preface.pages.drawing import picture
 from preface.records.atomic import write_atomically
-from preface.records.results import Cell, latest, write_cells
+from preface.records.results import COMPUTED, Cell, latest, ways_computed, write_cells
 
 if TYPE_CHECKING:  # drawing libraries are imported where they draw: they would slow every other command down
     from rich.table import Table as RichTable
@@ -88,7 +88,7 @@ def html(
         costs=costs and inline(lambda: figure_of_costs(costs)),
         notes=notes,
         cells=[(cell, _learning_rate(cell)) for cell in cells],
-        versions=_versions(cells),
+        versions={**_versions(cells), **_computed(cells)},
         commands=commands,
         missing=MISSING,
     )
@@ -141,3 +141,9 @@ def _versions(cells: Sequence[Cell]) -> dict[str, str]:
     """Each library's version; all of them, where cells were measured with several."""
     names = dict.fromkeys(name for cell in cells for name in cell.versions)
     return {name: join(c.versions[name] for c in cells if name in c.versions) for name in names}
+
+
+def _computed(cells: Sequence[Cell]) -> dict[str, str]:
+    """In what precision backbones computed, and on what, as far as cells say."""
+    found = join(ways_computed(cells))
+    return {COMPUTED: found} if found else {}

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from preface.backbones.base import Backbone
 from preface.backbones.contexts import Inputs
+from preface.backbones.load import computed_in
 from preface.errors import UserError
 from preface.labelling.evaluate import check_labels, tasks_of
 from preface.labelling.fit import backbone_of
@@ -25,7 +26,7 @@ from preface.labelling.voting import combined, fitted_weights
 from preface.options import validated
 from preface.prompts import stack
 from preface.records.card import TENSORS, Ensemble, MethodRecord, PromptCard, SavedPrompt, load_prompt, save_ensemble
-from preface.records.results import Cell, add_cells, installed_versions
+from preface.records.results import COMPUTED, Cell, add_cells, installed_versions
 from preface.records.run import RECORD, Run
 from preface.tasks import Example, Split, Task, render
 from preface.tasks.find import refuse_outside
@@ -275,7 +276,13 @@ class _Voters:
             seed=place,
             trained_parameters=sum(card.trained_parameters for card in cards),
             seconds=seconds,
-            details=details | {"prompts": len(self.saved), "ensemble": self.digest} | dict(about),
+            details={
+                **details,
+                "prompts": len(self.saved),
+                "ensemble": self.digest,
+                COMPUTED: computed_in(self.model.dtype, self.model.device),
+                **about,
+            },
         )
 
     def _pieces(self, examples: Sequence[Example]) -> list[list[int]]:

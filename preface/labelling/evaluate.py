@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from preface.backbones.base import Backbone
+from preface.backbones.load import computed_in
 from preface.errors import UserError
 from preface.labelling.answers import PLAIN, predictions_on
 from preface.labelling.fit import backbone_of, loaded
@@ -22,7 +23,7 @@ from preface.labelling.subjects import Subject, Subjects, check_answers, subject
 from preface.labelling.wording import Wording, best_wording
 from preface.options import divided, validated
 from preface.records.atomic import write_atomically
-from preface.records.results import Cell, add_cells, read_cells
+from preface.records.results import COMPUTED, Cell, add_cells, read_cells
 from preface.records.run import Run
 from preface.tasks import Example, Split, Task
 from preface.tasks.find import refuse_outside
@@ -179,6 +180,7 @@ class _Evaluation:
             **({} if how.max_input_tokens is None else {"max_input_tokens": limit}),
             **({} if self.data.cue is None else {"cue": task.cue}),
             "backbone_saw": list(self.backbone.seen_tasks),
+            COMPUTED: computed_in(self.backbone.dtype, self.backbone.device),
             "cut_inputs": cut,
             "skipped": list(examples.skipped),
             "sources": [asdict(source) for source in examples.sources],

@@ -41,6 +41,8 @@ def installed_versions() -> dict[str, str]:
 
 SETTINGS = ("learning_rate", "scoring", "calibration", "instruction", "max_input_tokens", "cue", "ensemble", "method")
 """The entries of a cell's details that are part of what it measures."""
+COMPUTED = "computed"
+"""The entry that says in what precision the backbone computed, and on what."""
 
 
 @dataclass(frozen=True)
@@ -77,6 +79,15 @@ class Cell:
         """What was measured: of cells that share it the last one counts."""
         where = (self.backbone, self.method, self.train_task, self.eval_task, self.split, self.metric, self.seed)
         return (*where, json.dumps(self.settings, sort_keys=True, default=str))
+
+
+def ways_computed(cells: Iterable[Cell]) -> dict[str, list[str]]:
+    """The methods that were computed in each precision and on each machine, as far as cells say."""
+    ways: dict[str, list[str]] = {}
+    for cell in cells:
+        if COMPUTED in cell.details and cell.method not in ways.setdefault(cell.details[COMPUTED], []):
+            ways[cell.details[COMPUTED]].append(cell.method)
+    return ways
 
 
 def write_cells(path: Path, cells: Iterable[Cell]) -> None:

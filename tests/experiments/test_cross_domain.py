@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import signal
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,15 +14,16 @@ from sklearn.linear_model import LogisticRegression
 
 import preface
 from preface.backbones.base import Backbone, Site
+from preface.backbones.load import computed_in
 from preface.baselines.column import Setting, Trained
 from preface.baselines.zero_shot import ZeroShot
 from preface.errors import UserError
-from preface.experiments.cross_domain import majorities, seen
+from preface.experiments.cross_domain import majorities, mixed, seen
 from preface.experiments.prompt import Prompt
 from preface.experiments.spec import SPECS, Experiment, load_experiment
 from preface.methods import PrefixTuning
 from preface.options import validated
-from preface.records.results import Cell
+from preface.records.results import Cell, read_cells
 from preface.tasks import load_split
 from preface.tasks.options import DataOptions
 from preface.terminal.interrupt import Interrupted
@@ -70,6 +72,26 @@ def test_every_cell_is_there(finished: Path) -> None:
     for name in ("report.html", "table.md", "plot.png", "experiment.yaml"):
         assert (finished / name).stat().st_size > 0
     assert "Always naming the commonest answer" in (finished / "report.html").read_text()
+
+
+def test_each_cell_says_in_what_precision_its_backbone_computed(finished: Path, nano: Backbone) -> None:
+    cells = read_cells(finished / "results.json")
+    way = computed_in(nano.dtype, nano.device)
+    assert {cell.method: cell.details.get("computed") for cell in cells} == {
+        "zero-shot": way,
+        "prefix-tuning": way,
+        "prompt-tuning": way,
+        "tf-idf": None,
+    }
+    assert way in (finished / "report.html").read_text()
+
+
+def test_an_experiment_that_was_not_all_computed_alike_says_so(finished: Path) -> None:
+    cells = read_cells(finished / "results.json")
+    assert mixed(cells) == []
+    elsewhere = [replace(cell, details=cell.details | {"computed": "float32 on a GPU"}) for cell in cells[:1]]
+    (line,) = mixed([*elsewhere, *cells[1:]])
+    assert f"{cells[0].method}: float32 on a GPU" in line
 
 
 def test_the_rate_is_chosen_in_the_search(finished: Path) -> None:
