@@ -27,11 +27,11 @@ from preface.options import validated
 from preface.prompts import stack
 from preface.records.card import TENSORS, Ensemble, MethodRecord, PromptCard, SavedPrompt, load_prompt, save_ensemble
 from preface.records.results import COMPUTED, Cell, add_cells, installed_versions
-from preface.records.run import RECORD, Run
+from preface.records.run import RECORD, Run, RunRecord
 from preface.tasks import Example, Split, Task, render
 from preface.tasks.find import refuse_outside
 from preface.tasks.options import DataOptions
-from preface.terminal.progress import progress, say
+from preface.terminal.progress import progress, say, warn
 
 Combine = Literal["mean", "vote", "weighted"]
 COLUMNS: dict[Combine, str] = {"vote": "majority vote", "mean": "mean probability", "weighted": "fitted weights"}
@@ -85,7 +85,13 @@ def ensemble(
     for one in saved:
         one.check_sizes(model)
     voters = _Voters(model, saved)
-    data = _where_the_run_found_it(data, runs[0])
+    records = [_record_of(run) for run in runs]
+    if any(record is not None and record.recipe.get("folds") for record in records):
+        warn(
+            "runs with folds were trained on the development rows too, which the weights of `weighted` are fitted on; "
+            "the mean and the vote are not concerned"
+        )
+    data = _where_the_run_found_it(data, records[0])
     tasks = tasks_of(on, Subjects([], card, foreign=foreign), data)
     for task in tasks:
         check_answers(card.task, task)
@@ -153,11 +159,17 @@ def _check_alike(saved: Sequence[SavedPrompt]) -> None:
                 raise UserError(f"{other.folder}: has another {what} than {first.folder}; an ensemble needs the same")
 
 
-def _where_the_run_found_it(data: DataOptions, run: Run | str | Path) -> DataOptions:
+def _record_of(run: Run | str | Path) -> RunRecord | None:
+    """What a run was configured with; None: it is a prompt's folder."""
+    if isinstance(run, Run):
+        return run.record
+    return Run.open(run).record if (Path(run) / RECORD).exists() else None
+
+
+def _where_the_run_found_it(data: DataOptions, record: RunRecord | None) -> DataOptions:
     """The data folder of a run, unless another is named."""
-    if data.data is not None or not (isinstance(run, Run) or (Path(run) / RECORD).exists()):
+    if data.data is not None or record is None:
         return data
-    record = (run if isinstance(run, Run) else Run.open(run)).record
     return data.model_copy(update={"data": record.data, "skip_bad_rows": data.skip_bad_rows or record.skip_bad_rows})
 
 

@@ -69,6 +69,27 @@ def test_each_way_is_measured_beside_its_prompts_and_evaluate_agrees(runs: list[
     assert again.trained_parameters == sum(run.result.trained_parameters * len(run.members) for run in runs)
 
 
+def test_says_that_folds_trained_on_the_rows_which_weights_are_fitted_on(
+    runs: list[Run], nano: Backbone, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    preface.ensemble(runs, tmp_path / "apart")
+    assert "folds" not in capfd.readouterr().err
+    folds = preface.train(
+        nano,
+        "film",
+        PrefixTuning(length=2),
+        out=tmp_path / "run",
+        learning_rates=[0.03],
+        steps=2,
+        batch_size=4,
+        folds=2,
+        seeds=2,
+        shots=4,
+    )
+    preface.ensemble([folds.folder], tmp_path / "all")
+    assert "runs with folds were trained on the development rows too" in capfd.readouterr().err
+
+
 def trec(folder: Path) -> Path:
     (folder / "trec").mkdir()
     for name in ("train", "test"):
