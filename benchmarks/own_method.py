@@ -49,6 +49,8 @@ WORDED = "sentiment: {text}"
 WORDED_FILM = "OPTIONS: negative, positive. Choose the sentiment of this film review: {text}"
 """The one that does best on IMDB's."""
 TOLD = "Is the sentiment of the following text positive or negative?\n{text}"
+ASKED = "Is the following text negative or positive?\n{text}"
+"""A question that is made of the label words alone."""
 PAIRS = (("negative", "positive"), ("bad", "good"))
 TRIAL, STEPS, BATCH, WARMUP, LENGTH, MOST_TOKENS = 200, 300, 16, 20, 10, 512
 SOURCES = {"sst2": (4_800, MOST_TOKENS), "imdb": (2_400, 256), "cr": (4_800, MOST_TOKENS), "mpqa": (4_800, MOST_TOKENS)}
@@ -102,6 +104,8 @@ CANDIDATES = {
     "twice": Candidate(template=TWICE),
     "bare-told": Candidate(seeds=0, template=TOLD),
     "told": Candidate(template=TOLD),
+    "bare-asked": Candidate(seeds=0, template=ASKED),
+    "asked": Candidate(template=ASKED),
     "bare-worded": Candidate(seeds=0, template=WORDED),
     "worded": Candidate(template=WORDED),
     "bare-worded-film": Candidate(seeds=0, template=WORDED_FILM),
