@@ -16,7 +16,7 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from preface.backbones.load import computed_in, load_checkpoint
+from preface.backbones.load import load_checkpoint
 from preface.backbones.quantized import split_name
 from preface.baselines.column import UNFIT, ByRecipe, Setting
 from preface.errors import UserError
@@ -26,7 +26,7 @@ from preface.labelling.label_words import LabelWords
 from preface.records.atomic import DamagedError, read_folder, remove, write_folder
 from preface.records.lock import locked
 from preface.records.record import Record
-from preface.records.results import COMPUTED, Cell, installed_versions
+from preface.records.results import Cell, installed_versions
 from preface.records.run import at_best_rate
 from preface.tasks import Split, Task, render
 from preface.tasks.task import BEST
@@ -35,7 +35,7 @@ from preface.tuning.folds import FOLDS, Chosen
 from preface.tuning.loop import CHECKPOINTS, Loop
 from preface.tuning.recipe import Recipe, recipe_from
 from preface.tuning.rows import Rows
-from preface.tuning.tunable import NAMES, OF_PEFT, RATES, Tuning, check_peft, make_tunable
+from preface.tuning.tunable import NAMES, OF_PEFT, RATES, Tuning, check_peft, in_mixed_precision, make_tunable
 from preface.tuning.tuned import Tuned, predictions
 from preface.tuning.tuned_folds import OnAllRows, cross_validated
 
@@ -64,7 +64,8 @@ class Outcome(Record):
 
 
 class Weights(ByRecipe):
-    """A model of its own for each seed, in float32, trained by the recipe of the prompts."""
+    """A model of its own for each seed, trained by the recipe of the prompts; its weights are in float32, and it
+    multiplies in the precision of the backbone."""
 
     kind: ClassVar[str] = "weights"
     tuning: Tuning
@@ -187,7 +188,10 @@ class Weights(ByRecipe):
 
     def _tunable(self, setting: Setting, seed: int) -> tuple[Any, dict[str, Any]]:
         model, _ = load_checkpoint(self.backbone, torch.float32)
-        model.to(setting.backbone(self.backbone).device)  # type: ignore[arg-type]
+        backbone = setting.backbone(self.backbone)
+        model.to(backbone.device)  # type: ignore[arg-type]
+        if backbone.dtype == torch.bfloat16:
+            in_mixed_precision(model)
         return make_tunable(model, self.tuning, self.rank, self.width, seed)
 
     @torch.no_grad()
@@ -219,7 +223,6 @@ class Weights(ByRecipe):
                 "development_score": outcome.score,
                 "train_seconds": outcome.seconds,
                 "members": 1,
-                COMPUTED: computed_in(torch.float32, pieces.device),
                 "cut_inputs": sum(cut),
                 **({"scoring": "generate"} if task.free_text else {}),
             },

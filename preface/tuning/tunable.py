@@ -62,6 +62,20 @@ def make_tunable(
     return model, parameters
 
 
+def in_mixed_precision(model: Any) -> None:
+    """Let a model, which lies where it will compute, multiply in bfloat16; its weights stay in float32, and so do its
+    logits, which would tie otherwise (Micikevicius et al. 2018). 1.5 to 2 times as fast where the hardware has bfloat16
+    (`benchmarks/tuned_weights.py`)."""
+    device = model.device.type
+    model.forward = torch.autocast(device, torch.bfloat16)(model.forward)
+    if model.config.is_encoder_decoder:  # which is also called by itself
+        encoder = model.get_encoder()
+        encoder.forward = torch.autocast(device, torch.bfloat16)(encoder.forward)
+    head = model.get_output_embeddings()
+    exact = torch.autocast(device, enabled=False)(head.forward)
+    head.forward = lambda hidden: exact(hidden.float())
+
+
 def check_peft(tuning: Tuning) -> None:
     """Raise UserError where PEFT is missing."""
     if missing("peft"):

@@ -163,3 +163,15 @@ def test_free_text_has_no_classes_to_weigh(written: tuple[Setting, str]) -> None
     setting, path = written
     with pytest.raises(UserError, match="class-weights balanced: the task's answers are free text"):
         column(setting, train_task=path, class_weights="balanced").check(setting, [setting.task(path)])
+
+
+def test_computes_in_the_precision_of_the_backbone(checkpoint_folder: Path, tmp_path: Path) -> None:
+    found = {}
+    for dtype in ("float32", "bfloat16"):
+        backbone = load_backbone(checkpoint_folder, dtype=dtype, device="cpu")
+        there = Setting(tmp_path / dtype, DataOptions(), backbone=backbone)
+        tuned = column(there, tuning="full", seeds=1, learning_rates=[1e-3])
+        ((cell,),) = tuned.cells(there, [there.task("film")])
+        assert cell.details["computed"].startswith(dtype)
+        found[dtype] = Path(cell.details["predictions"]).read_text()
+    assert found["float32"] != found["bfloat16"]

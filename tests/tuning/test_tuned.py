@@ -25,7 +25,7 @@ from preface.tuning import tuned as tuned_module
 from preface.tuning.loop import Loop
 from preface.tuning.recipe import Recipe
 from preface.tuning.rows import Rows
-from preface.tuning.tunable import OF_PEFT, Tuning, make_tunable
+from preface.tuning.tunable import OF_PEFT, Tuning, in_mixed_precision, make_tunable
 from preface.tuning.tuned import Tuned, answer_loss, label_scores, written_answers
 
 WORDS = ("yes", "not at all", "no")
@@ -54,6 +54,33 @@ def test_an_untuned_model_scores_labels_as_the_frozen_backbone_does(folder: Path
     labels, (ids, _) = LabelWords.of(backbone, WORDS), backbone.tokenize(TEXTS, 64)
     expected = Labeller(backbone, Prompts.bare(), labels).label(Inputs(backbone, ids))
     torch.testing.assert_close(label_scores(model.eval(), ids, labels), expected, atol=1e-3, rtol=1e-4)
+
+
+@pytest.mark.parametrize("tuning", ["full", "lora", "adapters"])
+def test_mixed_precision_rounds_what_is_multiplied_alone(folder: Path, tuning: Tuning) -> None:
+    """Weights, logits and gradients are in float32, and scores those of float32 up to rounding."""
+    if tuning in OF_PEFT:
+        pytest.importorskip("peft")
+    backbone = load_backbone(folder, dtype="float32", device="cpu")
+    labels, (ids, _) = LabelWords.of(backbone, WORDS), backbone.tokenize(TEXTS, 64)
+    answers = [list(pieces) for pieces in backbone.answer_pieces(WORDS, CUE, ended=True)]
+    scores, gradients = [], []
+    for mixed in (False, True):
+        model, _ = load_checkpoint(folder, torch.float32)
+        if mixed:
+            in_mixed_precision(model)
+        model, parameters = make_tunable(model, tuning)
+        scores.append(label_scores(model.eval(), ids, labels))
+        losses, _ = tuned_module.piece_losses(model, ids, answers, list(backbone.lead_in(CUE)))
+        assert losses.dtype == torch.float32
+        tuned = {name: value for name, value in parameters.items() if not name.endswith("up.weight")}
+        found = torch.autograd.grad(losses.sum(), list(tuned.values()), allow_unused=True)
+        gradients.append(torch.cat([each.flatten() for each in found if each is not None]))
+        assert written_answers(model, ids[:1], FreeText(backbone, CUE, 3))
+    assert not torch.equal(*scores)  # something was rounded
+    torch.testing.assert_close(scores[1], scores[0], atol=0.1, rtol=0.02)
+    assert gradients[1].dtype == torch.float32
+    assert torch.cosine_similarity(*gradients, dim=0) > 0.99
 
 
 def test_the_losses_of_answers_are_those_of_transformers_one_by_one(folder: Path) -> None:
