@@ -23,6 +23,7 @@ from own_method_modules import Both, Queries, Shared, growing, turned
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn.functional import cross_entropy as loss_of
+from transformers.models.llama.modeling_llama import rotate_half
 
 from preface.backbones import batching
 from preface.backbones.base import Backbone, Context
@@ -31,7 +32,7 @@ from preface.backbones.frozen import cross_entropy
 from preface.backbones.load import load_backbone
 from preface.labelling.calibration import content_free
 from preface.methods import PrefixTuning, PromptModule
-from preface.methods.init import Initializer
+from preface.methods.init import Initializer, text_ids
 from preface.methods.soft_words import SoftWords
 from preface.prompts import Prompts
 from preface.tasks import Example, load_split, load_task, render
@@ -52,6 +53,7 @@ TOLD = "Is the sentiment of the following text positive or negative?\n{text}"
 ASKED = "Is the following text negative or positive?\n{text}"
 """A question that is made of the label words alone."""
 PAIRS = (("negative", "positive"), ("bad", "good"))
+SHORTEST = 8
 TRIAL, STEPS, BATCH, WARMUP, LENGTH, MOST_TOKENS = 200, 300, 16, 20, 10, 512
 SOURCES = {"sst2": (4_800, MOST_TOKENS), "imdb": (2_400, 256), "cr": (4_800, MOST_TOKENS), "mpqa": (4_800, MOST_TOKENS)}
 """Rows that are trained on, and the pieces that a text is cut to."""
@@ -79,6 +81,10 @@ class Candidate:
     """Sources beside the one: a batch has as many rows of each."""
     shared: bool = False
     """Whether each source's prefix is what all share times a rank of one; other domains have what is shared."""
+    cut: float = 0.0
+    """The share of rows that are cut anew in each step, to any length from `SHORTEST` pieces on."""
+    heads: int = 0
+    """The pieces that every text is cut to."""
     joined: bool = False
     """Whether half of the rows are two of one label, one after the other."""
     teacher: str | None = None
@@ -117,6 +123,10 @@ CANDIDATES = {
     "growing-half": Candidate(growth=0.5),
     "growing": Candidate(growth=1.0),
     "joined": Candidate(joined=True),
+    "cut": Candidate(cut=0.5),
+    "cut-all": Candidate(cut=1.0),
+    "heads": Candidate(heads=32),
+    "told-cut": Candidate(template=TOLD, cut=0.5),
     "cues": Candidate(cues=3, pairs=2, agreement=0.1),
     "cues-apart": Candidate(cues=3, pairs=2),
     "sources": Candidate(more=MORE),
@@ -201,6 +211,9 @@ class Training:
         self.backbone, self.candidate, self.texts, self.taught = backbone, candidate, texts, taught
         self.sizes = sizes or [len(texts[0].inputs)]
         self.usual = float(np.mean(texts[0].inputs.lengths))
+        self.chance = torch.Generator().manual_seed(0)
+        said = candidate.template.replace(ONCE, "")
+        self.around = len(text_ids(backbone, said)) if said else 0
 
     def run(self, name: str, rows: Sequence[Example], members: Sequence[tuple[float, int]], steps: int) -> Prompts:
         """The prompts of these rates and seeds."""
@@ -247,12 +260,40 @@ class Training:
             return words
         return Both(words, PrefixTuning(length=LENGTH // 2, sites=("answer",)).build(self.backbone, activations, seeds))
 
+    def cut(self, context: Context) -> Context:
+        """The texts, of which some may be cut, as if no more had been read: what comes later in a text changes nothing
+        before it, so what is kept of the whole does for every length. Where the length is drawn, its logarithm is even
+        between the shortest and the whole."""
+        lengths = whole = context.mask.sum(1)  # [B]
+        if self.candidate.heads:
+            lengths = whole.clamp(max=self.candidate.heads + self.around)
+        if self.candidate.cut:
+            shortest = whole.clamp(max=SHORTEST + self.around)
+            drawn = shortest * (whole / shortest) ** torch.rand(len(whole), generator=self.chance)
+            some = torch.rand(len(whole), generator=self.chance) < self.candidate.cut
+            lengths = torch.where(some, drawn.round().long(), whole)
+        if bool((lengths == whole).all()):
+            return context
+        longest = int(lengths.max())
+        mask = context.mask[:, :longest] * (torch.arange(longest) < lengths[:, None])
+        return Context(self.later(context.states[:, :longest], whole, lengths), mask)
+
+    def later(self, states: Tensor, whole: Tensor, lengths: Tensor) -> Tensor:
+        """What is kept of texts `[B, m, w]` with their keys turned to later positions, as every text ends at -1."""
+        backbone, states = self.backbone, states.clone()
+        keys = states.unflatten(2, (backbone.layers, 2, backbone.heads, -1))[:, :, :, 0]  # [B, m, L, H, e], a view
+        for row in (lengths < whole).nonzero().flatten().tolist():
+            own = keys[row, : lengths[row]]
+            cos, sin = backbone.model.get_decoder().rotary_emb(own, (whole - lengths)[row, None, None])  # [1, 1, e]
+            own.copy_(own * cos + rotate_half(own) * sin)
+        return states
+
     def losses(self, prompts: Prompts, batches: Sequence[Sequence[int]]) -> Tensor:
         """Of each member on its own batch, `[P]`."""
         chosen = [row for batch in batches for row in batch]
         total, answers = torch.zeros(len(chosen)), []
         for text in self.texts:
-            hidden = text.states(self.backbone, text.inputs.read(chosen), prompts, len(chosen))
+            hidden = text.states(self.backbone, self.cut(text.inputs.read(chosen)), prompts, len(chosen))
             gold, logits = text.gold[chosen], text.logits(self.backbone, hidden)
             for pair in range(self.candidate.pairs):
                 total = total + cross_entropy(hidden, self.backbone.head, text.words[pair][gold])

@@ -75,6 +75,28 @@ def test_members_are_trained_each_at_its_own_rate(own: ModuleType, backbone: Bac
     assert learnt < before - 0.5
 
 
+@pytest.mark.parametrize(
+    "fields", [{"cut": 0.5}, {"cut": 1.0}, {"heads": 3}, {"heads": 3, "template": "Is it?\n{text}"}]
+)
+def test_what_is_kept_of_a_text_does_for_all_that_it_may_be_cut_to(own: ModuleType, backbone: Backbone, fields) -> None:
+    """An answer about a text that is cut is the one after reading no more of it."""
+    candidate = own.Candidate(**fields)
+    texts = own.Texts.of(backbone, ROWS, candidate.template, own.CUES[0])
+    training, prompts = own.Training(backbone, candidate, [texts]), prefixes(own, backbone)
+    whole = texts.inputs.read(range(len(ROWS)))
+    context = training.cut(whole)
+    lengths = context.mask.sum(1)
+    assert (lengths < whole.mask.sum(1)).any()
+    ids = [texts.inputs.ids[row][:length] for row, length in enumerate(lengths.tolist())]
+    again = backbone.read(*backbone.pad(ids))
+    found, expected = (texts.states(backbone, some, prompts.select([0]), len(ROWS)) for some in (context, again))
+    torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
+    if candidate.cut == 0.5:
+        assert (lengths == whole.mask.sum(1)).sum() > len(ROWS) / 4
+    if candidate.heads:
+        assert lengths.max() == candidate.heads + training.around
+
+
 def prefixes(own: ModuleType, backbone: Backbone, length: int = 4) -> Prompts:
     begin = Initializer.parse("activations", own.PAIRS[0], [("a film", "good")], own.CUES[0])
     return PrefixTuning(length=length, sites=("answer",)).build(backbone, begin, [0, 1])()
