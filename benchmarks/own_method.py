@@ -83,6 +83,8 @@ class Candidate:
     """Whether each source's prefix is what all share times a rank of one; other domains have what is shared."""
     cut: float = 0.0
     """The share of rows that are cut anew in each step, to any length from `SHORTEST` pieces on."""
+    twins: bool = False
+    """Whether every row of a batch stands there a second time, cut."""
     heads: int = 0
     """The pieces that every text is cut to."""
     joined: bool = False
@@ -127,6 +129,7 @@ CANDIDATES = {
     "cut-all": Candidate(cut=1.0),
     "heads": Candidate(heads=32),
     "told-cut": Candidate(template=TOLD, cut=0.5),
+    "told-twins": Candidate(template=TOLD, twins=True),
     "cues": Candidate(cues=3, pairs=2, agreement=0.1),
     "cues-apart": Candidate(cues=3, pairs=2),
     "sources": Candidate(more=MORE),
@@ -260,18 +263,18 @@ class Training:
             return words
         return Both(words, PrefixTuning(length=LENGTH // 2, sites=("answer",)).build(self.backbone, activations, seeds))
 
-    def cut(self, context: Context) -> Context:
+    def cut(self, context: Context, twins: Tensor | None = None) -> Context:
         """The texts, of which some may be cut, as if no more had been read: what comes later in a text changes nothing
         before it, so what is kept of the whole does for every length. Where the length is drawn, its logarithm is even
-        between the shortest and the whole."""
+        between the shortest and the whole. `twins`: which rows are cut, `[B]`."""
         lengths = whole = context.mask.sum(1)  # [B]
         if self.candidate.heads:
             lengths = whole.clamp(max=self.candidate.heads + self.around)
-        if self.candidate.cut:
+        if self.candidate.cut or self.candidate.twins:
             shortest = whole.clamp(max=SHORTEST + self.around)
             drawn = shortest * (whole / shortest) ** torch.rand(len(whole), generator=self.chance)
             some = torch.rand(len(whole), generator=self.chance) < self.candidate.cut
-            lengths = torch.where(some, drawn.round().long(), whole)
+            lengths = torch.where(some if twins is None else twins, drawn.round().long(), whole)
         if bool((lengths == whole).all()):
             return context
         longest = int(lengths.max())
@@ -290,10 +293,14 @@ class Training:
 
     def losses(self, prompts: Prompts, batches: Sequence[Sequence[int]]) -> Tensor:
         """Of each member on its own batch, `[P]`."""
+        twins = None
+        if self.candidate.twins:
+            twins = torch.tensor([second for batch in batches for second in (False, True) for _ in batch])
+            batches = [[*batch, *batch] for batch in batches]
         chosen = [row for batch in batches for row in batch]
         total, answers = torch.zeros(len(chosen)), []
         for text in self.texts:
-            hidden = text.states(self.backbone, self.cut(text.inputs.read(chosen)), prompts, len(chosen))
+            hidden = text.states(self.backbone, self.cut(text.inputs.read(chosen), twins), prompts, len(chosen))
             gold, logits = text.gold[chosen], text.logits(self.backbone, hidden)
             for pair in range(self.candidate.pairs):
                 total = total + cross_entropy(hidden, self.backbone.head, text.words[pair][gold])

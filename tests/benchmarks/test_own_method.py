@@ -97,6 +97,20 @@ def test_what_is_kept_of_a_text_does_for_all_that_it_may_be_cut_to(own: ModuleTy
         assert lengths.max() == candidate.heads + training.around
 
 
+def test_a_cut_twin_counts_as_much_as_the_whole_text(
+    own: ModuleType, backbone: Backbone, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch, "rand", lambda size, generator: torch.full((size,), 0.3))
+    texts = own.Texts.of(backbone, ROWS, own.ONCE, own.CUES[0])
+    prompts, batch = prefixes(own, backbone), [range(16), range(8, 24)]
+    whole, cut, both = (
+        own.Training(backbone, own.Candidate(**fields), [texts]).losses(prompts, batch)
+        for fields in ({}, {"cut": 1.0}, {"twins": True})
+    )
+    assert not torch.equal(whole, cut)
+    torch.testing.assert_close(both, (whole + cut) / 2)
+
+
 def prefixes(own: ModuleType, backbone: Backbone, length: int = 4) -> Prompts:
     begin = Initializer.parse("activations", own.PAIRS[0], [("a film", "good")], own.CUES[0])
     return PrefixTuning(length=length, sites=("answer",)).build(backbone, begin, [0, 1])()
