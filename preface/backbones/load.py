@@ -212,11 +212,11 @@ def processor() -> str:
     return str(found).strip()
 
 
-def computed_in(dtype: torch.dtype, device: torch.device) -> str:
-    """A precision and what computes in it, as records have them: `bfloat16 on AMD EPYC, 2 threads`."""
-    if device.type == "cuda":
-        where = torch.cuda.get_device_name(device)
+def computed_in(backbone: Backbone) -> str:
+    """In what precision a backbone computes, and on what: `bfloat16 on AMD EPYC, 2 threads`."""
+    if backbone.device.type == "cuda":
+        where = torch.cuda.get_device_name(backbone.device)
     else:
         threads = torch.get_num_threads()
         where = f"{processor()}, {threads} thread{'s'[: threads != 1]}"
-    return f"{dtype_name(dtype)} on {where}"
+    return f"{dtype_name(backbone.dtype)} on {where}"

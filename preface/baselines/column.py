@@ -185,7 +185,7 @@ class Trained(Column):
     ) -> Cell:
         """What predicted labels of a task's examples amount to; `words`: all labels."""
         value, measures = measured(task.metric, examples, predicted, words)
-        computed = {COMPUTED: computed_in(backbone.dtype, backbone.device)} if backbone else {}
+        computed = {COMPUTED: computed_in(backbone)} if backbone else {}
         return Cell(
             backbone=backbone.name if backbone else "",
             method=self.label,

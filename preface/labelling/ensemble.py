@@ -292,7 +292,7 @@ class _Voters:
                 **details,
                 "prompts": len(self.saved),
                 "ensemble": self.digest,
-                COMPUTED: computed_in(self.model.dtype, self.model.device),
+                COMPUTED: computed_in(self.model),
                 **about,
             },
         )

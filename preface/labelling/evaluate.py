@@ -180,7 +180,7 @@ class _Evaluation:
             **({} if how.max_input_tokens is None else {"max_input_tokens": limit}),
             **({} if self.data.cue is None else {"cue": task.cue}),
             "backbone_saw": list(self.backbone.seen_tasks),
-            COMPUTED: computed_in(self.backbone.dtype, self.backbone.device),
+            COMPUTED: computed_in(self.backbone),
             "cut_inputs": cut,
             "skipped": list(examples.skipped),
             "sources": [asdict(source) for source in examples.sources],

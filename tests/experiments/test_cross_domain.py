@@ -76,7 +76,7 @@ def test_every_cell_is_there(finished: Path) -> None:
 
 def test_each_cell_says_in_what_precision_its_backbone_computed(finished: Path, nano: Backbone) -> None:
     cells = read_cells(finished / "results.json")
-    way = computed_in(nano.dtype, nano.device)
+    way = computed_in(nano)
     assert {cell.method: cell.details.get("computed") for cell in cells} == {
         "zero-shot": way,
         "prefix-tuning": way,
