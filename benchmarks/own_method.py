@@ -23,13 +23,13 @@ from own_method_modules import Both, Queries, Shared, growing, turned
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn.functional import cross_entropy as loss_of
-from transformers.models.llama.modeling_llama import rotate_half
 
 from preface.backbones import batching
 from preface.backbones.base import Backbone, Context
 from preface.backbones.contexts import Inputs
 from preface.backbones.frozen import cross_entropy
 from preface.backbones.load import load_backbone
+from preface.backbones.rotary import turned as keys_turned
 from preface.labelling.calibration import content_free
 from preface.methods import PrefixTuning, PromptModule
 from preface.methods.init import Initializer, text_ids
@@ -54,6 +54,7 @@ ASKED = "Is the following text negative or positive?\n{text}"
 """A question that is made of the label words alone."""
 PAIRS = (("negative", "positive"), ("bad", "good"))
 SHORTEST = 8
+"""The pieces that a text is cut to, at least."""
 TRIAL, STEPS, BATCH, WARMUP, LENGTH, MOST_TOKENS = 200, 300, 16, 20, 10, 512
 SOURCES = {"sst2": (4_800, MOST_TOKENS), "imdb": (2_400, 256), "cr": (4_800, MOST_TOKENS), "mpqa": (4_800, MOST_TOKENS)}
 """Rows that are trained on, and the pieces that a text is cut to."""
@@ -284,11 +285,11 @@ class Training:
     def later(self, states: Tensor, whole: Tensor, lengths: Tensor) -> Tensor:
         """What is kept of texts `[B, m, w]` with their keys turned to later positions, as every text ends at -1."""
         backbone, states = self.backbone, states.clone()
+        frequencies = backbone.model.get_decoder().rotary_emb.inv_freq
         keys = states.unflatten(2, (backbone.layers, 2, backbone.heads, -1))[:, :, :, 0]  # [B, m, L, H, e], a view
         for row in (lengths < whole).nonzero().flatten().tolist():
             own = keys[row, : lengths[row]]
-            cos, sin = backbone.model.get_decoder().rotary_emb(own, (whole - lengths)[row, None, None])  # [1, 1, e]
-            own.copy_(own * cos + rotate_half(own) * sin)
+            own.copy_(keys_turned(own, (whole - lengths)[row] * frequencies, side_by_side=False))
         return states
 
     def losses(self, prompts: Prompts, batches: Sequence[Sequence[int]]) -> Tensor:

@@ -8,12 +8,11 @@ Sixteen texts of 15 to 60 pieces; the two take turns, and medians are shown.
 from __future__ import annotations
 
 import argparse
-import time
-from collections.abc import Callable
 from statistics import median
 from typing import Any, get_args
 
 import torch
+from sides import seconds
 
 from preface.backbones.load import load_checkpoint
 from preface.tuning.tunable import Tuning, in_mixed_precision, make_tunable
@@ -21,12 +20,6 @@ from preface.tuning.tuned import piece_losses
 
 ROWS, SHORTEST, LONGEST = 16, 15, 60
 LEAD_IN = (5, 6)
-
-
-def timed(work: Callable[[], None]) -> float:
-    began = time.perf_counter()
-    work()
-    return time.perf_counter() - began
 
 
 class Side:
@@ -69,11 +62,11 @@ def main(arguments: Any = None) -> None:
         took: dict[str, list[float]] = {name: [] for name in sides}
         for turn in range(options.rounds + 1):
             for name, side in sides.items():
-                seconds = timed(getattr(side, part))
+                found = seconds(getattr(side, part))
                 if turn:  # the first is slower
-                    took[name].append(seconds)
-        said = ", ".join(f"{name} {median(seconds):.3f} s" for name, seconds in took.items())
-        plain, mixed = (median(seconds) for seconds in took.values())
+                    took[name].append(found)
+        said = ", ".join(f"{name} {median(times):.3f} s" for name, times in took.items())
+        plain, mixed = (median(times) for times in took.values())
         print(f"{options.backbone}, {options.tuning}, {part} of {ROWS} texts: {said} ({plain / mixed:.1f} times)")
 
 
