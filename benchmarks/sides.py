@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import platform
 import random
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,7 +17,7 @@ from transformers import AutoTokenizer, T5Config, T5ForConditionalGeneration
 from preface.backbones import batching
 from preface.backbones.base import Backbone
 from preface.backbones.contexts import Inputs
-from preface.backbones.load import EMBEDDED, keep_freed_memory
+from preface.backbones.load import EMBEDDED, keep_freed_memory, processor
 from preface.backbones.t5 import T5Backbone
 from preface.methods import Method
 from preface.methods.init import Initializer
@@ -163,10 +161,7 @@ def hardware(device: str = "cpu") -> str:
     """The GPU's name, or the processor's."""
     if device == "cuda":
         return torch.cuda.get_device_name()
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return f"{names[0] if names else platform.machine()}, {torch.get_num_threads()} threads"
+    return f"{processor()}, {torch.get_num_threads()} threads"
 
 
 def show(table: Table) -> None:

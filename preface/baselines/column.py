@@ -208,7 +208,7 @@ class ByRecipe(Trained):
     backbone: str
     recipe: Recipe
     search: Search | None = None
-    """None: every rate is trained in full with every seed."""
+    """None: every rate is trained in full with every seed. Where there are folds, these choose instead."""
     shots: int | None = Field(None, ge=1)
     """Rows of each label, drawn anew by each seed; needs `folds`. None: all rows, or `train_rows`."""
 

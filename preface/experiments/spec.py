@@ -51,7 +51,7 @@ class Experiment(BaseModel):
     recipe: Fields = {}
     """Fields of `preface.tuning.recipe.Recipe` for all columns."""
     search: Search | None = None
-    """None: every rate is trained in full with every seed."""
+    """None: every rate is trained in full with every seed. Where there are folds, these choose instead."""
     train_rows: int | None = Field(None, ge=1)
     """Rows trained on; None: all."""
     distances: bool = False

@@ -76,6 +76,12 @@ class Recipe(BaseModel):
             raise ValueError("batch-size or token-budget is needed")
         return self
 
+    @model_validator(mode="after")
+    def _no_patience_of_folds(self) -> Recipe:
+        if self.folds is not None and self.patience not in (None, Recipe.model_fields["patience"].default):
+            raise ValueError(f"patience {self.patience}: with folds every prompt trains for all steps; leave it out")
+        return self
+
     @property
     def members(self) -> list[tuple[float, int]]:
         """Learning rate and seed of each member of the population."""

@@ -188,3 +188,5 @@ def test_mistakes(nano: Backbone, tmp_path: Path) -> None:
         preface.train(nano, "film", METHOD, out=tmp_path / "run", train_rows=5, draw=3)
     with pytest.raises(UserError, match="shots: at least 1"):
         preface.train(nano, "film", METHOD, out=tmp_path / "run", shots=0)
+    with pytest.raises(UserError, match="patience 3: with folds every prompt trains for all steps; leave it out"):
+        preface.train(nano, "film", METHOD, out=tmp_path / "run", shots=2, folds=2, patience=3)
