@@ -56,7 +56,13 @@ PAIRS = (("negative", "positive"), ("bad", "good"))
 SHORTEST = 8
 """The pieces that a text is cut to, at least."""
 TRIAL, STEPS, BATCH, WARMUP, LENGTH, MOST_TOKENS = 200, 300, 16, 20, 10, 512
-SOURCES = {"sst2": (4_800, MOST_TOKENS), "imdb": (2_400, 256), "cr": (4_800, MOST_TOKENS), "mpqa": (4_800, MOST_TOKENS)}
+SOURCES = {
+    "sst2": (4_800, MOST_TOKENS),
+    "imdb": (2_400, 256),
+    "cr": (4_800, MOST_TOKENS),
+    "mpqa": (4_800, MOST_TOKENS),
+    "semeval_twitter": (2_400, MOST_TOKENS),
+}
 """Rows that are trained on, and the pieces that a text is cut to."""
 AT_ONCE = 2_048
 """Answers that are computed together."""
@@ -131,6 +137,8 @@ CANDIDATES = {
     "heads": Candidate(heads=32),
     "told-cut": Candidate(template=TOLD, cut=0.5),
     "told-twins": Candidate(template=TOLD, twins=True),
+    "plain-ten": Candidate(seeds=10),
+    "told-cut-ten": Candidate(template=TOLD, cut=0.5, seeds=10),
     "cues": Candidate(cues=3, pairs=2, agreement=0.1),
     "cues-apart": Candidate(cues=3, pairs=2),
     "sources": Candidate(more=MORE),
