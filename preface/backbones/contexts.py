@@ -40,7 +40,8 @@ run finds again."""
 SAVE_EVERY = 64
 """Blocks after which a file is made durable: what is lost at most when a machine stops."""
 ON_DISK = KEEP_CONTEXTS
-"""Bytes that all files together may take; the longest unused are removed first."""
+"""Bytes that all files together may take; the longest unused are removed first. One that is larger, because
+`--keep-contexts` allows it, is there alone."""
 
 
 class Inputs:
@@ -215,7 +216,10 @@ def kept_contexts(backbone: Backbone, ids: Sequence[Sequence[int]]) -> KeptConte
     with torch.inference_mode(False):  # what is made in inference mode could not be trained with
         room = _room(backbone, key, shape, size)
         if room is None:
-            say(f"{whole}, which fit neither on disk nor in memory: texts are read anew each time (--keep-contexts)")
+            say(
+                f"{whole}, more than half of what is free in memory, and on the disk of {cache_folder()}: "
+                "texts are read anew each time (PREFACE_CACHE names another folder)"
+            )
             return None
         made = KeptContexts(room[0], lengths, backbone.device, room[1], has_room)
     backbone.kept[key] = made
@@ -308,7 +312,7 @@ def cache_folder() -> Path:
 
 def _make_room(folder: Path, size: int) -> bool:
     """Remove the longest unused files until `size` more bytes are allowed; False where they cannot be had."""
-    if size > ON_DISK or size > shutil.disk_usage(folder).free // 2:
+    if size > shutil.disk_usage(folder).free // 2:
         return False
     pairs: dict[str, list[Path]] = {}
     for path in folder.iterdir():
@@ -318,7 +322,7 @@ def _make_room(folder: Path, size: int) -> bool:
         stem: sum(path.stat().st_size for path in paths if path.suffix == ".states") for stem, paths in pairs.items()
     }
     for stem in sorted(pairs, key=lambda stem: used[stem]):
-        if sum(taken.values()) + size <= ON_DISK:
+        if sum(taken.values()) + size <= max(ON_DISK, size):
             break
         for path in pairs[stem]:
             path.unlink(missing_ok=True)

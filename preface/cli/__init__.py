@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from preface.errors import UserError
+from preface.terminal.command import at_work
 from preface.terminal.interrupt import Interrupted
 from preface.terminal.launcher import is_first
 
@@ -54,7 +55,8 @@ def _call(arguments: Sequence[str]) -> int:
     from preface.cli.app import app
 
     try:
-        code = app(args=list(arguments), prog_name="preface", standalone_mode=False)
+        with at_work(arguments):
+            code = app(args=list(arguments), prog_name="preface", standalone_mode=False)
     except TyperException as error:
         raise UserError(f"{error.format_message()} (`preface --help` shows what there is)") from error
     if code == INTERRUPTED:  # typer's own answer to Ctrl-C

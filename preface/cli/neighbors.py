@@ -24,12 +24,15 @@ Examples:
 )
 def neighbors(
     data_options: dict[str, Any],
-    run: Annotated[str, typer.Argument(help="A run's or a prompt's folder.")],
+    run: Annotated[str, typer.Argument(help="A run's folder, a prompt's, or hub:OWNER/NAME.")],
     layer: Annotated[
         list[int] | None, typer.Option("--layer", help="Of a prefix, from 0; may be repeated. Default: three.")
     ] = None,
     out: Annotated[
-        Path | None, typer.Option("--out", help="The page to write. Default: neighbors.html in the folder.")
+        Path | None,
+        typer.Option(
+            "--out", help="The page to write. Default: neighbors.html in the folder, or here for a prompt of the hub."
+        ),
     ] = None,
     backbone: Backbone = None,
     dtype: Dtype = "auto",
@@ -39,9 +42,10 @@ def neighbors(
     """Show what a prompt's virtual tokens are near to: pieces of the vocabulary, or keys of real text."""
     import preface
     from preface.insight.page import rich_table, write_neighbors
+    from preface.records.hub import is_of_hub
 
     found = preface.neighbors(run, layers=layer, backbone=backbone, dtype=dtype, device=device, **data_options)
-    path = out or Path(run) / "neighbors.html"
+    path = out or (Path() if is_of_hub(run) else Path(run)) / "neighbors.html"  # the hub's cache is not written into
     write_neighbors(found, path)
     if as_json:
         show_json(found.as_json())

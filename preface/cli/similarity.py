@@ -26,7 +26,10 @@ def similarity(
     """Show how alike prompts are, and which of them another may begin from."""
     import preface
     from preface.insight.similarity import rich_table, write_similarity
+    from preface.records.atomic import check_no_folder
 
+    if out is not None:
+        check_no_folder(out)
     found = preface.similarity(runs)
     if out is not None:
         write_similarity(found, out)

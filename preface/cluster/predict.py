@@ -92,7 +92,8 @@ def predict_on_cluster(
 def _claim(folder: Path, fields: Mapping[str, Any]) -> None:
     """Write down what the parts are. Raises UserError if those that are there are something else."""
     record, said = folder / RECORD, json.dumps(fields, indent=1) + "\n"
-    if record.exists() and record.read_text(encoding="utf-8") != said:
+    begun = record.exists() and any(folder.glob("part-*.jsonl"))  # after a mistake there is the record alone
+    if begun and record.read_text(encoding="utf-8") != said:
         raise UserError(f"{folder}: holds other labels (see {record}); give another --out, or remove it")
     write_atomically(record, said)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -45,7 +45,8 @@ def export_prompt(
         out: what is written (default: `NAMES`, in the folder of `run`).
         texts: for `vllm`, a data file; `-`: standard input.
         input, encoding, skip_bad_rows, on_skip: of that, as for `predict`.
-        backbone, dtype, device: of the model, which a prefix for PEFT and requests are made with, as for `predict`.
+        backbone, dtype, device: of the model, which a prefix for PEFT and requests are made with, as for `predict`;
+            `numpy` takes none.
 
     Returns:
         Where it lies.
@@ -57,6 +58,12 @@ def export_prompt(
         raise UserError(f"format {format}: one of {', '.join(get_args(Format))}")
     if (texts is not None) != (format == "vllm"):
         raise UserError("texts: --format vllm makes requests about texts, given by --texts; no other format does")
+    reading = {"input": input is not None, "encoding": encoding != "utf-8", "skip-bad-rows": skip_bad_rows}
+    if format != "vllm":
+        _refuse(reading, f"says how texts are read, and --format {format} reads none; leave it out")
+    if format == "numpy":
+        model = {"backbone": backbone is not None, "dtype": dtype != "auto", "device": device != "auto"}
+        _refuse(model, "--format numpy writes the prompt as it is, without a model; leave it out")
     if out is None and not isinstance(run, Run) and is_of_hub(run):
         raise UserError(f"{run}: is kept in the hub's cache, where nothing else is written; name a place with --out")
     folder, known = (run.folder, run.backbone) if isinstance(run, Run) else (prompt_folder(run), None)
@@ -84,3 +91,10 @@ def export_prompt(
         )
         write_vllm(saved, path, load, (example for _, example in examples))
     return path
+
+
+def _refuse(options: Mapping[str, bool], why: str) -> None:
+    """Raise UserError for one that was given."""
+    for name, given in options.items():
+        if given:
+            raise UserError(f"{name}: {why}")

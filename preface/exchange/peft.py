@@ -218,6 +218,10 @@ def _read(folder: Path) -> tuple[Config, dict[str, Tensor]]:
         raise UserError(
             f"{folder / TENSORS}: has {', '.join(sorted(tensors)) or 'nothing'}, not {', '.join(sorted(needed))}"
         )
+    if (table := tensors["prompt_embeddings"]).dim() != 2:
+        raise UserError(
+            f"{folder / TENSORS}: has prompt_embeddings of sizes {list(table.shape)}, and a prompt's have [length, d]"
+        )
     return config, {name: tensor.float() for name, tensor in tensors.items()}
 
 
@@ -226,7 +230,7 @@ def _prefix(folder: Path, config: Config, table: Tensor, model: Backbone) -> dic
     name = "decoder" if config.task_type == SEQ2SEQ else "input"
     site = model.sites[name]
     layers = config.num_layers or site.layers
-    if table.dim() != 2 or (layers, table.shape[1]) != (site.layers, 2 * site.layers * site.heads * site.width):
+    if (layers, table.shape[1]) != (site.layers, 2 * site.layers * site.heads * site.width):
         raise UserError(
             f"{folder}: a prefix for {layers} layers, with {table.shape[-1]} numbers a token; {model.name} has "
             f"{site.layers} layers at its {name} site, with {2 * site.layers * site.heads * site.width}"
@@ -252,8 +256,12 @@ def _tasks(folder: Path, config: Config, tensors: dict[str, Tensor], model: Back
             f"{config.submodules}), where no prompt stands here; train it with num_transformer_submodules=1"
         )
     shared, columns, rows = (tensors[name] for name in ("prompt_embeddings", "prefix_task_cols", "prefix_task_rows"))
-    if columns.dim() != 3 or rows.dim() != 3 or columns.shape[::2] != rows.shape[:2]:
-        raise UserError(f"{folder / TENSORS}: its columns {list(columns.shape)} and rows {list(rows.shape)} do not fit")
+    fit = columns.dim() == rows.dim() == 3 and columns.shape[::2] == rows.shape[:2]  # [T, n, r] and [T, r, d]
+    if not fit or (columns.shape[1], rows.shape[2]) != shared.shape:
+        raise UserError(
+            f"{folder / TENSORS}: its columns {list(columns.shape)}, rows {list(rows.shape)} and prompt_embeddings "
+            f"{list(shared.shape)} do not fit together"
+        )
     each = tuple(embeddings_for(model, shared * times, folder) for times in columns @ rows)  # T times [n, d]
     method = METHODS[config.peft_type]
     if len(each) == 1:

@@ -15,6 +15,7 @@ from preface.experiments.matrix import RESULTS, SPEC
 from preface.experiments.plot import figure_of_dots
 from preface.experiments.table import Table, pivot
 from preface.pages import inline, write_page
+from preface.records.atomic import check_no_folder
 from preface.records.results import Cell, read_cells
 
 
@@ -41,8 +42,9 @@ def report(folders: Sequence[str | Path] = ("runs",), out: str | Path = "report.
         The folders that had results.
 
     Raises:
-        UserError: there are none, or some are damaged.
+        UserError: there are none, or some are damaged, or `out` is a folder.
     """
+    check_no_folder(Path(out))
     files = [file for folder in folders for file in sorted(Path(folder).rglob(RESULTS))]
     experiments = {file.parent for file in files if (file.parent / SPEC).exists()}
     # an experiment's table has what its columns measured

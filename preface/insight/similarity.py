@@ -3,9 +3,9 @@ Better Frozen Model Adaptation through Soft Prompt Transfer", section 4)."""
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -84,17 +84,26 @@ def _carriers(saved: SavedPrompt) -> list[str]:
 
 
 def _names(saved: Sequence[SavedPrompt]) -> tuple[str, ...]:
-    """The tasks; with the folder, where two are of one task."""
-    counts = Counter(one.card.task.name for one in saved)
-    return tuple(
-        one.card.task.name if counts[one.card.task.name] == 1 else f"{one.card.task.name} ({_short(one.folder)})"
-        for one in saved
-    )
+    """The tasks; with the folder, where several are of one task."""
+    each = [(one.card.task.name, _folder(one)) for one in saved]
+    names = []
+    for task, folder in each:
+        alike = [other for name, other in each if name == task]
+        names.append(task if len(alike) == 1 else f"{task} ({_short(folder, alike)})")
+    return tuple(names)
 
 
-def _short(folder: Path) -> str:
-    """A run's folder is called by its name, whichever of its prompts is meant."""
-    return folder.parent.name if folder.name == "prompt" else folder.name
+def _folder(saved: SavedPrompt) -> Path:
+    """The run's, whose best prompt lies one below it, or the prompt's own."""
+    folder = saved.folder.resolve()
+    return folder.parent if folder.name == "prompt" else folder
+
+
+def _short(folder: Path, folders: Collection[Path]) -> str:
+    """Its name, after so many of the folders above it as tell it from the others."""
+    others = [other for other in folders if other != folder]
+    ends = (folder.parts[-length:] for length in count(1))
+    return str(Path(*next(end for end in ends if all(other.parts[-len(end) :] != end for other in others))))
 
 
 def write_similarity(found: Similarities, path: Path) -> None:

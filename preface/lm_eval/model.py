@@ -7,7 +7,9 @@ whatever number of continuations is asked about. Without a prompt the numbers ar
 from __future__ import annotations
 
 import json
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 import lm_eval.models  # noqa: F401 — those of its own, which it looks for only while there is none
@@ -88,6 +90,7 @@ class PrefaceLM(TemplateLM):  # type: ignore[misc]
         prompt_length = 0 if self.prompts is None else self.prompts.reading_length + self.prompts.answering_length
         self.max_length = (max_length or _longest(self.backbone)) - prompt_length
         self.budget = TOKEN_BUDGET if self.backbone.device.type == "cpu" else GPU_TOKEN_BUDGET
+        self.documents: list[tuple[str | None, int | None]] = []  # of the requests that are being answered
 
     # what lm-eval asks of a tokenizer
 
@@ -127,6 +130,12 @@ class PrefaceLM(TemplateLM):  # type: ignore[misc]
 
     # what it asks of a model
 
+    def loglikelihood(self, requests: list[Instance], disable_tqdm: bool = False) -> list[tuple[float, bool]]:
+        """As lm-eval does it, which does not say further on whose document a request is about."""
+        self.documents = [(request.task_name, request.doc_id) for request in requests]
+        found: list[tuple[float, bool]] = super().loglikelihood(requests, disable_tqdm=disable_tqdm)
+        return found
+
     @torch.inference_mode()
     def _loglikelihood_tokens(
         self, requests: Sequence[Request], disable_tqdm: bool = False, **_: Any
@@ -137,11 +146,11 @@ class PrefaceLM(TemplateLM):  # type: ignore[misc]
         for number, (_words, context, continuation) in enumerate(requests):
             room = self.max_length + 1 - len(continuation) if self.is_causal else self.max_length
             asked.setdefault(tuple(context[-max(room, 1) :]), []).append(number)
-        contexts = [*asked]
+        contexts, answers = [*asked], self._answers(requests)
         with progress("lm-eval", len(requests), "continuations") as advance:
             for batch in by_length([len(context) for context in contexts], self.budget):
                 some = {contexts[place]: asked[contexts[place]] for place in batch}
-                for number, answer in self._scored(some, requests):
+                for number, answer in self._scored(some, answers):
                     found[number] = answer
                     if (words := requests[number][0]) is not None:
                         self.cache_hook.add_partial("loglikelihood", words, answer)
@@ -149,14 +158,11 @@ class PrefaceLM(TemplateLM):  # type: ignore[misc]
         return found
 
     def _scored(
-        self, asked: Mapping[tuple[int, ...], Sequence[int]], requests: Sequence[Request]
+        self, asked: Mapping[tuple[int, ...], Sequence[int]], answers: Sequence[Sequence[int]]
     ) -> Iterator[tuple[int, tuple[float, bool]]]:
-        """Read some contexts, and score what is asked about each: the numbers of requests, and their answers."""
+        """Read some contexts, and score what is asked about each: the numbers of requests, and what is found."""
         read, lead_ins = zip(*(self._split(context) for context in asked), strict=True)
         context = self.backbone.read(*self._padded(read), self.prompts)
-        answers: dict[int, list[int]] = {}
-        for numbers in asked.values():
-            answers |= zip(numbers, self._answers([requests[number][2] for number in numbers]), strict=True)
         rows = [(row, part) for row, numbers in enumerate(asked.values()) for part in _parts(numbers, answers)]
         sizes = [len(read[row]) + sum(len(answers[number]) for number in part) for row, part in rows]
         for places in by_length(sizes, self.budget):
@@ -241,13 +247,20 @@ class PrefaceLM(TemplateLM):  # type: ignore[misc]
             read = [self.backbone.end]
         return read, (context[-1],)
 
-    def _answers(self, continuations: Sequence[Sequence[int]]) -> list[list[int]]:
-        """Under a prompt they end as those that it was trained on (`Pieces.answer_pieces`)."""
-        answers = [[*pieces] for pieces in continuations]
+    def _answers(self, requests: Sequence[Request]) -> list[list[int]]:
+        """The pieces of continuations. Under a prompt they end as those that it was trained on
+        (`Pieces.answer_pieces`), whatever other documents ask about the same context."""
+        answers = [[*continuation] for _, _, continuation in requests]
         if self.prompts is None:
             return answers
-        ended = not self.is_causal or any(a is not b and b[: len(a)] == a for a in answers for b in answers)
-        return [[*pieces, self.backbone.end] for pieces in answers] if ended else answers
+        together = defaultdict(list)  # what one document asks about one context
+        for answer, document, (_, context, _) in zip(answers, self.documents, requests, strict=True):
+            together[document, tuple(context)].append(answer)
+        for some in together.values():
+            if not self.is_causal or _one_begins_another(some):
+                for answer in some:
+                    answer.append(self.backbone.end)
+        return answers
 
     def _padded(self, texts: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
         """Ids and mask `[B, T]`; of a text without pieces nothing is seen."""
@@ -290,7 +303,13 @@ def _longest(backbone: Backbone) -> int:
     return length if length < 10**9 else MAX_LENGTH
 
 
-def _parts(numbers: Sequence[int], answers: Mapping[int, Sequence[int]]) -> Iterator[list[int]]:
+def _one_begins_another(answers: Sequence[Sequence[int]]) -> bool:
+    """Whether one is the beginning of another. In order, what a sequence begins comes right after it."""
+    distinct = sorted({tuple(pieces) for pieces in answers})
+    return any(after[: len(before)] == before for before, after in pairwise(distinct))
+
+
+def _parts(numbers: Sequence[int], answers: Sequence[Sequence[int]]) -> Iterator[list[int]]:
     """Requests about one context, so many as have `TOGETHER` pieces, or one."""
     part: list[int] = []
     for number in numbers:

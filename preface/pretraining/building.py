@@ -38,7 +38,7 @@ from preface.pretraining.probe import probe
 from preface.pretraining.settings import Settings
 from preface.pretraining.tokens import Tokens
 from preface.pretraining.weights import Machine
-from preface.tasks import Example, load_split, load_task
+from preface.tasks import Example, Task, load_split, load_task
 from preface.tasks.task import SplitName
 from preface.terminal.progress import warn
 
@@ -160,7 +160,7 @@ def build_data(record: Mapping[str, Any], settings: Settings, tokens: Tokens | N
         if name == "instructions":
             kept_out = KeepOut.of(record["keep_out"], record["data"])
             train, left_out = _instructions(record, "train", length, kept_out)
-            cues = {task.name: task.cue for task in map(load_task, record["tasks"])}
+            cues = {task.name: task.cue for task in map(_task, record["tasks"])}
             found[name] = Instructions(train, pieces, length, seed, cues)
             if validation := _instructions(record, "validation", length, None)[0]:
                 held_out.insert(0, Instructions(validation, pieces, length, 0, cues))
@@ -199,7 +199,7 @@ def _instructions(
     found: dict[str, list[list[Example]]] = {}
     left_out: dict[str, int] = {}
     for name in record["tasks"]:
-        task = load_task(name)
+        task = _task(name)
         if task.name in found:
             raise UserError(f"tasks: {task.name} is named twice; rename one of the files")
         if split == "validation" and split not in task.splits:
@@ -215,6 +215,16 @@ def _instructions(
     return found, left_out
 
 
+def _task(name: str) -> Task:
+    """`load_task`, whose advice for a data file may be an option: where tasks are several, none is for one of them."""
+    try:
+        return load_task(name)
+    except UserError as error:
+        if "--" not in str(error):
+            raise
+        raise UserError(f"{error} (where tasks are several, a YAML says what options say of one)") from error
+
+
 def plain_pieces(tokenizer: PreTrainedTokenizerBase, size: int) -> torch.Tensor:
     """`[vocabulary]`, True for pieces of text: neither a sentinel nor `</s>`."""
     plain = torch.ones(size, dtype=torch.bool)
@@ -226,7 +236,7 @@ def plain_pieces(tokenizer: PreTrainedTokenizerBase, size: int) -> torch.Tensor:
 def check_probes(record: Mapping[str, Any]) -> None:
     """What is not there should be missed now, not after hours."""
     for task, split in product(record["probe_tasks"], ("train", "validation")):
-        load_split(task, split, data=record["data"])
+        load_split(_task(task), split, data=record["data"])
 
 
 def prober(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -105,10 +105,7 @@ def card(record: Mapping[str, Any]) -> str:
         "",
         "## Recipe",
         "",
-        "```sh",
-        shlex.join(record["command"]),
-        "```",
-        "",
+        *_made_by(record["command"]),
         "```json",
         json.dumps({name: record[name] for name in ("config", "settings", "versions")}, indent=1),
         "```",
@@ -120,6 +117,11 @@ def write_card(folder: Path, record: Mapping[str, Any]) -> None:
     """`README.md` and `loss.png`."""
     draw_losses(folder)
     write_atomically(folder / "README.md", card(record))
+
+
+def _made_by(command: Sequence[str] | None) -> list[str]:
+    """The lines that show it; none where a backbone was made in Python."""
+    return [] if command is None else ["```sh", shlex.join(command), "```", ""]
 
 
 def _sizes(config: Mapping[str, Any]) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shlex
 import shutil
-import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -35,6 +34,7 @@ from preface.pretraining.weights import Losses, Weights
 from preface.records.atomic import write_atomically, written_by_others
 from preface.records.lock import LOCK
 from preface.records.results import installed_versions
+from preface.terminal.command import command_line
 from preface.tuning.loop import CHECKPOINTS, Loop, Position
 from preface.tuning.processes import Processes
 
@@ -136,7 +136,7 @@ def _configuration(options: Mapping[str, Any], objective: ObjectiveName) -> dict
         "device": making.device,
         "settings": settings.model_dump(mode="json"),
         "versions": installed_versions(),
-        "command": ["preface", *sys.argv[1:]],
+        "command": command_line(),
     }
 
 

@@ -22,6 +22,8 @@ SENTINELS = tuple(f"<extra_id_{i}>" for i in range(100))
 """The last id is the first sentinel's, the one before it the second's, and so on."""
 FEWEST = 256
 """Pieces besides the special tokens: with fewer, hardly the letters have room."""
+SMALLEST = 3 + len(SENTINELS) + FEWEST
+"""A vocabulary with these and all special tokens."""
 LONGEST = 1 << 24
 """Bytes of a text; SentencePiece leaves longer ones out."""
 COVERAGE = 0.99999
@@ -34,9 +36,8 @@ def train_tokenizer(texts: Iterator[str], vocabulary: int) -> TokenizersBackend:
     The same texts give the same tokenizer. Raises UserError if the vocabulary is too small, or the texts do
     not have so many pieces.
     """
-    smallest = 3 + len(SENTINELS) + FEWEST
-    if vocabulary < smallest:
-        raise UserError(f"a vocabulary of {vocabulary:,} is too small; give {smallest:,} or more")
+    if vocabulary < SMALLEST:
+        raise UserError(f"a vocabulary of {vocabulary:,} is too small; give {SMALLEST:,} or more")
     model = _trained(texts, vocabulary - len(SENTINELS))
     pieces = [(piece.piece, piece.score) for piece in model.pieces]
     pieces += [(sentinel, 0.0) for sentinel in reversed(SENTINELS)]
@@ -85,9 +86,14 @@ def _trained(texts: Iterator[str], size: int) -> Any:
             minloglevel=2,
         )
     except RuntimeError as error:
-        most = re.search(r"value <= (\d+)", str(error))
-        fits = f"{int(most[1]) + len(SENTINELS):,} or less" if most else brief(error)
-        raise UserError(
-            f"the text does not fill a vocabulary of {size + len(SENTINELS):,} ({fits}); give more text or another size"
-        ) from error
+        raise UserError(f"the text does not fill a vocabulary of {size + len(SENTINELS):,}{_advice(error)}") from error
     return sentencepiece_model_pb2.ModelProto.FromString(written.getvalue())  # type: ignore[attr-defined]
+
+
+def _advice(error: RuntimeError) -> str:
+    """What would do where SentencePiece finds too few pieces in the text."""
+    found = re.search(r"value <= (\d+)", str(error))
+    most = int(found[1]) + len(SENTINELS) if found else None
+    if most is not None and most < SMALLEST:
+        return "; give more text"
+    return f" ({brief(error) if most is None else f'{most:,} or less'}); give more text or another size"

@@ -9,7 +9,7 @@ import re
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, fields
 from functools import cached_property
 from itertools import islice
@@ -25,6 +25,7 @@ from preface.pretraining.corpus import Document, identity, iter_documents
 from preface.pretraining.keep_out import KeepOut
 from preface.pretraining.tokenizer import train_tokenizer
 from preface.records.atomic import write_atomically, written_by_others
+from preface.records.lock import locked
 from preface.records.results import installed_versions
 from preface.tasks.lines import brief
 from preface.tasks.split import folded
@@ -139,7 +140,8 @@ def tokenize(
         held_out: about so many tokens are for validation, but at most a twentieth of all documents.
 
     Raises UserError for a source, tokenizer or task that cannot be read, a corpus without text, a vocabulary
-    that the text does not fill, and a folder that holds the tokens of another configuration.
+    that the text does not fill, a folder that holds the tokens of another configuration, and one in which another
+    process is at work.
     """
     out = Path(out)
     config: dict[str, Any] = {
@@ -150,15 +152,41 @@ def tokenize(
         "keep_out": list(keep_out),
         "held_out": held_out,
     }
-    if (out / "tokens.json").is_file():
-        tokens = Tokens.open(out)
-        _same(out, tokens.card["config"], config)
-        return tokens
     kept_out = KeepOut.of(keep_out, data)
+    with _alone_in(out):
+        return _finished(out, config, kept_out) or _made(out, config, kept_out, text, tokenizer)
+
+
+@contextmanager
+def _alone_in(out: Path) -> Iterator[None]:
+    """`locked`, with a line of its own where nothing can be written."""
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(locked(out))
+        except OSError as error:
+            raise UserError(f"{out}: cannot be written ({error.strerror}); give another --out") from error
+        yield
+
+
+def _finished(out: Path, config: dict[str, Any], keep_out: KeepOut) -> Tokens | None:
+    """What an earlier call has made in this folder, if it came to the end."""
+    if not (out / "tokens.json").is_file():
+        return None
+    tokens = Tokens.open(out)
+    # where an earlier version wrote no fingerprint there is nothing to compare, and the tokens are taken as they are
+    fingerprint = tokens.card.get("kept_out_fingerprint", keep_out.fingerprint)
+    _same(out, tokens.card["config"], config, fingerprint, keep_out)
+    return tokens
+
+
+def _made(
+    out: Path, config: dict[str, Any], kept_out: KeepOut, text: Sequence[str | Path], tokenizer: str | Path | None
+) -> Tokens:
+    """Write what is not there yet, all of it or what an earlier call has left."""
     state = _begun(out, config, kept_out) or _new(out, config, kept_out, text, tokenizer)
     ids_of = _load_tokenizer(out / "tokenizer")
     dtype = np.dtype("<u2" if len(ids_of) < WIDE else "<u4")
-    _write(out, state, kept_out, iter_documents(text, field), ids_of, dtype)
+    _write(out, state, kept_out, iter_documents(text, config["field"]), ids_of, dtype)
     card = {
         "config": config,
         "sources": [{**each, "documents": n} for each, n in zip(config["sources"], state.documents, strict=True)],
@@ -167,6 +195,7 @@ def tokenize(
         "tokens": {split: state.bytes[f"{split}.bin"] // dtype.itemsize for split in SPLITS},
         "dropped": state.dropped,
         "duplicates": state.duplicates,
+        "kept_out_fingerprint": kept_out.fingerprint,
         "kept_out_inputs": kept_out.inputs,
         "dtype": dtype.str,
         "vocabulary": len(ids_of),
@@ -184,19 +213,20 @@ def _begun(out: Path, config: dict[str, Any], keep_out: KeepOut) -> _State | Non
     if not path.is_file():
         return None
     state = _State.load(path)
-    _same(out, state.config, config)
-    if state.keep_out != keep_out.fingerprint:
-        raise UserError(f"{out}: was begun with other texts of {', '.join(config['keep_out'])}; give another --out")
+    _same(out, state.config, config, state.keep_out, keep_out)
     return state
 
 
-def _same(out: Path, then: dict[str, Any], now: dict[str, Any]) -> None:
+def _same(out: Path, then: dict[str, Any], now: dict[str, Any], fingerprint: str, keep_out: KeepOut) -> None:
+    """Raise UserError unless the folder was begun with what is given now: the configuration, and what is kept out."""
     for name, value in now.items():
         if then.get(name) != value:
             raise UserError(
                 f"{out}: holds the tokens of another configuration: {name} was {brief(then.get(name))}, "
                 f"now it is {brief(value)}; give another --out"
             )
+    if fingerprint != keep_out.fingerprint:
+        raise UserError(f"{out}: was begun with other texts of {', '.join(now['keep_out'])}; give another --out")
 
 
 def _new(
@@ -207,10 +237,6 @@ def _new(
     tokenizer: str | Path | None,
 ) -> _State:
     """Count the corpus, put the tokenizer into the folder, and record that the work has begun."""
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"{out}: cannot be written ({error.strerror}); give another --out") from error
     documents, characters = [], 0
     with progress("counting documents", None, "documents") as advance:
         for source in text:

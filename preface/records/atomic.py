@@ -52,13 +52,19 @@ def written_by_others(folder: Path) -> Iterator[None]:
 def replacing(path: Path, lock: AbstractContextManager[object] | None = None) -> Iterator[Path]:
     """A place beside `path` for a new file or folder, which replaces `path` where the block ends without an error.
 
-    What was begun is removed otherwise. `lock` is held while one takes the place of the other.
+    What was begun is removed otherwise. `lock` is held while one takes the place of the other. Raises UserError where
+    `path` is the current folder, or a folder in whose place a file would be.
     """
+    path = Path(os.path.abspath(path))
+    if path == Path.cwd():
+        raise UserError(f"{path}: is the current folder; name another place, as one below it")
     temporary, outdated = (path.with_name(f".{path.name}.{suffix}") for suffix in (os.getpid(), "old"))
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         remove(temporary)
         yield temporary
+        if not temporary.is_dir():
+            check_no_folder(path)
         with lock or nullcontext():
             if path.is_dir():
                 remove(outdated)
@@ -70,6 +76,12 @@ def replacing(path: Path, lock: AbstractContextManager[object] | None = None) ->
             outdated.rename(path)
         remove(temporary)
         raise
+
+
+def check_no_folder(path: Path) -> None:
+    """Raise UserError where a folder lies in the place of a file that is to be written: it would be lost."""
+    if path.is_dir():
+        raise UserError(f"{path}: is a folder; name the file to write")
 
 
 def recover(folder: Path) -> None:

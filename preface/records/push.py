@@ -46,7 +46,7 @@ def push(run: str | Path, name: str, private: bool = False) -> str:
     with tempfile.TemporaryDirectory() as temporary:
         place = Path(temporary) / "prompt"
         save_public(place, saved)
-        page = model_page(saved.card, name.removeprefix(HUB), cells_of(folder), command_of(folder))
+        page = model_page(saved.card, name.removeprefix(HUB), cells_of(folder, saved.card), command_of(folder))
         (place / "README.md").write_text(page, encoding="utf-8")
         try:
             api = HfApi()
@@ -139,7 +139,7 @@ def model_page(card: PromptCard, name: str, cells: list[Cell], command: str | No
         ("method", f"{card.method.name}: {_settings(card.method.config)}"),
         ("trained parameters", f"{card.trained_parameters:,}"),
     ]
-    if (score := card.development_score) is not None:
+    if (score := card.development_score) is not None and card.ensemble is None:  # which has its best member's
         rows.append(("development split", f"{card.task.metric} {score:.3f}"))
     parts = [
         f"---\n{data.to_yaml()}\n---\n",
@@ -175,7 +175,17 @@ def _settings(config: dict[str, Any]) -> str:
 
 
 def _scores(cells: list[Cell]) -> list[tuple[str, ...]]:
-    return [(cell.eval_task, cell.metric, f"{cell.value:.3f}", f"{cell.n:,}") for cell in cells]
+    return [(cell.eval_task, _measure(cell), f"{cell.value:.3f}", f"{cell.n:,}") for cell in cells]
+
+
+def _measure(cell: Cell) -> str:
+    """The metric, on which split if not the test's, and how the prompt was asked if not as usual."""
+    details = cell.details
+    said = [f"on {cell.split}"] if cell.split != "test" else []
+    said += [
+        f"{name} {details[name]}" for name in ("scoring", "calibration") if details.get(name) not in (None, "rank")
+    ]
+    return ", ".join([cell.metric, *said])
 
 
 def _table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:

@@ -19,7 +19,7 @@ from pydantic import Field, model_validator
 from preface.backbones.base import Backbone
 from preface.errors import UserError
 from preface.records.atomic import write_atomically
-from preface.records.card import Member, Origin, SavedPrompt, load_prompt
+from preface.records.card import Member, Origin, PromptCard, SavedPrompt, load_prompt
 from preface.records.record import Record
 from preface.records.results import Cell, read_cells
 from preface.tasks import Source, Split
@@ -105,7 +105,8 @@ class RunRecord(Origin):
     versions: dict[str, str]
     threads: int
     started: str
-    command: tuple[str, ...]
+    command: tuple[str, ...] | None = None
+    """None: it was made in Python."""
     result: Result | None = None
     finished: str | None = None
 
@@ -222,17 +223,30 @@ def at_best_rate(trained: Sequence[Trained]) -> list[Trained]:
 
 
 def command_of(folder: Path) -> str | None:
-    """How the run in a folder was made; None: there is none, or its record cannot be read."""
+    """How the run in a folder was made; None: there is none, it was made in Python, or its record cannot be read."""
     with suppress(UserError):
-        return shlex.join(["preface", *RunRecord.read(folder).command[1:]])
+        command = RunRecord.read(folder).command
+        if command and _is_preface(Path(command[0])):
+            return shlex.join(["preface", *command[1:]])
     return None
 
 
-def cells_of(folder: Path) -> list[Cell]:
-    """The scores of the run in a folder, as `evaluate` left them; none that cannot be read."""
-    with suppress(UserError):
-        return read_cells(folder / "evaluations" / "results.json")
-    return []
+def _is_preface(program: Path) -> bool:
+    """Whether it is the command line: earlier versions recorded whatever program had called."""
+    return program.stem == "preface" or program.parts[-2:] == ("preface", "__main__.py")
+
+
+def cells_of(folder: Path, card: PromptCard) -> list[Cell]:
+    """The scores of a prompt, as `evaluate` left them in its folder or its run's, where those of the run's other
+    prompts may lie too; none that cannot be read."""
+    try:
+        cells = read_cells(folder / "evaluations" / "results.json")
+    except UserError:
+        return []
+    if card.member is None or card.ensemble is not None:  # by itself there
+        return cells
+    own = card.member.seed, card.member.learning_rate
+    return [cell for cell in cells if (cell.seed, cell.details.get("learning_rate")) == own]
 
 
 def now() -> datetime:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shlex
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -22,6 +21,7 @@ from preface.methods import Method, PrefixTuning, method_named
 from preface.methods.multitask_prompt_tuning import MultitaskPromptTuning
 from preface.options import divided, validated
 from preface.records.card import origin_of, plain
+from preface.records.metrics import METRICS
 from preface.records.results import installed_versions
 from preface.records.run import RECORD, Run, RunRecord, SplitRecord, Splits, now
 from preface.records.trackers import Trackers, tracker_names
@@ -29,15 +29,20 @@ from preface.tasks import Split, Task
 from preface.tasks.metric import metric_title
 from preface.tasks.options import DataOptions
 from preface.tasks.split import check_limits, few, labelled, sampled
+from preface.terminal.command import command_line
 from preface.terminal.progress import say
 from preface.tuning.finish import Outcome, finish
 from preface.tuning.folds import FOLDS, Chosen, CrossValidation, OnAllRows
-from preface.tuning.loop import Loop, OnLine
+from preface.tuning.loop import CHECKPOINTS, Loop, OnLine
 from preface.tuning.multitask import Multitask, TaskRows
 from preface.tuning.population import Population
 from preface.tuning.processes import Processes
 from preface.tuning.recipe import Recipe, recipe_from
 from preface.tuning.rows import Rows
+
+TAKEN = ("prompt.json", "prompt", METRICS, CHECKPOINTS)
+"""By one of these a folder without a run is known to hold something else, which the run's files would mix with: a
+prompt, an ensemble, a backbone."""
 
 
 def train(
@@ -186,7 +191,7 @@ class _Training:
             device=str(backbone.device),
             threads=torch.get_num_threads(),
             started=now().isoformat(timespec="seconds"),
-            command=tuple(sys.argv),
+            command=command_line(),
         )
 
 
@@ -334,6 +339,8 @@ def _check_free(folder: Path) -> None:
         raise UserError(f"{folder}: is a file; --out names the folder that the run will be in")
     if (folder / RECORD).exists():
         raise UserError(f"{folder}: a run is there already; `--resume {folder}` goes on with it, or give another --out")
+    if taken := next((name for name in TAKEN if (folder / name).exists()), None):
+        raise UserError(f"{folder}: holds something else already (its {taken}); give another --out")
 
 
 def unfinished(folder: Path) -> RunRecord:

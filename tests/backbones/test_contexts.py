@@ -328,12 +328,14 @@ def test_half_of_a_pair_of_files_is_in_nobodys_way(
     assert [path.stat().st_size for path in in_file.glob("*.states")] == [BYTES]
 
 
-def test_more_than_the_disk_may_take_stays_in_memory(
-    in_file: Path, fresh: Backbone, monkeypatch: pytest.MonkeyPatch
+def test_what_is_larger_than_all_files_may_be_is_there_alone(
+    in_file: Path, load: Callable[[], Backbone], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    Inputs(load(), IDS[::-1], keep=True)
     monkeypatch.setattr(contexts, "ON_DISK", BYTES - 1)
+    fresh = load()
     assert_read(Inputs(fresh, IDS, keep=True).read([2, 1]), fresh, [IDS[2], IDS[1]])
-    assert files(in_file) == []
+    assert [path.stat().st_size for path in in_file.glob("*.states")] == [BYTES]
 
 
 def test_a_full_disk_leaves_them_in_memory(in_file: Path, fresh: Backbone, monkeypatch: pytest.MonkeyPatch) -> None:

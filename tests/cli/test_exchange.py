@@ -36,6 +36,7 @@ def test_a_prompt_goes_out_and_comes_back(call: Called, tmp_path: Path) -> None:
         (["export", "nowhere", "--format", "onnx"], "one of peft, numpy, vllm"),
         (["export", "nowhere"], "--format"),
         (["export", "nowhere", "--format", "numpy", "--texts", "new.csv"], "no other format does"),
+        (["export", "nowhere", "--format", "numpy", "--skip-bad-rows"], "skip-bad-rows: says how texts are read"),
         (["import", "nowhere", "--task", "film", "--out", "o"], "there is nothing"),
         (["import", ".", "--task", "film", "--out", "o"], "no prompt of PEFT here"),
         (["import", ".", "--task", "sst3", "--out", "o"], "sst3"),

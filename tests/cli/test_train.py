@@ -25,6 +25,7 @@ def test_own_csv_needs_no_yaml(tmp_path: Path, call: Called) -> None:
     record = json.loads((tmp_path / "run" / "run.json").read_text())
     assert record["label_words"] == ["good", "bad"]
     assert record["recipe"]["seeds"] == [3]
+    assert record["command"] == ["preface", *map(str, arguments)]
 
 
 def test_skipped_rows_are_counted_and_listed(call: Called, tmp_path: Path) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+from collections.abc import Mapping
 from pathlib import Path
 
 import psutil
@@ -13,7 +15,7 @@ import pytest
 import preface
 from preface.backbones.base import Backbone
 from preface.cluster import predict as on_cluster
-from preface.cluster.predict import predict_on_cluster
+from preface.cluster.predict import Work, _Labeller, predict_on_cluster
 from preface.errors import UserError
 from preface.methods import PrefixTuning
 from tests.cluster.conftest import at_worker
@@ -80,7 +82,23 @@ def test_likely_mistakes(run: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"gone\.parquet"):
         predict_on_cluster(run, tmp_path / "gone.parquet", tmp_path / "out")
     assert not (tmp_path / "out").exists()
-    file = write(tmp_path / "none.parquet", [])
-    assert predict_on_cluster(run, file, tmp_path / "out") == []
-    with pytest.raises(UserError, match="holds other labels"):
-        predict_on_cluster(run, write(file, ["a film"]), tmp_path / "out")
+    assert predict_on_cluster(run, write(tmp_path / "none.parquet", []), tmp_path / "out") == []
+
+
+def test_a_folder_is_kept_for_its_labels_once_there_are_some(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def label_here(work: Work, parts: Mapping[Path, range], *_: object) -> None:
+        for path, rows in parts.items():
+            said = _Labeller(work, os.getcwd())({"path": str(path), "first": rows.start, "end": rows.stop})
+            if said["error"]:
+                raise UserError(said["error"])
+
+    monkeypatch.setattr(on_cluster, "_label", label_here)
+    file, out = write(tmp_path / "films.parquet", ["a film", "another"]), tmp_path / "out"
+    with pytest.raises(UserError, match="'txt'"):
+        predict_on_cluster(run, file, out, input="txt")
+    (part,) = predict_on_cluster(run, file, out, input="text")
+    assert len(part.read_text().splitlines()) == 2
+    with pytest.raises(UserError, match=r"holds other labels \(see .*predict\.json\); give another --out"):
+        predict_on_cluster(run, file, out, input="txt")

@@ -11,7 +11,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from preface.backbones.base import Backbone
@@ -314,6 +314,38 @@ def test_what_is_no_prompt_of_peft_is_refused(config: Any, says: str, causal: Ba
     (path / CONFIG).write_text(config if isinstance(config, str) else json.dumps(config))
     with pytest.raises(UserError, match=says):
         import_prompt(path, "film", tmp_path / "again", backbone=causal)
+    assert not (tmp_path / "again").exists()
+
+
+@pytest.mark.parametrize("rows", [(), (4,), (4, 24, 1)])
+@pytest.mark.parametrize("kind", ["PROMPT_TUNING", "PREFIX_TUNING"])
+def test_what_is_no_table_is_refused(kind: str, rows: tuple[int, ...], causal: Backbone, tmp_path: Path) -> None:
+    path = export_prompt(put(tmp_path / "p", causal, PromptTuning(length=4, init="random")), "peft")
+    (path / CONFIG).write_text(json.dumps(GOOD | {"peft_type": kind}))
+    save_file({"prompt_embeddings": torch.ones(rows)}, path / TENSORS)
+    with pytest.raises(UserError, match=r"has prompt_embeddings of sizes \[.*\], and a prompt's have \[length, d\]"):
+        import_prompt(path, "film", tmp_path / "again", backbone=causal)
+
+
+@pytest.mark.parametrize(
+    ("columns", "rows"),
+    [
+        ((3, 2, 1), (3, 1, 24)),
+        ((3, 1, 1), (3, 1, 24)),  # would go with every row
+        ((3, 3, 1), (3, 1, 1)),
+        ((3, 3, 1), (2, 1, 24)),
+        ((3, 3, 1), (3, 2, 24)),
+        ((3, 3), (3, 24)),
+    ],
+)
+def test_columns_and_rows_of_other_sizes_are_refused(
+    columns: tuple[int, ...], rows: tuple[int, ...], causal: Backbone, tmp_path: Path
+) -> None:
+    path = export_prompt(shared_by(tmp_path / "p", causal, TASKS), "peft", tmp_path / "theirs", backbone=causal)
+    other = {"prefix_task_cols": torch.ones(columns), "prefix_task_rows": torch.ones(rows)}
+    save_file(load_file(path / TENSORS) | other, path / TENSORS)
+    with pytest.raises(UserError, match=r"and prompt_embeddings \[3, 24\] do not fit together"):
+        import_prompt(path, "+".join(TASKS), tmp_path / "again", backbone=causal)
     assert not (tmp_path / "again").exists()
 
 

@@ -45,6 +45,12 @@ def test_nothing_to_report_is_said(tmp_path: Path) -> None:
         preface.report([tmp_path], tmp_path / "page.html")
 
 
+def test_a_folder_is_not_replaced_by_the_page(folder: Path) -> None:
+    with pytest.raises(UserError, match="one: is a folder; name the file to write"):
+        preface.report([folder], folder / "one")
+    assert (folder / "one" / "results.json").exists()
+
+
 def test_damaged_results_are_named(folder: Path) -> None:
     (folder / "one" / "results.json").write_text("{")
     with pytest.raises(UserError, match="not a list of Preface's cells"):

@@ -51,6 +51,19 @@ def test_a_page_a_picture_and_a_table(tiny: Backbone, tmp_path: Path) -> None:
     assert rich_table(found).row_count == 2
 
 
+def test_folders_of_one_name_are_told_apart_by_those_above(
+    tiny: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    places = ["aa/film/prompt", "bb/film/prompt", "bb/posts/prompts/01", "cc/posts/prompts/01", "cc/other"]
+    for place in places:
+        saved(tmp_path / place, tiny, {"embeddings": torch.randn(3, tiny.width)})
+    monkeypatch.chdir(tmp_path / "aa")
+    found = preface.similarity(["film", *(f"../{place}" for place in places[1:])])
+    ends = ["aa/film", "bb/film", "bb/posts/prompts/01", "cc/posts/prompts/01", "other"]
+    assert found.names == tuple(f"film ({end})" for end in ends)
+    assert preface.similarity(["film", "film"]).names == ("film (film)",) * 2  # nothing tells it from itself
+
+
 def test_what_cannot_be_compared_is_said(tiny: Backbone, tmp_path: Path) -> None:
     one = saved(tmp_path / "one", tiny, {"embeddings": torch.randn(3, tiny.width)})
     with pytest.raises(UserError, match="at least two prompts are compared, and there is 1"):

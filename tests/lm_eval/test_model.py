@@ -63,8 +63,9 @@ metric_list: [{{metric: acc}}]
 """
 
 
-def instances(kind: str, arguments: Sequence[tuple[Any, ...]]) -> list[Instance]:
-    return [Instance(request_type=kind, doc={}, arguments=each, idx=0) for each in arguments]
+def instances(kind: str, arguments: Sequence[tuple[Any, ...]], document: int | None = None) -> list[Instance]:
+    about = ("rows", document, 1)
+    return [Instance(request_type=kind, doc={}, arguments=each, idx=0, metadata=about) for each in arguments]
 
 
 @pytest.fixture(scope="session")
@@ -238,11 +239,30 @@ def test_where_one_continuation_begins_another_both_are_ended(
 ) -> None:
     """As label words are: what follows a word is then part of what is asked."""
     run = trained(causal_folder, data_file, PrefixTuning(length=3), tmp_path / "run")
-    lm = PrefaceLM(prompt=str(run.folder), **IN_FLOAT32)
+    lm, bare = PrefaceLM(prompt=str(run.folder), **IN_FLOAT32), PrefaceLM(backbone=str(causal_folder), **IN_FLOAT32)
+
+    def answered(lm: PrefaceLM, *continuations: list[int]) -> list[list[int]]:
+        lm.documents = [("rows", 0)] * len(continuations)
+        return lm._answers([(None, [7, 8], pieces) for pieces in continuations])
+
     end = lm.backbone.end
-    assert lm._answers([[4, 5], [6]]) == [[4, 5], [6]]
-    assert lm._answers([[4, 5], [4]]) == [[4, 5, end], [4, end]]
-    assert PrefaceLM(backbone=str(causal_folder), **IN_FLOAT32)._answers([[4, 5], [4]]) == [[4, 5], [4]]
+    assert answered(lm, [4, 5], [6], [4, 6]) == [[4, 5], [6], [4, 6]]
+    assert answered(lm, [4, 5], [6], [4]) == [[4, 5, end], [6, end], [4, end]]
+    assert answered(bare, [4, 5], [4]) == [[4, 5], [4]]
+
+
+def test_other_rows_with_the_same_context_change_no_number(
+    causal_folder: Path, data_file: Path, tmp_path: Path
+) -> None:
+    run = trained(causal_folder, data_file, PrefixTuning(length=3), tmp_path / "run")
+    lm = PrefaceLM(prompt=str(run.folder), **IN_FLOAT32)
+    context = "the good thing\nAnswer:"
+    plain = instances("loglikelihood", [(context, " good"), (context, " bad")], document=0)
+    begun = instances("loglikelihood", [(context, " good"), (context, " good thing")], document=1)
+    alone = [lm.loglikelihood(some) for some in (plain, begun)]
+    assert alone[1][0][0] < alone[0][0][0] - 0.1  # ended, since it begins another
+    for one, other in zip(lm.loglikelihood([*plain, *begun, *plain]), [*alone[0], *alone[1], *alone[0]], strict=True):
+        assert one == pytest.approx(other, abs=1e-4)
 
 
 def test_what_cannot_be_asked_is_refused(causal_folder: Path, data_file: Path, tmp_path: Path) -> None:

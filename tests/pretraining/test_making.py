@@ -24,6 +24,7 @@ from preface.pretraining import building, making
 from preface.pretraining.weights import Weights
 from preface.records.metrics import read_metrics
 from preface.tasks import load_split
+from preface.terminal.command import at_work
 from preface.terminal.interrupt import Interrupted
 
 SMALL: dict[str, Any] = {
@@ -81,6 +82,14 @@ def test_it_says_what_it_is(made: Path) -> None:
         assert words in card
     assert (made / "loss.png").stat().st_size > 10_000
     assert not (made / "checkpoints").exists()
+
+
+def test_the_card_shows_the_command_if_one_made_it(made: Path, tokens_folder: Path, tmp_path: Path) -> None:
+    assert json.loads((made / "backbone.json").read_text())["command"] is None
+    assert "```sh" not in (made / "README.md").read_text()
+    with at_work(["pretrain", "--out", "my backbone"]):
+        out = preface.pretrain(tokens_folder, tmp_path / "out", steps=1, **SMALL)
+    assert "```sh\npreface pretrain --out 'my backbone'\n```\n" in (out / "README.md").read_text()
 
 
 def test_losses_are_told_apart(made: Path) -> None:
@@ -383,6 +392,23 @@ def test_mistakes_are_reported_before_anything_is_written(
     with pytest.raises(UserError, match=message):
         preface.pretrain(options.pop("tokens"), tmp_path / "out", **options)
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("options", [{"objectives": {"instructions": 1}, "tasks": ["{}"]}, {"probes": ["{}"]}])
+@pytest.mark.parametrize(("row", "name"), [({"text": "a", "stars": "1"}, "label"), ({"a": "a", "label": "1"}, "text")])
+def test_a_file_of_other_fields_is_told_what_works_here(
+    options: dict[str, Any], row: dict[str, str], name: str, tokens_folder: Path, tmp_path: Path
+) -> None:
+    file = tmp_path / "free.jsonl"
+    file.write_text(json.dumps(row) + "\n")
+    options = {key: [str(file)] if isinstance(value, list) else value for key, value in options.items()}
+    with pytest.raises(UserError) as caught:
+        preface.pretrain(tokens_folder, tmp_path / "out", **options, steps=1, **SMALL)
+    first, second = row
+    assert str(caught.value) == (
+        f"{file}: no field is called '{name}', name one with --{'input' if name == 'text' else 'label'}; its fields are "
+        f"'{first}', '{second}' (where tasks are several, a YAML says what options say of one)"
+    )
 
 
 def test_other_tokenizers_are_refused(checkpoints: dict[str, Path], texts: list[str], tmp_path: Path) -> None:

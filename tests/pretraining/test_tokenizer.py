@@ -83,6 +83,12 @@ def test_the_message_names_a_size_that_does(texts: list[str]) -> None:
     assert len(train_tokenizer(iter(texts), most)) == most
 
 
+def test_of_too_little_text_no_size_is_named(texts: list[str]) -> None:
+    with pytest.raises(UserError) as error:
+        train_tokenizer(iter(["a few words"]), 400)
+    assert str(error.value) == "the text does not fill a vocabulary of 400; give more text"
+
+
 def test_no_text() -> None:
     with pytest.raises(UserError, match="does not fill"):
         train_tokenizer(iter([]), SIZE)

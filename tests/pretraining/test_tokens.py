@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import pytest
 from preface.errors import UserError
 from preface.pretraining import tokens as module
 from preface.pretraining.tokens import Tokens, tokenize
+from preface.records.lock import LOCK
 from preface.tasks import load_split
 
 
@@ -63,6 +65,7 @@ def test_all_documents_are_there_once_with_their_end(tmp_path: Path, corpus: Pat
     assert (card["dropped"], card["duplicates"]) == ({}, len(texts) - len(whole))
     assert len(card["sha256"]) == 64
     assert set(files(tmp_path / "out")) == {
+        LOCK,
         "dropped.jsonl",
         "tokenizer/tokenizer.json",
         "tokenizer/tokenizer_config.json",
@@ -182,7 +185,7 @@ def test_a_finished_folder_is_not_made_again(tmp_path: Path, corpus: Path, monke
         return tokenize([corpus], tmp_path / "out", tokenizer="nano", keep_out=["film"])
 
     first = go()
-    monkeypatch.setattr(module.KeepOut, "of", lambda *_: pytest.fail("it reads the tasks"))
+    monkeypatch.setattr(module, "iter_documents", lambda *_: pytest.fail("it reads the corpus"))
     again = go()
     assert again.card == first.card
     assert np.array_equal(again.train, first.train)
@@ -214,6 +217,59 @@ def test_another_question(
     corpus.write_text("other text\n")
     with pytest.raises(UserError, match="another configuration: sources"):
         tokenize([corpus], tmp_path / "out", **options)
+
+
+@pytest.mark.parametrize("finished", [True, False])
+def test_other_inputs_to_keep_out(
+    tmp_path: Path, corpus: Path, data_file: Path, monkeypatch: pytest.MonkeyPatch, finished: bool
+) -> None:
+    def go() -> Tokens:
+        return tokenize([corpus], tmp_path / "out", tokenizer="nano", keep_out=[str(data_file)])
+
+    with monkeypatch.context() as patch:
+        if not finished:
+            patch.setattr(module, "_batches", lambda *_: (_ for _ in ()).throw(StoppedError))
+        with nullcontext() if finished else pytest.raises(StoppedError):
+            go()
+    with data_file.open("a") as file:
+        file.write('{"text": "one more thing that may not be trained on", "label": "yes"}\n')
+    with pytest.raises(UserError, match=r"out: was begun with other texts of .*rows\.jsonl; give another --out"):
+        go()
+
+
+def test_a_finished_folder_of_a_version_without_the_fingerprint(tmp_path: Path, corpus: Path) -> None:
+    def go() -> Tokens:
+        return tokenize([corpus], tmp_path / "out", tokenizer="nano", keep_out=["film"])
+
+    card = go().card
+    del card["kept_out_fingerprint"]
+    (tmp_path / "out" / "tokens.json").write_text(json.dumps(card))
+    assert go().card == card
+
+
+@pytest.mark.parametrize("when", ["_new", "_write"])
+def test_a_second_one_in_the_folder_is_refused(
+    tmp_path: Path, corpus: Path, monkeypatch: pytest.MonkeyPatch, when: str
+) -> None:
+    other, refused = write(tmp_path / "other.txt", ["another text"]), []
+    work = getattr(module, when)
+
+    def with_another(*arguments: Any) -> Any:
+        with pytest.raises(UserError, match="out: another process is at work there") as caught:
+            tokenize([other], tmp_path / "out", tokenizer="nano")
+        refused.append(caught)
+        return work(*arguments)
+
+    monkeypatch.setattr(module, when, with_another)
+    tokens = tokenize([corpus], tmp_path / "out", tokenizer="nano")
+    assert len(refused) == 1
+    assert [Path(source["name"]).name for source in tokens.card["sources"]] == ["corpus.txt"]
+
+
+def test_a_folder_that_cannot_be_written(tmp_path: Path, corpus: Path) -> None:
+    (tmp_path / "out" / LOCK).mkdir(parents=True)  # no file can be there
+    with pytest.raises(UserError, match=r"out: cannot be written \(.*; give another --out"):
+        tokenize([corpus], tmp_path / "out", tokenizer="nano")
 
 
 def shortened(folder: Path) -> None:

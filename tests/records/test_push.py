@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import re
 import shlex
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,9 +12,9 @@ import yaml
 import preface
 from preface.backbones.base import Backbone
 from preface.errors import UserError
-from preface.records.card import Ensemble, load_prompt
+from preface.records.card import Ensemble, Member, load_prompt
 from preface.records.push import model_page, push, without_folders
-from preface.records.results import Cell
+from preface.records.results import Cell, write_cells
 from preface.tasks import load_task
 from tests.cli.conftest import in_process
 
@@ -35,6 +36,26 @@ def test_what_is_pushed_comes_back_and_answers_alike(
     everything = b"".join(hub["somebody/mine"].values())
     assert TOKEN.encode() not in everything
     assert str(prompt).encode() not in everything
+
+
+def test_scores_of_the_run_s_other_prompts_are_not_told(
+    hub: dict[str, dict[str, bytes]], prompt: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    cells = [
+        Cell("nano", "prefix-tuning", "film", "film", "accuracy", value, 150, seed, 1, 1.0, details=details)
+        for value, seed, details in (
+            (0.801, 0, {"learning_rate": 0.1}),
+            (0.702, 1, {"learning_rate": 0.1}),
+            (0.603, 0, {"learning_rate": 0.3}),
+        )
+    ]
+    write_cells(prompt / "evaluations" / "results.json", cells)
+    push(prompt, "somebody/mine")  # seed 0 at the rate 0.1
+    page = hub["somebody/mine"]["README.md"].decode()
+    assert "| film | accuracy | 0.801 | 150 |" in page
+    assert "0.702" not in page
+    assert "0.603" not in page
 
 
 def test_without_a_token_the_hub_s_reason_is_said(
@@ -113,9 +134,22 @@ def test_the_page_says_what_the_hub_and_a_reader_want(prompt: Path) -> None:
     assert result["dataset"]["name"] == "reviews"
     assert result["metrics"][0]["value"] == 0.8765
     assert "| reviews | accuracy | 0.876 | 150 |" in page or "| reviews | accuracy | 0.877 | 150 |" in page
+    otherwise = replace(cells[0], split="validation", details={"scoring": "rank", "calibration": "batch"})
+    assert "| reviews | accuracy, on validation, calibration batch |" in model_page(
+        card, "somebody/film", [otherwise], ""
+    )
     for words in ("preface predict hub:somebody/film", "preface train --task film", "negative, positive"):
         assert words in page
     assert re.search(r"\| trained parameters \| [\d,]+ \|", page)
+
+
+def test_an_ensemble_s_page_does_not_have_its_best_member_s_score(prompt: Path) -> None:
+    card = load_prompt(prompt).card
+    card = card.model_copy(update={"member": Member(0, 0.1, 0, 0.85, 0.3, 10)})
+    assert "development split | accuracy 0.850" in model_page(card, "somebody/film", [], None)
+    of_several = Ensemble(combine="mean", weights=(1.0,), members=(card.member,), runs=("a",))
+    page = model_page(card.model_copy(update={"ensemble": of_several}), "somebody/film", [], None)
+    assert "development split" not in page
 
 
 def test_a_prompt_that_was_trained_elsewhere_has_no_development_score(prompt: Path) -> None:

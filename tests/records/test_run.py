@@ -19,7 +19,7 @@ import preface
 from preface.backbones.base import Backbone
 from preface.errors import UserError
 from preface.records.atomic import read_folder, write_folder
-from preface.records.run import RECORD, Run, RunRecord
+from preface.records.run import RECORD, Run, RunRecord, command_of
 
 FIRST = Path(__file__).parent / "fixtures" / "run"
 """A run that version 0.1.0 made of a tiny backbone (see `tests.conftest`), before records were typed."""
@@ -59,6 +59,21 @@ def test_a_run_of_the_first_version_loads_and_is_used(tiny: Backbone, rows: Path
     assert [(cell.method, cell.train_task, cell.n) for cell in cells] == [("prefix-tuning", "rows.jsonl", 2)] * 2
     (line,) = preface.predict(FIRST, ["one text"], backbone=tiny)
     assert WORDS[line["original"]] == line["label"]
+
+
+@pytest.mark.parametrize(
+    ("recorded", "told"),
+    [
+        (["preface", "train", "--out", "my run"], "preface train --out 'my run'"),
+        (["/usr/bin/preface", "train"], "preface train"),
+        (["/site-packages/preface/__main__.py", "train"], "preface train"),
+        (["own.py", "--my-own-flag", "3"], None),  # as earlier versions recorded what was made in Python
+        ([], None),
+        (None, None),
+    ],
+)
+def test_only_a_command_of_preface_is_told(tmp_path: Path, recorded: list[str] | None, told: str | None) -> None:
+    assert command_of(altered(copied(tmp_path), lambda content: content.update(command=recorded))) == told
 
 
 @pytest.mark.parametrize(

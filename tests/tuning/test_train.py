@@ -96,6 +96,7 @@ def test_a_population_learns_and_leaves_its_record(tiny: Backbone, finished: Run
     assert record.splits.train.sources[0].sha256
     assert record.splits.train.rows + record.splits.validation.rows == 60
     assert record.recipe["steps"] == 12
+    assert record.command is None  # it is Python that calls
     assert record.versions["torch"] == torch.__version__.split("+")[0] or record.versions["torch"]
     assert finished.result.trained_parameters == METHOD.counts(tiny).trained
     assert len((finished.folder / "predictions.jsonl").read_text().splitlines()) == record.splits.validation.rows
@@ -197,6 +198,8 @@ def test_resume_refuses_other_data_and_finished_runs(
         preface.train(tiny, resume=tmp_path / "none")
     with pytest.raises(UserError, match="a run is there already"):
         train(tiny, data_file, finished.folder)
+    with pytest.raises(UserError, match=r"holds something else already \(its prompt.json\); give another --out"):
+        train(tiny, data_file, finished.folder / "prompt")
     finished.record.model_copy(update={"result": None}).write(finished.folder)
     with pytest.raises(UserError, match="other weights"):
         preface.train(nano, resume=finished.folder)

@@ -10,6 +10,7 @@ import torch
 from fastapi import APIRouter, File, Form, Response, UploadFile
 
 from preface.backbones.base import Backbone
+from preface.records.card import PromptCard
 from preface.records.hub import FILES
 from preface.records.run import cells_of, command_of
 from preface.serving.http.asking import ACaller, AServing
@@ -31,7 +32,7 @@ def one(name: str, serving: AServing, caller: ACaller) -> dict[str, Any]:
     caller.check([name])
     served = serving.engine.store.get(name)
     words = nearest_words(served, serving.engine.backbone)
-    return about(served) | of_its_run(serving.engine.store.path(name)) | {"words": words}
+    return about(served) | of_its_run(serving.engine.store.path(name), served.card) | {"words": words}
 
 
 @router.post("", status_code=201, summary="Add a prompt, or put another in the place of one")
@@ -56,12 +57,12 @@ def removed(name: str, serving: AServing, caller: ACaller) -> Response:
     return Response(status_code=204)
 
 
-def of_its_run(folder: Path) -> dict[str, Any]:
-    """What a run's folder tells beside its prompt: how it was made, and its scores by task; nothing of what is not
-    there, or cannot be read."""
+def of_its_run(folder: Path, card: PromptCard) -> dict[str, Any]:
+    """What a run's folder tells beside its prompt: how it was made, and the prompt's scores by task; nothing of what is
+    not there, or cannot be read."""
     scores = [
         {"task": cell.eval_task, "metric": cell.metric, "value": cell.value, "rows": cell.n}
-        for cell in cells_of(folder)
+        for cell in cells_of(folder, card)
     ]
     return {"command": command_of(folder), "scores": scores}
 

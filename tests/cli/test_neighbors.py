@@ -1,0 +1,36 @@
+"""`neighbors`: where its page is written."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+import preface
+from preface.insight.neighbors import Neighborhood
+from tests.cli.conftest import Called
+
+
+@pytest.fixture(autouse=True)
+def found(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """What a prompt is near to, whichever it is."""
+    nothing = Neighborhood("Near to nothing", "nano", "prompt-tuning", "film", None, ())
+    monkeypatch.setattr(preface, "neighbors", lambda run, **_: nothing)
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "page"),
+    [
+        (["runs/film"], "runs/film/neighbors.html"),
+        (["hub:somebody/film"], "neighbors.html"),
+        (["hub:somebody/film", "--out", "pages/film.html"], "pages/film.html"),
+    ],
+)
+def test_the_page_lies_in_the_folder_or_here_for_a_prompt_of_the_hub(
+    arguments: list[object], page: str, call: Called, tmp_path: Path
+) -> None:
+    code, out, err = call("neighbors", *arguments)
+    assert (code, err) == (0, "")
+    assert out.split() == ["page", page]
+    assert [str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()] == [page]
