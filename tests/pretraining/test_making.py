@@ -404,9 +404,9 @@ def test_a_file_of_other_fields_is_told_what_works_here(
     options = {key: [str(file)] if isinstance(value, list) else value for key, value in options.items()}
     with pytest.raises(UserError) as caught:
         preface.pretrain(tokens_folder, tmp_path / "out", **options, steps=1, **SMALL)
-    first, second = row
+    (first, second), option = row, {"text": "--input", "label": "--label"}[name]
     assert str(caught.value) == (
-        f"{file}: no field is called '{name}', name one with --{'input' if name == 'text' else 'label'}; its fields are "
+        f"{file}: no field is called '{name}', name one with {option}; its fields are "
         f"'{first}', '{second}' (where tasks are several, a YAML says what options say of one)"
     )
 
