@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shlex
-import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
@@ -76,7 +75,6 @@ def compare_cross_domain(
         backbone=backbone,
         dtype=dtype,
         device=device,
-        command=shlex.join(["preface", *sys.argv[1:]]),
         **{name: value for name, value in changes.items() if value is not None},
         **data_options,
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from preface.experiments.report import write_report
 from preface.experiments.spec import Experiment, load_experiment
 from preface.records.results import Cell, ways_computed
 from preface.tasks.metric import majority_of
+from preface.terminal.command import command_line
 from preface.terminal.progress import warn
 
 
@@ -24,7 +26,6 @@ def compare_cross_domain(
     backbone: Backbone | str | None = None,
     dtype: str = "auto",
     device: str = "auto",
-    command: str | None = None,
     compute: Compute = in_turn,
     **changes: Any,
 ) -> list[Cell]:
@@ -38,7 +39,6 @@ def compare_cross_domain(
         out: the experiment's folder.
         backbone: takes the place of the experiment's; a loaded one is used as it is.
         dtype, device: of backbones that are loaded here.
-        command: how this was called, for the report.
         compute: where columns are computed: one after the other in this process, or by
             `preface.cluster.compare.on_cluster`.
         changes: `task`, `on`, `seeds`, `steps`, `train_rows` take the place of what the experiment says, and so do the
@@ -58,7 +58,7 @@ def compare_cross_domain(
     notes = [*experiment.notes, *known, *wordings(cells), majorities(experiment, setting), *seen(cells), *mixed(cells)]
     if experiment.distances:
         notes += distances(experiment, setting)
-    commands = [command or f"preface compare cross-domain --out {out}"]
+    commands = [shlex.join(words)] if (words := command_line()) else []
     write_report(cells, Path(out), experiment.title, notes=notes, commands=commands)
     return cells
 

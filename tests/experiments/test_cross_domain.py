@@ -26,6 +26,7 @@ from preface.options import validated
 from preface.records.results import Cell, read_cells
 from preface.tasks import load_split
 from preface.tasks.options import DataOptions
+from preface.terminal.command import at_work
 from preface.terminal.interrupt import Interrupted
 from preface.tuning import population
 
@@ -258,3 +259,13 @@ def test_a_backbone_s_folder_is_loaded_once(
     monkeypatch.chdir(checkpoint_folder.parent)
     setting = Setting(tmp_path, DataOptions())
     assert setting.backbone(checkpoint_folder.name) is setting.backbone(f"./{checkpoint_folder.name}")
+
+
+def test_a_report_shows_the_command_that_there_was(nano: Backbone, tmp_path: Path) -> None:
+    fields = {"title": "t", "train_task": "film", "eval_tasks": ["film"], "columns": ["tf-idf"]}
+    experiment = validated(Experiment, fields)
+    preface.compare_cross_domain(experiment, out=tmp_path / "python", backbone=nano)
+    with at_work(["compare", "cross-domain", "--recipe", "mine.yaml"]):
+        preface.compare_cross_domain(experiment, out=tmp_path / "command", backbone=nano)
+    assert "preface compare" not in (tmp_path / "python" / "report.html").read_text()
+    assert "preface compare cross-domain --recipe mine.yaml" in (tmp_path / "command" / "report.html").read_text()
