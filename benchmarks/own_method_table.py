@@ -5,7 +5,9 @@
 
 Accuracy in percent, mean ± sample standard deviation over seeds, macro F1, expected calibration error, and the
 difference to the plain prefix with its 95 % interval over seeds and rows. Of several tasks, the mean and the worst too.
-`--cells FOLDER` writes what each member scored as cells, which `preface report FOLDER` makes a page and pictures of.
+`--averaged 5 --beside plain-ten` compares, of every candidate, five members averaged in log-probability with five of
+another's. `--cells FOLDER` writes what each member scored as cells, which `preface report FOLDER` makes a page and
+pictures of.
 """
 
 from __future__ import annotations
@@ -36,6 +38,8 @@ from preface.tasks.metric import metric
 BINS = 15
 """Of the calibration error, of equal width (Guo et al. 2017)."""
 SHARES = (0.2, 0.5, 0.8)
+DRAWS = 4_000
+"""Of members and of rows, for the intervals of averaged ones."""
 LAMBDAS = (0.0, 0.25, 0.5, 0.75, 1.0)
 
 
@@ -157,6 +161,42 @@ def error(logs: Numbers, gold: NDArray[np.int64]) -> float:
     return fmean(calibration_error(bins_of(*both, BINS)) for both in zip(sure.tolist(), hits.tolist(), strict=True))
 
 
+def averaged(answers: Answers, size: int, place: int) -> tuple[float, Numbers]:
+    """The accuracy of so many members averaged, as the mean over draws of them; and that of each draw of members and
+    rows, `[DRAWS]`. All candidates and tasks have the same draws of members, all candidates those of rows at a place.
+    """
+    logs, gold = answers.logs, answers.gold
+    members_of, rows_of = np.random.default_rng(0), np.random.default_rng(place)
+    whole, drawn = np.empty(DRAWS), np.empty(DRAWS)
+    for draw in range(DRAWS):
+        members, rows = members_of.integers(0, len(logs), size), rows_of.integers(0, len(gold), len(gold))
+        hits = logs[members].mean(0).argmax(-1) == gold
+        whole[draw], drawn[draw] = hits.mean(), hits[rows].mean()
+    return float(whole.mean()), drawn
+
+
+def table_of_averaged(asked: Asked, tasks: Sequence[str], size: int, beside: str) -> Table:
+    """So many members of each candidate averaged, and how far that is from as many of `beside`."""
+    table = Table("candidate", *(column for task in tasks for column in (task, "beside")), "mean", "beside")
+    found = {
+        folder.name: [averaged(asked.answers(folder.name, task), size, place) for place, task in enumerate(tasks)]
+        for folder in sorted(asked.out.iterdir())
+        if not folder.name.startswith("bare") and all(asked.has(folder.name, task) for task in tasks)
+    }
+    for name, own in found.items():
+        gaps = [drawn - other for (_, drawn), (_, other) in zip(own, found[beside], strict=True)]
+        scores = [score for score, _ in own]
+        cells = [text for score, gap in zip(scores, gaps, strict=True) for text in (share_of(score), _interval(gap))]
+        table.add_row(name, *cells, share_of(fmean(scores)), _interval(np.mean(gaps, axis=0)))
+    return table
+
+
+def _interval(gaps: Numbers) -> str:
+    """Points, and where 95 % of the draws lie."""
+    low, high = np.percentile(gaps, [2.5, 97.5])
+    return f"{100 * gaps.mean():+.1f} ({100 * low:+.1f} to {100 * high:+.1f})"
+
+
 def share_of(value: float) -> str:
     return f"{100 * value:.1f}"
 
@@ -167,8 +207,14 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/own-method"))
     parser.add_argument("--cue", default=CUES[0])
     parser.add_argument("--cells", type=Path)
+    parser.add_argument("--averaged", type=int, metavar="N")
+    parser.add_argument("--beside", default="plain")
     given = parser.parse_args()
     asked = Asked(given.out, given.cue)
+    if given.averaged is not None:
+        return Console(width=60 + 36 * len(given.tasks)).print(
+            table_of_averaged(asked, given.tasks, given.averaged, given.beside)
+        )
     if given.cells is not None:
         write_cells(given.cells / "results.json", asked.cells(given.tasks))
     found = {task: dict(asked.systems(task)) for task in given.tasks}

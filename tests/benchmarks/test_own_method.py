@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 import numpy as np
 import pytest
@@ -206,3 +206,16 @@ def test_a_prefix_that_sources_share_learns(own: ModuleType, backbone: Backbone)
     prompts = training.run("shared", ROWS, [(0.0, 0), (0.03, 0)], 40)
     before, after = own.Training(backbone, own.Candidate(), [texts]).losses(prompts, [range(40), range(40)]).tolist()
     assert after < before - 0.5
+
+
+@pytest.mark.parametrize(("size", "right"), [(1, 1 / 2), (2, 1 / 4), (3, 1 / 8)])
+def test_members_averaged_are_right_where_their_mean_is(load, size: int, right: float) -> None:
+    """One of two members is right and unsure, the other wrong and sure: right are the draws of the first alone."""
+    logs = np.log(np.array([[[0.4, 0.6]] * 50, [[0.9, 0.1]] * 50]))  # [S, N, 2]
+    answers = SimpleNamespace(logs=logs, gold=np.ones(50, dtype=int))
+    table = load("own_method_table")
+    score, drawn = table.averaged(answers, size, 0)
+    assert score == pytest.approx(right, abs=0.03)
+    assert drawn.mean() == pytest.approx(right, abs=0.03)
+    assert set(drawn) == {0.0, 1.0}
+    assert np.array_equal(drawn, table.averaged(answers, size, 1)[1])  # whose rows alone are drawn anew
