@@ -161,9 +161,9 @@ def error(logs: Numbers, gold: NDArray[np.int64]) -> float:
     return fmean(calibration_error(bins_of(*both, BINS)) for both in zip(sure.tolist(), hits.tolist(), strict=True))
 
 
-def averaged(answers: Answers, size: int, place: int) -> tuple[float, Numbers]:
-    """The accuracy of so many members averaged, as the mean over draws of them; and that of each draw of members and
-    rows, `[DRAWS]`. All candidates and tasks have the same draws of members, all candidates those of rows at a place.
+def averaged(answers: Answers, size: int, place: int) -> Numbers:
+    """The accuracy of so many members averaged, `[1 + DRAWS]` as `draws_of` gives it: the mean over draws of them, then
+    each draw of members and rows. All have the same draws of members, and those of rows at one place.
     """
     logs, gold = answers.logs, answers.gold
     members_of, rows_of = np.random.default_rng(0), np.random.default_rng(place)
@@ -172,7 +172,7 @@ def averaged(answers: Answers, size: int, place: int) -> tuple[float, Numbers]:
         members, rows = members_of.integers(0, len(logs), size), rows_of.integers(0, len(gold), len(gold))
         hits = logs[members].mean(0).argmax(-1) == gold
         whole[draw], drawn[draw] = hits.mean(), hits[rows].mean()
-    return float(whole.mean()), drawn
+    return np.array([whole.mean(), *drawn])
 
 
 def table_of_averaged(asked: Asked, tasks: Sequence[str], size: int, beside: str) -> Table:
@@ -184,17 +184,10 @@ def table_of_averaged(asked: Asked, tasks: Sequence[str], size: int, beside: str
         if not folder.name.startswith("bare") and all(asked.has(folder.name, task) for task in tasks)
     }
     for name, own in found.items():
-        gaps = [drawn - other for (_, drawn), (_, other) in zip(own, found[beside], strict=True)]
-        scores = [score for score, _ in own]
-        cells = [text for score, gap in zip(scores, gaps, strict=True) for text in (share_of(score), _interval(gap))]
-        table.add_row(name, *cells, share_of(fmean(scores)), _interval(np.mean(gaps, axis=0)))
+        pairs = [*zip(own, found[beside], strict=True), (np.mean(own, axis=0), np.mean(found[beside], axis=0))]
+        shown = [(share_of(one[0]), str(difference_of(one - other))) for one, other in pairs]
+        table.add_row(name, *(text for both in shown for text in both))
     return table
-
-
-def _interval(gaps: Numbers) -> str:
-    """Points, and where 95 % of the draws lie."""
-    low, high = np.percentile(gaps, [2.5, 97.5])
-    return f"{100 * gaps.mean():+.1f} ({100 * low:+.1f} to {100 * high:+.1f})"
 
 
 def share_of(value: float) -> str:

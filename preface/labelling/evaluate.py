@@ -274,9 +274,7 @@ def check_labels(task: Task, examples: Split, words: Sequence[str]) -> None:
 
 def _unusual(cell: Cell) -> list[str]:
     """What tells a cell's files from those of the same prompt evaluated otherwise."""
-    details = cell.details
-    said = [details["scoring"]] if details["scoring"] != "rank" else []
-    said += [details["calibration"]] if "calibration" in details else []
+    details, said = cell.details, [*cell.unusual.values()]
     said += [f"{details['max_input_tokens']}-tokens"] if "max_input_tokens" in details else []
     texts = [details[name] for name in ("instruction", "cue") if details.get(name) is not None]
     return said + [hashlib.sha256(text.encode()).hexdigest()[:6] for text in texts]

@@ -180,12 +180,8 @@ def _scores(cells: list[Cell]) -> list[tuple[str, ...]]:
 
 def _measure(cell: Cell) -> str:
     """The metric, on which split if not the test's, and how the prompt was asked if not as usual."""
-    details = cell.details
-    said = [f"on {cell.split}"] if cell.split != "test" else []
-    said += [
-        f"{name} {details[name]}" for name in ("scoring", "calibration") if details.get(name) not in (None, "rank")
-    ]
-    return ", ".join([cell.metric, *said])
+    split = [f"on {cell.split}"] if cell.split != "test" else []
+    return ", ".join([cell.metric, *split, *(f"{name} {value}" for name, value in cell.unusual.items())])
 
 
 def _table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:

@@ -75,6 +75,12 @@ class Cell:
         return {name: self.details[name] for name in SETTINGS if self.details.get(name) is not None}
 
     @property
+    def unusual(self) -> dict[str, str]:
+        """How it was asked, where that was not as usual: its scoring, its calibration."""
+        found = {name: self.details.get(name) for name in ("scoring", "calibration")}
+        return {name: value for name, value in found.items() if value not in (None, "rank")}
+
+    @property
     def identity(self) -> tuple[Hashable, ...]:
         """What was measured: of cells that share it the last one counts."""
         where = (self.backbone, self.method, self.train_task, self.eval_task, self.split, self.metric, self.seed)
