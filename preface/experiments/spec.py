@@ -153,13 +153,13 @@ class Experiment(BaseModel):
         nothing. `data`: fields of `DataOptions`."""
         named = {"backbone": backbone, "train_task": task, "eval_tasks": on, "seeds": seeds, "train_rows": train_rows}
         changes: Fields = {name: value for name, value in named.items() if value}
-        if steps:
-            changes["recipe"] = self.recipe | {"steps": steps}
-            if self.search is not None:
-                changes["search"] = self.search.model_copy(update={"steps": min(steps, self.search.steps)})
         gone = {*changes, *(["steps"] if steps else [])}
         changes["vary"] = _without(self.vary, gone)
         changes["columns"] = [_without(column, gone) for column in self.columns]
+        if steps:
+            changes["recipe"] = self.recipe | {"steps": steps}
+            changes["search"] = self.search and self.search.within(steps)
+            changes["columns"] = [_searched_within(column, steps) for column in changes["columns"]]
         given = {name: value for name, value in data.items() if value}
         changes["data"] = validated(DataOptions, self.data.model_dump(exclude_unset=True) | given)
         return validated(Experiment, dict(self) | changes)
@@ -171,6 +171,13 @@ def _without(fields: Fields, names: set[str]) -> Fields:
     if "vary" in left:
         left["vary"] = _without(left["vary"], names)
     return left
+
+
+def _searched_within(column: Fields, steps: int) -> Fields:
+    """A column whose own search, if it has one, takes at most so many steps."""
+    if not column.get("search"):
+        return column
+    return column | {"search": Search.model_validate(column["search"]).within(steps)}
 
 
 class _Axes(BaseModel):

@@ -14,6 +14,10 @@ class Search(BaseModel):
     steps: int = Field(ge=1)
     seeds: int = Field(1, ge=1)
 
+    def within(self, steps: int) -> Search:
+        """The search, of at most so many steps."""
+        return self.model_copy(update={"steps": min(steps, self.steps)})
+
     def shortened(self, recipe: Recipe) -> Recipe:
         """The recipe of the search: evaluating the development split after each third is enough to choose by."""
         seeds, every = tuple(range(self.seeds)), -(-self.steps // 3)

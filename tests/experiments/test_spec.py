@@ -23,6 +23,7 @@ from preface.records.results import Cell, read_cells
 from preface.tasks import Task, load_task
 from preface.tasks.options import DataOptions
 from preface.tuning.recipe import Recipe
+from preface.tuning.search import Search
 
 
 def experiment(*columns: Any, **fields: Any) -> Experiment:
@@ -133,6 +134,18 @@ def test_what_a_user_changes_no_column_has_another_value_of() -> None:
     first, _ = prompts(changed)
     assert (first.backbone, first.train_task, first.recipe.seeds, first.recipe.steps) == ("nano", "posts", (0,), 7)
     assert spec.changed().expanded() == spec.expanded()
+
+
+def test_fewer_steps_shorten_the_searches_that_columns_have_of_their_own() -> None:
+    spec = experiment(
+        {"method": "prompt-tuning", "search": {"steps": 5}},
+        {"method": "prefix-tuning", "search": {"steps": 40, "seeds": 2}},
+        {"method": "p-tuning", "search": None},
+        search={"steps": 30},
+    )
+    searches = [column.search for column in prompts(spec.changed(steps=10))]
+    assert searches == [Search(steps=5), Search(steps=10, seeds=2), None]
+    assert [column.search for column in prompts(spec.changed(seeds=1))] == [column.search for column in prompts(spec)]
 
 
 class Guess(Column):
