@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from pydantic import Field
 
 from preface.backbones.base import Backbone
-from preface.baselines.column import Column, Setting
+from preface.baselines.column import Column, Setting, each_seed
 from preface.labelling.evaluate import evaluate
 from preface.labelling.options import Calibration
 from preface.labelling.subjects import MAX_INPUT_TOKENS
@@ -25,33 +25,68 @@ class ZeroShot(Column):
     kind: ClassVar[str] = "zero-shot"
     backbone: str
     train_task: str
-    """Whose development rows choose the wording, where none is given."""
+    """Whose rows choose the wording, where none is given."""
     instruction: Instruction | None = None
     calibration: Calibration = "none"
     """What is taken out of the scores; `batch` looks at the test texts."""
     rows: int = Field(ROWS, ge=1)
     """Development rows, at most, that wordings are compared on."""
+    seeds: int | tuple[int, ...] = 3
+    """Of draws of `shots`."""
+    shots: int | None = Field(None, ge=1)
+    """Rows of each label, drawn anew by each seed, that wordings are compared on; None: development rows, once."""
+
+    @classmethod
+    def accepts(cls, fields: Mapping[str, Any]) -> set[str]:
+        given = {"rows", "seeds", "shots"} if fields.get("instruction") is not None else set()  # nothing is chosen then
+        return super().accepts(fields) - given
 
     def check(self, setting: Setting, tasks: Sequence[Task]) -> None:
-        if self.instruction is None:
-            setting.split(setting.task(self.train_task), "validation")
+        if self.instruction is not None:
+            return
+        task = setting.task(self.train_task)
+        if self.shots is None:
+            setting.split(task, "validation")
+        else:
+            setting.drawn(task, self.shots, 0)
 
     def cells(self, setting: Setting, tasks: Sequence[Task]) -> Iterator[list[Cell]]:
-        data, backbone = setting.data, setting.backbone(self.backbone)
-        wording = Wording(self.instruction) if self.instruction is not None else self._best(setting, backbone)
+        backbone = setting.backbone(self.backbone)
+        wordings = self._wordings(setting, backbone)
         for task in tasks:
-            cells = evaluate(
+            yield [
+                replace(cell, seed=seed, details=cell.details | {"instruction_chosen_on": wording.chosen_on})
+                for seed, wording in wordings.items()
+                for cell in self._asked(setting, backbone, task, wording.instruction)
+            ]
+
+    def _wordings(self, setting: Setting, backbone: Backbone) -> dict[int | None, Wording]:
+        """By the seed of the draw that chose it; None: of none."""
+        if self.instruction is not None:
+            return {None: Wording(self.instruction)}
+        task = setting.task(self.train_task)
+        rows = (
+            {None: setting.split(task, "validation").examples}
+            if self.shots is None
+            else {seed: setting.drawn(task, self.shots, seed).examples for seed in each_seed(self.seeds)}
+        )
+        return {
+            seed: best_wording(backbone, task, some, MAX_INPUT_TOKENS, self.rows, self.calibration)
+            for seed, some in rows.items()
+        }
+
+    def _asked(self, setting: Setting, backbone: Backbone, task: Task, instruction: Instruction) -> list[Cell]:
+        """One wording on one task, which is asked once, however many draws and columns have chosen it."""
+        data = setting.data
+        return setting.once(
+            (self.kind, self.backbone, task.model_dump_json(), instruction, self.calibration),
+            lambda: evaluate(
                 None,
                 [task],
                 backbone=backbone,
-                instruction=wording.instruction,
+                instruction=instruction,
                 calibration=self.calibration,
                 data=data.data,
                 skip_bad_rows=data.skip_bad_rows,
-            )
-            yield [replace(cell, details=cell.details | {"instruction_chosen_on": wording.chosen_on}) for cell in cells]
-
-    def _best(self, setting: Setting, backbone: Backbone) -> Wording:
-        task = setting.task(self.train_task)
-        rows = setting.split(task, "validation").examples
-        return best_wording(backbone, task, rows, MAX_INPUT_TOKENS, self.rows, self.calibration)
+            ),
+        )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -84,12 +85,22 @@ def majorities(experiment: Experiment, setting: Setting) -> str:
 
 
 def wordings(cells: Sequence[Cell]) -> list[str]:
-    """A line for each wording that the bare backbone was given, and how it was chosen."""
+    """A line for each wording that the bare backbone was given, and how it was chosen; one for all that draws chose."""
+    chosen = [cell for cell in cells if cell.details.get("instruction_chosen_on")]
     lines = {
-        f"{cell.method}: worded {cell.details['instruction']!r}, which did best of several ({chosen})."
-        for cell in cells
-        if (chosen := cell.details.get("instruction_chosen_on"))
+        f"{cell.method}: worded {cell.details['instruction']!r}, which did best of several "
+        f"({cell.details['instruction_chosen_on']})."
+        for cell in chosen
+        if cell.seed is None
     }
+    drawn: dict[str, dict[int, str]] = {}
+    for cell in chosen:
+        if cell.seed is not None:
+            drawn.setdefault(cell.method, {})[cell.seed] = cell.details["instruction"]
+    for method, by_draw in drawn.items():
+        times = Counter(by_draw.values()).most_common()
+        each = ", ".join(f"{wording!r} of {count}" for wording, count in times)
+        lines.add(f"{method}: the rows of each of {len(by_draw)} draws chose its wording: {each}.")
     return sorted(lines)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from pathlib import Path
 from typing import Any
@@ -16,16 +17,19 @@ from preface.backbones.base import Backbone
 from preface.baselines.column import Setting
 from preface.errors import UserError
 from preface.experiments.spec import Experiment
+from preface.labelling.wording import wordings
 from preface.options import validated
 from preface.records.results import read_cells
 from preface.tasks import load_split, load_task
 from preface.tasks.options import DataOptions
+from preface.tasks.task import Instruction
 
 SHOTS: dict[str, Any] = {
     "title": "few",
     "train_task": "film",
     "eval_tasks": ["posts"],
     "columns": [
+        "zero-shot",
         {"method": "prefix-tuning", "name": "prefix", "length": 2, "folds": 2, "learning_rates": [0.01, 0.1]},
         {"kind": "in-context"},
         "tf-idf",
@@ -46,7 +50,11 @@ def finished(nano: Backbone, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_every_column_has_a_cell_for_each_draw(finished: Path) -> None:
     cells = read_cells(finished / "results.json")
-    columns = [f"{name} · shots {k}" for name in ("prefix", "in-context", "tf-idf", "hidden-state") for k in (1, 4)]
+    columns = [
+        f"{name} · shots {k}"
+        for name in ("zero-shot", "prefix", "in-context", "tf-idf", "hidden-state")
+        for k in (1, 4)
+    ]
     assert {(cell.method, cell.seed) for cell in cells} == {(column, seed) for column in columns for seed in (0, 1)}
     assert (finished / "vary.png").stat().st_size > 0
 
@@ -60,6 +68,38 @@ def test_all_columns_draw_the_same_rows(finished: Path, tmp_path: Path) -> None:
     assert (run["shots"], run["draw"], run["splits"]["train"]["rows"]) == (4, 1, 8)
     said = (finished / "train" / "prefix-shots-4" / "draw1" / "predictions.jsonl").read_text().splitlines()
     assert [json.loads(line)["gold"] for line in said] == [example.label for example in drawn]
+
+
+def test_the_bare_model_s_wording_is_chosen_by_the_rows_of_the_draw_alone(
+    finished: Path, nano: Backbone, tmp_path: Path
+) -> None:
+    film, setting = load_task("film"), Setting(tmp_path, DataOptions())
+
+    def score(on: str | Path, wording: Instruction) -> float:
+        (cell,) = preface.evaluate(None, [on], backbone=nano, instruction=wording)
+        return cell.value
+
+    cells = [cell for cell in read_cells(finished / "results.json") if cell.method.startswith("zero-shot")]
+    for cell in cells:
+        rows = tmp_path / f"{cell.method[-1]}-{cell.seed}.csv"
+        with rows.open("w", newline="") as file:
+            drawn = setting.drawn(film, int(cell.method[-1]), cell.seed or 0).examples
+            csv.writer(file).writerows([("text", "label"), *((row.text, row.label) for row in drawn)])
+        scores = {wording: score(rows, wording) for wording in wordings(film)}
+        best = max(scores, key=lambda wording: scores[wording])  # of equals the first
+        assert cell.details["instruction"] == best.template
+        assert cell.value == score("posts", best)
+    assert "the rows of each of 2 draws chose its wording" in (finished / "report.html").read_text()
+
+
+def test_a_wording_that_is_given_is_chosen_by_no_rows(nano: Backbone, tmp_path: Path) -> None:
+    columns = [{"kind": "zero-shot", "instruction": "Film: {text}"}]
+    cells = preface.compare_cross_domain(
+        validated(Experiment, SHOTS | {"columns": columns, "vary": {}, "recipe": {}}), out=tmp_path, backbone=nano
+    )
+    assert [(cell.method, cell.seed, cell.details["instruction"]) for cell in cells] == [
+        ("zero-shot", None, "Film: {text}")
+    ]
 
 
 def test_tfidf_chooses_by_cross_validation(finished: Path, tmp_path: Path) -> None:
