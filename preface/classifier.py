@@ -156,7 +156,7 @@ class PromptClassifier(ClassifierMixin, BaseEstimator):
         backbone, method, recipe = self._backbone(), self._method(), self._recipe(seed)
         outcome = _trained(backbone, method, recipe, task, examples)
         best = best_of(outcome.members)
-        warn_of(outcome.predictions, best.score, outcome.majority, task.metric)
+        warn_of(outcome.predictions, best, outcome.majority, task.metric)
         self.classes_ = classes
         self.prompts_ = outcome.prompts.select([best.index])
         self.card_ = PromptCard(

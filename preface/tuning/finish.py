@@ -60,7 +60,7 @@ def finish(folder: Path, record: RunRecord, outcome: Outcome) -> None:
         _save(folder / "prompts" / f"{member.index:02d}", record, outcome, member)
         if member is best:
             _save(folder / "prompt", record, outcome, member)
-    warn_of(outcome.predictions, best.score, outcome.majority, record.task.metric)
+    warn_of(outcome.predictions, best, outcome.majority, record.task.metric)
     write_predictions(folder / "predictions.jsonl", outcome)
     result = Result(
         best=best.index,
@@ -109,16 +109,21 @@ def write_predictions(path: Path, outcome: Outcome) -> None:
     write_atomically(path, "".join(json.dumps(line) + "\n" for line in lines))
 
 
-def warn_of(predictions: Sequence[Prediction], best: float, majority: float, metric_name: str) -> None:
+def warn_of(predictions: Sequence[Prediction], best: Member, majority: float, metric_name: str) -> None:
     """Say what a number alone would hide."""
+    if best.step == 0:
+        warn(
+            "the best prompt is one that was not trained yet: no later evaluation was better than the one before the "
+            "first step; try other learning rates or more steps"
+        )
     if len({row.label for row in predictions}) == 1:
         warn(
             f"the best prompt predicts {predictions[0].label!r} for every development row; try other learning rates or "
             "more steps"
         )
-    elif best <= majority:
+    elif best.score <= majority:
         warn(
-            f"the best development {metric_title(metric_name)}, {best:.3f}, is no better than always naming the "
+            f"the best development {metric_title(metric_name)}, {best.score:.3f}, is no better than always naming the "
             "commonest answer; try other learning rates, more steps or another initialisation"
         )
 

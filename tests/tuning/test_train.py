@@ -383,13 +383,20 @@ def test_early_stopping_is_each_member_s_own(tiny: Backbone, data_file: Path, tm
     assert min(lengths) < 21
 
 
+def scored(score: float) -> Member:
+    return Member(index=0, learning_rate=0.1, seed=0, score=score, loss=0.5, step=1)
+
+
 def test_warns_of_what_a_number_hides(
     tiny: Backbone, data_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    warn_of([Prediction("b", None)] * 3, 2 / 3, 2 / 3, "accuracy")
+    warn_of([Prediction("b", None)] * 3, scored(2 / 3), 2 / 3, "accuracy")
     assert "predicts 'b' for every development row" in capsys.readouterr().err.replace("\n", " ")
-    warn_of([Prediction(word, None) for word in "bba"], 2 / 3, 2 / 3, "accuracy")
+    warn_of([Prediction(word, None) for word in "bba"], scored(2 / 3), 2 / 3, "accuracy")
     assert "no better than always naming the commonest" in capsys.readouterr().err.replace("\n", " ")
+    # at a rate of nothing, no evaluation is better than the first
+    train(tiny, data_file, tmp_path / "still", learning_rates=[1e-30], seeds=1)
+    assert "the best prompt is one that was not trained yet" in capsys.readouterr().err.replace("\n", " ")
     run = train(tiny, data_file, tmp_path / "wild", learning_rates=[1e38, 0.02], seeds=1, clip=None)
     assert "not finite" in capsys.readouterr().err.replace("\n", " ")
     assert all(torch.isfinite(tensor).all() for prompt in prompts(run) for tensor in prompt.values())
@@ -481,9 +488,9 @@ def test_summaries() -> None:
 def test_a_macro_f1_is_compared_with_a_macro_f1(capsys: pytest.CaptureFixture[str]) -> None:
     """Where nine rows of ten have one label, naming it always gives an accuracy of 0.9 and a macro-F1 of 0.474."""
     gold, said = ["a"] + ["b"] * 9, [Prediction(word, None) for word in "aaaabbbbbb"]
-    warn_of(said, 0.6, majority("macro_f1", gold), "macro_f1")
+    warn_of(said, scored(0.6), majority("macro_f1", gold), "macro_f1")
     assert not capsys.readouterr().err
-    warn_of(said, 0.6, majority("accuracy", gold), "accuracy")
+    warn_of(said, scored(0.6), majority("accuracy", gold), "accuracy")
     assert "the best development accuracy, 0.600, is no better" in capsys.readouterr().err.replace("\n", " ")
 
 
