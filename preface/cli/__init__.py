@@ -58,7 +58,8 @@ def _call(arguments: Sequence[str]) -> int:
         with at_work(arguments):
             code = app(args=list(arguments), prog_name="preface", standalone_mode=False)
     except TyperException as error:
-        raise UserError(f"{error.format_message()} (`preface --help` shows what there is)") from error
+        message = error.format_message().replace(": Value error, ", ": ")
+        raise UserError(f"{message} (`preface --help` shows what there is)") from error
     if code == INTERRUPTED:  # typer's own answer to Ctrl-C
         raise KeyboardInterrupt
     sys.stdout.flush()

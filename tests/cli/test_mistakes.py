@@ -43,6 +43,7 @@ from tests.cli.conftest import Called
         (["pretrain", "--objective", "prefix-lm=x", "--tokens", "t", "--out", "o"], "NAME=WEIGHT"),
         (["train", "--task", "film", "--track", "paper"], "track paper: there is no such tracker"),
         (["train", "--resume", "runs/a", "--track", "mlflow"], "--track: cannot be given with --resume"),
+        (["evaluate", "--on", "film", "--scoring", "x"], "'--scoring': 'x' is not one of 'rank', 'generate'"),
         (["nonsense"], "nonsense"),
         (["compare", "cross-domain", "--recipe", "nope", "--out", "x"], "neither shipped"),
     ],
