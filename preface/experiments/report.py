@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from preface.experiments.costs import costs_of, figure_of_costs
-from preface.experiments.differences import Differences, differences
-from preface.experiments.lines import figure_of_lines, panels_of
-from preface.experiments.plot import figure_of_dots, plot
-from preface.experiments.table import MISSING, Table, join, pivot
-from preface.pages import inline, write_page
+from preface.experiments.differences import Differences
+from preface.experiments.section import Section
+from preface.experiments.table import MISSING, Table
+from preface.experiments.table import pivot as pivot  # whoever draws a table makes it first
+from preface.pages import write_page
 from preface.pages.drawing import picture
 from preface.records.atomic import write_atomically
-from preface.records.results import COMPUTED, Cell, latest, ways_computed, write_cells
+from preface.records.results import Cell, write_cells
 
 if TYPE_CHECKING:  # drawing libraries are imported where they draw: they would slow every other command down
     from rich.table import Table as RichTable
+
+SAID = "report.json"
 
 
 def rich_table(table: Table) -> RichTable:
@@ -61,39 +63,6 @@ def _drawn(lines: Sequence[Sequence[str]], caption: str) -> str:
     return f"{drawn}\n\n{_escape(caption)}\n"
 
 
-def html(
-    cells: Sequence[Cell],
-    title: str,
-    path: Path,
-    notes: Sequence[str] = (),
-    commands: Sequence[str] = (),
-    beside: Differences | None = None,
-) -> None:
-    """Write one page that needs nothing else: summary, table, plot, differences, notes, every cell, versions and
-    commands.
-
-    Raises `UserError` for no cells.
-    """
-    table, cells = pivot(cells), latest(cells)
-    panels, costs = panels_of(cells), costs_of(cells)
-    write_page(
-        path,
-        "report.html",
-        title=title,
-        summary=_summary(table),
-        table=table,
-        differences=beside,
-        plot=inline(lambda: figure_of_dots(table)),
-        varied=panels and inline(lambda: figure_of_lines(panels)),
-        costs=costs and inline(lambda: figure_of_costs(costs)),
-        notes=notes,
-        cells=[(cell, _learning_rate(cell)) for cell in cells],
-        versions={**_versions(cells), **_computed(cells)},
-        commands=commands,
-        missing=MISSING,
-    )
-
-
 def write_report(
     cells: Sequence[Cell],
     folder: Path,
@@ -101,49 +70,22 @@ def write_report(
     notes: Sequence[str] = (),
     commands: Sequence[str] = (),
 ) -> None:
-    """Write `results.json`, `table.md`, `plot.png` and `report.html` into `folder`; `vary.png` where axes vary, and
-    `costs.png` where several columns train unlike many parameters.
+    """Write `results.json`, `table.md`, its pictures, and `report.html`, a page that needs nothing else, into `folder`.
+    What the page says and no cell knows stands in `report.json`, for pages about several folders.
 
     Raises `UserError` for no cells, and then writes nothing.
     """
-    table = pivot(cells)
+    section = Section(title, cells, notes, commands)
+    table, beside = markdown(section.table), section.differences
     write_cells(folder / "results.json", cells)
-    beside = differences(cells)
-    write_atomically(folder / "table.md", markdown(table) + (f"\n{markdown_of_differences(beside)}" if beside else ""))
-    plot(table, folder / "plot.png")
-    if panels := panels_of(cells):
-        (folder / "vary.png").write_bytes(picture(lambda: figure_of_lines(panels), "png"))
-    if costs := costs_of(cells):
-        (folder / "costs.png").write_bytes(picture(lambda: figure_of_costs(costs), "png"))
-    html(cells, title, folder / "report.html", notes, commands, beside)
-
-
-def _summary(table: Table) -> str:
-    """One line: how much was measured, and which columns lead in how many rows."""
-    size = f"{len(table.rows)} evaluation{'s'[: len(table.rows) > 1]}"
-    size += f", {len(table.columns)} column{'s'[: len(table.columns) > 1]}."
-    leads = {c: sum(c in row.best for row in table.rows) for c in table.columns}
-    led = join(f"{column} in {count}" for column, count in leads.items() if count)
-    return f"{size} Highest mean: {led}." if led else size
+    write_atomically(folder / "table.md", table + (f"\n{markdown_of_differences(beside)}" if beside else ""))
+    for one in section.pictures:
+        (folder / f"{one.name}.png").write_bytes(picture(one.draw, "png"))
+    said = {"title": title, "notes": [*notes], "commands": [*commands]}
+    write_atomically(folder / SAID, json.dumps(said, indent=1, ensure_ascii=False) + "\n")
+    write_page(folder / "report.html", "report.html", section=section)
 
 
 def _escape(text: str) -> str:
     """Keep a name from ending a table's field or its line, or from being taken for HTML."""
     return " ".join(text.replace("|", "\\|").replace("<", "&lt;").split())
-
-
-def _learning_rate(cell: Cell) -> str:
-    rate = cell.details.get("learning_rate", MISSING)
-    return f"{rate:g}" if isinstance(rate, float) else str(rate)
-
-
-def _versions(cells: Sequence[Cell]) -> dict[str, str]:
-    """Each library's version; all of them, where cells were measured with several."""
-    names = dict.fromkeys(name for cell in cells for name in cell.versions)
-    return {name: join(c.versions[name] for c in cells if name in c.versions) for name in names}
-
-
-def _computed(cells: Sequence[Cell]) -> dict[str, str]:
-    """In what precision backbones computed, and on what, as far as cells say."""
-    found = join(ways_computed(cells))
-    return {COMPUTED: found} if found else {}

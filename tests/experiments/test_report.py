@@ -15,8 +15,11 @@ from rich.console import Console
 
 from preface.errors import UserError
 from preface.experiments.lines import figure_of_lines, panels_of
-from preface.experiments.report import html, markdown, pivot, plot, rich_table, write_report
-from preface.pages.drawing import styles_of
+from preface.experiments.plot import figure_of_dots
+from preface.experiments.report import SAID, markdown, pivot, rich_table, write_report
+from preface.experiments.section import Section
+from preface.pages import write_page
+from preface.pages.drawing import picture, styles_of
 from preface.records.results import Cell, read_cells
 
 TASKS = {"sst2": 872, "imdb": 25_000, "financial_phrasebank": 1_967, "tweets": 6_347}
@@ -53,6 +56,14 @@ def cells() -> list[Cell]:
             found += [cell(method, task, random.uniform(0.6, 0.9), seed=seed) for method in SEEDED]
         found.append(cell("tf-idf", task, 0.7))
     return found
+
+
+def html(cells: list[Cell], title: str, path: Path, *said: list[str]) -> None:
+    write_page(path, "report.html", section=Section(title, cells, *said))
+
+
+def plot(cells: list[Cell], path: Path) -> None:
+    path.write_bytes(picture(lambda: figure_of_dots(pivot(cells)), path.suffix[1:]))
 
 
 def terminal(cells: list[Cell], width: int = 200) -> str:
@@ -226,7 +237,7 @@ def test_missing_cells_are_dashes(tmp_path: Path) -> None:
         "| imdb | 25,000 | – | 50.0 |",
     ]
     assert terminal(measured).count("–") == 2
-    plot(pivot(measured), tmp_path / "plot.png")
+    plot(measured, tmp_path / "plot.png")
 
 
 def test_terminal_fits_eighty_columns_and_takes_brackets_for_brackets(cells: list[Cell]) -> None:
@@ -312,7 +323,7 @@ def test_versions_that_differ_are_all_shown(tmp_path: Path) -> None:
 
 def test_plot_places_every_mean_and_seed(cells: list[Cell], tmp_path: Path) -> None:
     """Positions in the SVG are an affine picture of the percentages, which the tick labels give away."""
-    plot(pivot(cells), tmp_path / "plot.svg")
+    plot(cells, tmp_path / "plot.svg")
     space = "{http://www.w3.org/2000/svg}"
     root = ElementTree.parse(tmp_path / "plot.svg").getroot()
     texts = ["".join(text.itertext()).strip() for text in root.iter(f"{space}text")]
@@ -338,19 +349,15 @@ def test_plot_places_every_mean_and_seed(cells: list[Cell], tmp_path: Path) -> N
     np.testing.assert_allclose(caps, np.stack([means - deviations, means + deviations], 1), atol=0.001)
 
 
-def test_plot_writes_pictures_by_suffix_and_always_the_same(cells: list[Cell], tmp_path: Path) -> None:
+def test_a_plot_is_always_the_same_picture(cells: list[Cell], tmp_path: Path) -> None:
     for name in ("a.png", "b.png", "a.svg", "b.svg"):
-        plot(pivot(cells), tmp_path / "new" / name)
-    assert Image.open(tmp_path / "new/a.png").format == "PNG"
+        plot(cells, tmp_path / name)
+    assert Image.open(tmp_path / "a.png").format == "PNG"
     for suffix in ("png", "svg"):
-        assert (tmp_path / f"new/a.{suffix}").read_bytes() == (tmp_path / f"new/b.{suffix}").read_bytes()
-    with pytest.raises(UserError, match=r"\.png or \.svg"):
-        plot(pivot(cells), tmp_path / "plot.gif")
+        assert (tmp_path / f"a.{suffix}").read_bytes() == (tmp_path / f"b.{suffix}").read_bytes()
 
 
 def test_plot_labels_do_not_overlap(cells: list[Cell]) -> None:
-    from preface.experiments.plot import figure_of_dots
-
     many = [cell(f"method-{i}", task, value=i / 20, backbone=f"backbone-{i}") for i in range(12) for task in TASKS]
     for measured in (cells, many, [cell()]):
         figure = figure_of_dots(pivot(measured))
@@ -366,13 +373,14 @@ def test_plot_labels_do_not_overlap(cells: list[Cell]) -> None:
             assert box.y1 <= inside.y1 + 1
 
 
-def test_write_report_leaves_four_files(cells: list[Cell], tmp_path: Path) -> None:
+def test_a_report_leaves_its_files(cells: list[Cell], tmp_path: Path) -> None:
     write_report(cells, tmp_path / "out", "Title")
     assert {path.name for path in (tmp_path / "out").iterdir()} == {
         "results.json",
         "table.md",
         "plot.png",
         "report.html",
+        SAID,
     }
     assert read_cells(tmp_path / "out/results.json") == cells
     assert json.loads((tmp_path / "out/results.json").read_text())[0]["method"] == "zero-shot"
