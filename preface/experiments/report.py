@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from textwrap import wrap
 from typing import TYPE_CHECKING
 
 from preface.experiments.differences import Differences
 from preface.experiments.section import Section
-from preface.experiments.table import MISSING, Table
+from preface.experiments.table import MISSING, Row, Table
 from preface.experiments.table import pivot as pivot  # whoever draws a table makes it first
 from preface.pages import write_page
 from preface.pages.drawing import picture
@@ -18,25 +19,73 @@ from preface.records.results import Cell, write_cells
 
 if TYPE_CHECKING:  # drawing libraries are imported where they draw: they would slow every other command down
     from rich.table import Table as RichTable
+    from rich.text import Text
 
 SAID = "report.json"
+WIDEST = 10_000
+"""Letters in a line: no table has as many."""
+NARROW = 20
+"""Letters in a line of a name, where there is little room."""
 
 
-def rich_table(table: Table) -> RichTable:
-    """The table for a terminal; the best of each row is bold."""
+def rich_table(table: Table, width: int | None = None) -> RichTable:
+    """The table for a terminal that has room for `width` letters in a line (default: this one); the best of each row
+    is bold. Where it does not fit, columns become rows; where that does not either, each number has its own line."""
+    from rich.console import Console
+    from rich.text import Text
+
+    def entry(row: Row, column: str) -> Text:
+        return Text(row.text(column), style="bold" if column in row.best else "")
+
+    counts = [(row, Text(row.n, style="dim")) for row in table.rows]
+    upright = [[Text(row.label), n, *(entry(row, column) for column in table.columns)] for row, n in counts]
+    turned = [[Text(column), *(entry(row, column) for row in table.rows)] for column in table.columns]
+    turned = [[Text("rows", style="dim"), *(n for _, n in counts)], *turned]
+    forms = [
+        ([table.metric, "rows", *table.columns], upright),
+        ([table.metric, *(row.label for row in table.rows)], turned),
+    ]
+    width = Console().width if width is None else width
+    for heads, lines in [*forms, *(_broken(*form) for form in forms)]:
+        drawn = _drawn_table(heads, lines, table.caption)
+        if Console(width=WIDEST).measure(drawn).maximum <= width:
+            return drawn
+    each = [[Text(row.label), Text(c), n, entry(row, c)] for row, n in counts for c in table.columns]
+    return _drawn_table(["", "", "rows", table.metric], each, table.caption)
+
+
+def _drawn_table(heads: Sequence[str], lines: Sequence[Sequence[Text]], caption: str) -> RichTable:
+    """Numbers on the right; the first column, and what has no head, are names."""
     from rich import box
     from rich.table import Table as RichTable
     from rich.text import Text
 
     # Text, not str: a name in square brackets is a name and no markup
-    drawn = RichTable(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), caption=Text(table.caption), caption_justify="left")
-    drawn.add_column(Text(table.metric), overflow="fold")
-    for name in ("rows", *table.columns):
-        drawn.add_column(Text(name), justify="right", overflow="fold")
-    for row in table.rows:
-        entries = [Text(row.text(name), style="bold" if name in row.best else "") for name in table.columns]
-        drawn.add_row(Text(row.label), Text(row.n, style="dim"), *entries)
+    drawn = RichTable(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+    drawn.caption, drawn.caption_justify = Text(caption), "left"
+    for place, head in enumerate(heads):
+        drawn.add_column(Text(head), justify="right" if place and head else "left", overflow="fold")
+    for line in lines:
+        drawn.add_row(*line)
     return drawn
+
+
+def _broken(heads: Sequence[str], lines: Sequence[Sequence[Text]]) -> tuple[list[str], list[list[Text]]]:
+    """The same with names in several lines: heads as narrow as what is below them, the first column as `NARROW`, both
+    as far as words can be parted."""
+    from rich.text import Text
+
+    first = _parted([heads[0], *(str(line[0]) for line in lines)], NARROW)
+    numbers = (max(len(line[place]) for line in lines) for place in range(1, len(heads)))
+    parted = [_parted([head], below)[0] for head, below in zip(heads[1:], numbers, strict=True)]
+    names = [Text(name, line[0].style) for name, line in zip(first[1:], lines, strict=True)]
+    return [first[0], *parted], [[name, *line[1:]] for name, line in zip(names, lines, strict=True)]
+
+
+def _parted(names: Sequence[str], width: int) -> list[str]:
+    """In lines of so many letters, or as many as the longest word has."""
+    words = [word for name in names for word in wrap(name, 1, break_long_words=False)]
+    return ["\n".join(wrap(name, max(width, *map(len, words)), break_long_words=False)) for name in names]
 
 
 def markdown(table: Table) -> str:

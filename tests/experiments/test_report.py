@@ -68,7 +68,7 @@ def plot(cells: list[Cell], path: Path) -> None:
 
 def terminal(cells: list[Cell], width: int = 200) -> str:
     console = Console(file=StringIO(), width=width)
-    console.print(rich_table(pivot(cells)))
+    console.print(rich_table(pivot(cells), width))
     return console.file.getvalue()
 
 
@@ -245,6 +245,26 @@ def test_terminal_fits_eighty_columns_and_takes_brackets_for_brackets(cells: lis
     assert ["accuracy", "(%)", "rows", "zero-shot", "prefix-tuning", "prompt-tuning", "tf-idf"] in lines
     assert any(line[:3] == ["financial_phrasebank", "1,967", "55.0"] for line in lines)
     assert "[bold]sst2[/x]" in terminal([cell(task="[bold]sst2[/x]")])
+
+
+@pytest.mark.parametrize(("width", "lines"), [(50, 72), (80, 18), (120, 18), (300, 18), (700, 4)])
+def test_a_wide_table_is_turned_in_a_terminal_and_no_word_of_it_broken(width: int, lines: int) -> None:
+    """Tasks as rows where all columns fit, then columns as rows, then a line for each number."""
+    names = ["zero-shot · calibration contextual", "p-tuning", *(f"prefix-tuning · length {n}" for n in range(16))]
+    tasks = ("film", "reviews", "company_news", "posts")
+    measured = [cell(name, task, 0.8 + seed / 9, seed=seed) for name in names for task in tasks for seed in (0, 1)]
+    shown = terminal(measured, width)
+    table = shown[: shown.index("Accuracy in")]
+    assert max(map(len, table.splitlines())) <= width
+    assert len([line for line in table.splitlines() if "85.6 ± 7.9" in line]) == lines
+    assert {"contextual", *tasks, "length", "p-tuning"} <= set(table.split())
+
+
+def test_a_table_of_many_rows_parts_its_names(cells: list[Cell]) -> None:
+    measured = [cell(name, task, 0.5, metric="matthews") for name in SIZES for task in TASKS]
+    lines = terminal(measured, 70).splitlines()
+    assert any(line.split()[:2] == ["financial_phrasebank", "1,967"] for line in lines)
+    assert max(map(len, lines)) <= 70
 
 
 def test_terminal_sets_the_best_bold() -> None:
