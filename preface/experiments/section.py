@@ -72,7 +72,7 @@ class Section:
             said = "Lines: the scores of the table above by the values of what was varied."
             found.append(Picture("vary", said, lambda: figure_of_lines(panels)))
         if costs:
-            said = "Dots: the scores of columns by the number of their trained parameters."
+            said = "Dots: the scores of columns by what they train, and by how long where that is known."
             found.append(Picture("costs", said, lambda: figure_of_costs(costs)))
         return found
 
