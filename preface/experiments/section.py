@@ -69,7 +69,7 @@ class Section:
         said = f"Dot plot of the table above: {table.metric} of {columns}, on {rows}."
         found = [Picture("plot", said, lambda: figure_of_dots(table))]
         if panels:
-            said = "Lines: the scores of the table above by the values of what was varied."
+            said = "Lines: the scores of the table above by the values of what was varied, task by task."
             found.append(Picture("vary", said, lambda: figure_of_lines(panels)))
         if costs:
             said = "Dots: the scores of columns by what they train, and by how long where that is known."

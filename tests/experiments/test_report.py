@@ -14,7 +14,6 @@ from PIL import Image
 from rich.console import Console
 
 from preface.errors import UserError
-from preface.experiments.lines import figure_of_lines, panels_of
 from preface.experiments.plot import figure_of_dots
 from preface.experiments.report import SAID, markdown, pivot, rich_table, write_report
 from preface.experiments.section import Section
@@ -409,52 +408,6 @@ def test_a_report_leaves_its_files(cells: list[Cell], tmp_path: Path) -> None:
 
 def test_ninety_columns_look_different() -> None:
     assert len(set(styles_of(map(str, range(90))).values())) == 90
-
-
-def varied(base: str, value: float, task: str = "sst2", seed: int = 0, **axes: object) -> Cell:
-    name = " · ".join([base, *(f"{axis} {value}" for axis, value in axes.items())])
-    return cell(name, task, value, seed=seed, details={"column": base, "varied": axes})
-
-
-def test_varied_axes_are_drawn_as_lines(tmp_path: Path) -> None:
-    measured = [
-        varied(base, 0.5 + length / 100 + seed / 50, task, seed, length=length)
-        for base in SEEDED
-        for task in TASKS
-        for length in (20, 1, 5)
-        for seed in (0, 1)
-    ]
-    panels = panels_of([*measured, cell("tf-idf")])
-    assert list(panels) == [("length", "prefix-tuning"), ("length", "prompt-tuning")]
-    assert list(panels["length", "prefix-tuning"]) == list(TASKS)
-    assert panels["length", "prefix-tuning"]["imdb"]["5"] == (5, [pytest.approx(0.55), pytest.approx(0.57)])
-    figure = figure_of_lines(panels)
-    lines = [line for line in figure.axes[0].lines if line.get_linestyle() == "-" and len(line.get_xdata())]
-    assert all(list(line.get_xdata()) == [1, 5, 20] for line in lines)
-    np.testing.assert_allclose(lines[0].get_ydata(orig=False), [52, 56, 71])
-    write_report([*measured, cell("tf-idf")], tmp_path, "Lengths")
-    assert Image.open(tmp_path / "vary.png").format == "PNG"
-    assert "Lines:" in (tmp_path / "report.html").read_text()
-
-
-def test_two_axes_are_panels_for_each_value_of_the_other() -> None:
-    measured = [
-        varied("prefix-tuning", 0.5, length=length, init=init) for length in (1, 5) for init in ("random", "labels")
-    ]
-    assert list(panels_of(measured)) == [
-        ("length", "prefix-tuning · init random"),
-        ("init", "prefix-tuning · length 1"),
-        ("length", "prefix-tuning · init labels"),
-        ("init", "prefix-tuning · length 5"),
-    ]
-    figure_of_lines(panels_of(measured)).draw_without_rendering()  # names stand one after the other
-
-
-def test_an_odd_number_of_panels_leaves_no_empty_frame() -> None:
-    measured = [varied(base, 0.5, length=length) for base in ("one", "two", "three") for length in (1, 5)]
-    figure = figure_of_lines(panels_of(measured))
-    assert [bool(axes.lines) for axes in figure.axes if axes.get_visible()] == [True] * 3
-    assert len(figure.axes) == 4
 
 
 def test_no_cells_is_an_error_that_leaves_nothing(tmp_path: Path) -> None:
