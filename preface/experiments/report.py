@@ -22,6 +22,7 @@ if TYPE_CHECKING:  # drawing libraries are imported where they draw: they would 
     from rich.text import Text
 
 SAID = "report.json"
+"""Title, notes and commands: what a page says beyond the cells."""
 WIDEST = 10_000
 """Letters in a line: no table has as many."""
 NARROW = 20
