@@ -1,4 +1,5 @@
-"""The picture of what columns train: scores by the number of trained parameters, at home and on other tasks."""
+"""The picture of what columns cost: scores by trained parameters and by seconds of training, at home and on other
+tasks."""
 
 from __future__ import annotations
 
@@ -8,7 +9,7 @@ from statistics import fmean
 from typing import TYPE_CHECKING
 
 from preface.experiments.table import key_of, labels_of
-from preface.pages.drawing import INK, style, styles_of
+from preface.pages.drawing import INK, legend, style, styles_of
 from preface.records.results import Cell, latest
 
 if TYPE_CHECKING:
@@ -30,6 +31,9 @@ class Cost:
     """Its score on the task trained on, the mean over seeds."""
     elsewhere: float
     """The mean over the other tasks."""
+    seconds: float | None = None
+    """Of one training, the mean over seeds; where several prompts trained side by side, each one's share. None where
+    cells do not say."""
 
 
 def costs_of(cells: Sequence[Cell]) -> list[Cost]:
@@ -47,15 +51,22 @@ def costs_of(cells: Sequence[Cell]) -> list[Cost]:
         other = dict.fromkeys(cell.eval_task for cell in column if cell.eval_task != cell.train_task)
         means = [fmean(cell.value for cell in column if cell.eval_task == task) for task in other]
         if home and means:
-            costs.append(Cost(label, column[0].trained_parameters or 0, fmean(home), fmean(means)))
+            costs.append(Cost(label, column[0].trained_parameters, fmean(home), fmean(means), seconds_of(column)))
     metrics = {cell.metric for column in found.values() for cell in column}
     enough = len(metrics) == 1 and len({cost.trained for cost in costs}) >= FEWEST
     return sorted(costs, key=lambda cost: cost.trained) if enough else []
 
 
-def best_so_far(points: Sequence[tuple[int, float]]) -> list[tuple[int, float]]:
+def seconds_of(column: Sequence[Cell]) -> float | None:
+    """What one of its trainings took, as `Cost.seconds` says."""
+    of_all = [(cell.details.get("train_seconds"), cell.details.get("members", 1)) for cell in column]
+    found = [seconds / members for seconds, members in of_all if seconds is not None]
+    return fmean(found) if len(found) == len(column) else None
+
+
+def best_so_far(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
     """Of points by rising cost, those that no cheaper one equals (the Pareto front)."""
-    front: list[tuple[int, float]] = []
+    front: list[tuple[float, float]] = []
     for cost, score in points:
         if not front or score > front[-1][1]:
             front = [point for point in front if point[0] < cost]
@@ -64,38 +75,48 @@ def best_so_far(points: Sequence[tuple[int, float]]) -> list[tuple[int, float]]:
 
 
 def figure_of_costs(costs: Sequence[Cost]) -> Figure:
-    """Two panels beside each other; a line leads along the best that so many parameters buy."""
+    """Two panels beside each other for each kind of cost that enough columns know of; a line leads along the best that
+    so much of it buys."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(7.2, 4.6 + 0.1 * len(costs)), layout="constrained")
-    home, elsewhere = figure.subplots(1, 2)
+    kinds: dict[str, dict[Cost, float]] = {"trained parameters": {cost: cost.trained for cost in costs}}
+    timed = {cost: cost.seconds for cost in costs if cost.seconds}
+    if len(timed) >= FEWEST:
+        kinds["seconds of one training"] = timed
     styles = styles_of(cost.label for cost in costs)
-    _draw(home, [(cost.label, cost.trained, cost.home) for cost in costs], styles, "trained on")
-    _draw(elsewhere, [(cost.label, cost.trained, cost.elsewhere) for cost in costs], styles, "mean of the other tasks")
-    home.set_ylabel("score (%)")
-    handles = [home.plot([], [], marker, color=c, markeredgewidth=0, label=n)[0] for n, (c, marker) in styles.items()]
-    figure.legend(handles=handles, loc="outside upper center", ncols=3, frameon=False)
+    figure = Figure(figsize=(7.2, 3.1 * len(kinds) + 0.8 + 0.1 * len(costs)), layout="constrained")
+    grid = figure.subplots(len(kinds), 2, squeeze=False, sharey="col")
+    for (home, elsewhere), (kind, found) in zip(grid, kinds.items(), strict=True):
+        _draw(home, [(cost.label, price, cost.home) for cost, price in found.items()], styles, kind)
+        _draw(elsewhere, [(cost.label, price, cost.elsewhere) for cost, price in found.items()], styles, kind)
+        home.set_ylabel("score (%)")
+    for axes, title in zip(grid[0], ("trained on", "mean of the other tasks"), strict=True):
+        axes.set_title(title, fontsize=10, color=INK)
+    handles = [axes.plot([], [], marker, color=c, markeredgewidth=0, label=n)[0] for n, (c, marker) in styles.items()]
+    legend(figure, handles)
     return figure
 
 
-def _draw(axes: Axes, points: Sequence[tuple[str, int, float]], styles: dict[str, tuple[str, str]], title: str) -> None:
+def _draw(axes: Axes, points: list[tuple[str, float, float]], styles: dict[str, tuple[str, str]], kind: str) -> None:
+    points = sorted(points, key=lambda point: point[1])
     front = best_so_far([(cost, 100 * score) for _, cost, score in points])
     axes.step(*zip(*front, strict=True), where="post", color=INK, alpha=0.35, linewidth=1.2)
     for label, cost, score in points:
         colour, marker = styles[label]
         axes.plot(cost, 100 * score, marker, color=colour, markersize=8, markeredgewidth=0)
     axes.set_xscale("log")
-    powers = [10**power for power in range(12) if points[0][1] <= 10**power <= points[-1][1]]
-    axes.set_xticks(powers, labels=[_short(power) for power in powers])
+    least, most = points[0][1], points[-1][1]
+    powers = [10.0**power for power in range(-3, 12) if least <= 10.0**power <= most]
+    ticks = powers if len(powers) > 1 else [least, most]
+    axes.set_xticks(ticks, labels=[_short(tick) for tick in ticks])
     axes.minorticks_off()
-    axes.set_xlabel("trained parameters")
-    axes.set_title(title, fontsize=10, color=INK)
+    axes.set_xlabel(kind)
     style(axes)
 
 
-def _short(number: int) -> str:
-    """`1K`, `100K`, `10M`."""
+def _short(number: float) -> str:
+    """`0.1`, `1K`, `100K`, `10M`."""
     for size, letter in ((10**9, "G"), (10**6, "M"), (1_000, "K")):
         if number >= size:
-            return f"{number // size}{letter}"
-    return str(number)
+            return f"{number / size:.3g}{letter}"
+    return f"{number:.3g}"

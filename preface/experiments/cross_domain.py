@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import shlex
-from collections import Counter
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +10,10 @@ from preface.backbones.base import Backbone
 from preface.baselines.column import Setting
 from preface.experiments.domains import distances
 from preface.experiments.matrix import Compute, eval_tasks, in_turn, measure, trained_tasks
+from preface.experiments.notes import notes_of
 from preface.experiments.report import write_report
 from preface.experiments.spec import Experiment, load_experiment
-from preface.records.results import Cell, ways_computed
+from preface.records.results import Cell
 from preface.tasks.metric import majority_of
 from preface.terminal.command import command_line
 from preface.terminal.progress import warn
@@ -56,7 +55,7 @@ def compare_cross_domain(
     for line in (known := known_rows(experiment, setting)):
         warn(line)  # before hours of work
     cells = measure(experiment, setting, compute)
-    notes = [*experiment.notes, *known, *wordings(cells), majorities(experiment, setting), *seen(cells), *mixed(cells)]
+    notes = [*experiment.notes, *known, majorities(experiment, setting), *notes_of(cells)]
     if experiment.distances:
         notes += distances(experiment, setting)
     commands = [shlex.join(words)] if (words := command_line()) else []
@@ -82,42 +81,3 @@ def majorities(experiment: Experiment, setting: Setting) -> str:
         score = majority_of(task.metric, setting.split(task, "test").examples)
         shares.append(f"{task.name} {100 * score:.1f}")
     return f"Always naming the commonest answer would score: {', '.join(shares)}."
-
-
-def wordings(cells: Sequence[Cell]) -> list[str]:
-    """A line for each wording that the bare backbone was given, and how it was chosen; one for all that draws chose."""
-    chosen = [cell for cell in cells if cell.details.get("instruction_chosen_on")]
-    lines = {
-        f"{cell.method}: worded {cell.details['instruction']!r}, which did best of several "
-        f"({cell.details['instruction_chosen_on']})."
-        for cell in chosen
-        if cell.seed is None
-    }
-    drawn: dict[str, dict[int, str]] = {}
-    for cell in chosen:
-        if cell.seed is not None:
-            drawn.setdefault(cell.method, {})[cell.seed] = cell.details["instruction"]
-    for method, by_draw in drawn.items():
-        times = Counter(by_draw.values()).most_common()
-        each = ", ".join(f"{wording!r} of {count}" for wording, count in times)
-        lines.add(f"{method}: the rows of each of {len(by_draw)} draws chose its wording: {each}.")
-    return sorted(lines)
-
-
-def mixed(cells: Sequence[Cell]) -> list[str]:
-    """A line where cells were not all computed alike, as when an experiment went on elsewhere, or in another dtype."""
-    if len(ways := ways_computed(cells)) < 2:
-        return []
-    said = "; ".join(f"{', '.join(methods)}: {way}" for way, methods in ways.items())
-    return [f"Not all was computed alike, which scores may differ by, and seconds all the more. {said}."]
-
-
-def seen(cells: Sequence[Cell]) -> list[str]:
-    """A line for each backbone that was trained on labelled examples: its domains are not as new as they seem."""
-    saw = {cell.backbone: cell.details.get("backbone_saw", []) for cell in cells}
-    return [
-        f"{backbone} was itself trained on labelled examples of {', '.join(tasks)}: these are no new domains for it, "
-        "and what it does without a prompt is an instruction-tuned model's work."
-        for backbone, tasks in saw.items()
-        if tasks
-    ]

@@ -1,27 +1,14 @@
-"""Pictures of a table: columns as dots with error bars."""
+"""The picture of a table: columns as dots with error bars."""
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from preface.errors import UserError
 from preface.experiments.table import Table
-from preface.pages.drawing import INK, picture, style, styles_of
+from preface.pages.drawing import INK, legend, style, styles_of
 
 if TYPE_CHECKING:  # drawing libraries are imported where they draw: they would slow every other command down
     from matplotlib.figure import Figure
-
-
-def plot(table: Table, path: Path) -> None:
-    """Draw the table as dots with error bars, single seeds as small dots, into a `.png` or a `.svg`.
-
-    Raises `UserError` for another suffix.
-    """
-    if path.suffix.lower() not in {".png", ".svg"}:
-        raise UserError(f"cannot draw {path.name}: a plot's name ends in .png or .svg")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(picture(lambda: figure_of_dots(table), path.suffix.lower()[1:]))
 
 
 def figure_of_dots(table: Table) -> Figure:
@@ -53,15 +40,7 @@ def figure_of_dots(table: Table) -> Figure:
         axes.plot([], [], marker, color=colour, markersize=7, markeredgewidth=0, label=column)[0]
         for column, (colour, marker) in styles.items()
     ]
-    widths = [len(str(handle.get_label())) + 6 for handle in handles]  # in letters, the marker's room included
-    figure.legend(
-        handles=handles,
-        loc="outside upper center",
-        ncols=len(handles) if sum(widths) < 85 else max(1, 85 // max(widths)),
-        frameon=False,
-        handletextpad=0.5,
-        columnspacing=1.6,
-    )
+    legend(figure, handles)
     axes.set_yticks(range(len(table.rows)), labels=[row.label for row in table.rows])
     axes.set_ylim(len(table.rows) - 0.5, -0.5)
     axes.set_xlabel(table.metric)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from itertools import cycle
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -39,6 +39,19 @@ def picture(draw: Callable[[], Figure], kind: str, transparent: bool = False) ->
     with rc_context(settings):
         draw().savefig(file, format=kind, dpi=160, transparent=transparent, metadata=metadata)
     return file.getvalue()
+
+
+def legend(figure: Figure, handles: Sequence[Any]) -> None:
+    """What markers and lines mean, above a figure of 7.2 inches, in as many columns as it has room for."""
+    widths = [len(str(handle.get_label())) + 6 for handle in handles]  # in letters, the marker's room included
+    figure.legend(
+        handles=handles,
+        loc="outside upper center",
+        ncols=len(handles) if sum(widths) < 85 else max(1, 85 // max(widths)),
+        frameon=False,
+        handletextpad=0.5,
+        columnspacing=1.6,
+    )
 
 
 def style(axes: Axes, grid: Literal["x", "both"] = "both") -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -34,6 +36,20 @@ def test_columns_that_train_by_how_much() -> None:
     assert costs_of([*cells, cell("other", 5, "sst2", 0.1, metric="f1"), cell("other", 5, "cr", 0.1)]) == []
 
 
+def test_the_seconds_of_prompts_that_train_side_by_side_are_shared() -> None:
+    def timed(method: str, trained: int, **details: object) -> list[Cell]:
+        return [replace(cell, details=dict(details)) for cell in column(method, trained, 0.8)]
+
+    cells = [*timed("prefix", 10, train_seconds=60.0, members=3), *timed("lora", 100, train_seconds=50.0)]
+    cells += [*timed("bias", 20, train_seconds=30.0, members=1), *timed("full", 1_000)]
+    assert [(cost.label, cost.seconds) for cost in costs_of(cells)] == [
+        ("prefix", 20.0),
+        ("bias", 30.0),
+        ("lora", 50.0),
+        ("full", None),
+    ]
+
+
 @given(st.lists(st.tuples(st.integers(1, 9), st.integers(0, 9)), min_size=1))
 def test_the_front_is_what_nothing_cheaper_equals(points: list[tuple[int, int]]) -> None:
     points.sort()
@@ -46,7 +62,21 @@ def test_the_front_is_what_nothing_cheaper_equals(points: list[tuple[int, int]])
 
 
 def test_it_is_drawn() -> None:
-    costs = [Cost("prompt", 10, 0.8, 0.6), Cost("lora", 100, 0.7, 0.65), Cost("full", 1_000, 0.9, 0.5)]
-    home, elsewhere = figure_of_costs(costs).axes
+    costs = [Cost("prompt", 10, 0.8, 0.6, 7.0), Cost("lora", 100, 0.7, 0.65, 6.0), Cost("full", 1_000, 0.9, 0.5, 5.0)]
+    home, elsewhere = figure_of_costs(costs).axes  # too few have times
     assert [line.get_xydata().tolist() for line in home.lines[:1]] == [[[10, 80], [1_000, 90]]]
     assert [line.get_xydata().tolist() for line in elsewhere.lines[:1]] == [[[10, 60], [100, 65]]]
+    costs += [Cost("bias", 20, 0.6, 0.6), Cost("adapters", 500, 0.95, 0.7, 30.0)]
+    *_, home, elsewhere = figure_of_costs(costs).axes
+    assert [line.get_xydata().tolist() for line in home.lines[:1]] == [[[5, 90], [30, 95]]]
+    assert [line.get_xydata().tolist() for line in elsewhere.lines[:1]] == [[[5, 50], [6, 65], [30, 70]]]
+    assert home.get_xlabel() == "seconds of one training"
+
+
+def test_long_names_have_room_above() -> None:
+    costs = [Cost(f"a method with a long name · shots {n} · from sst2", 10**n, 0.8, 0.6) for n in range(1, 9)]
+    figure = figure_of_costs(costs)
+    figure.draw_without_rendering()
+    box = figure.legends[0].get_window_extent()
+    assert box.x0 >= 0
+    assert box.x1 <= figure.bbox.x1

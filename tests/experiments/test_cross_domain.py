@@ -18,7 +18,8 @@ from preface.backbones.load import computed_in
 from preface.baselines.column import Setting, Trained
 from preface.baselines.zero_shot import ZeroShot
 from preface.errors import UserError
-from preface.experiments.cross_domain import majorities, mixed, seen
+from preface.experiments.cross_domain import majorities
+from preface.experiments.notes import mixed, seen
 from preface.experiments.prompt import Prompt
 from preface.experiments.spec import SPECS, Experiment, load_experiment
 from preface.methods import PrefixTuning
@@ -235,7 +236,8 @@ def test_the_report_says_what_the_backbone_saw() -> None:
     common |= {"seed": None, "trained_parameters": 0, "seconds": 0.0}
     tuned = Cell(backbone="tuned", method="zero-shot", details={"backbone_saw": ["imdb", "cr"]}, **common)
     bare = Cell(backbone="bare", method="zero-shot", details={"backbone_saw": []}, **common)
-    (line,) = seen([tuned, bare])
+    weights = Cell(backbone="tuned", method="BitFit", **common)  # says nothing of it
+    (line,) = seen([tuned, bare, weights])
     assert line.startswith("tuned was itself trained on labelled examples of imdb, cr")
 
 

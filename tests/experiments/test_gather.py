@@ -1,17 +1,26 @@
 from __future__ import annotations
 
+import json
+import re
+import shutil
+from html import unescape
 from pathlib import Path
+from typing import Any
+from urllib.parse import unquote
 
 import pytest
 import yaml
 
 import preface
 from preface.errors import UserError
+from preface.experiments.report import SAID, write_report
 from preface.records.results import Cell, write_cells
 
+RUN = Path(__file__).parents[1] / "records" / "fixtures" / "run"
 
-def cell(method: str, task: str, value: float, seed: int | None = 0) -> Cell:
-    return Cell("nano", method, "film", task, "accuracy", value, 150, seed, 10, 1.0)
+
+def cell(method: str, task: str, value: float, seed: int | None = 0, **details: Any) -> Cell:
+    return Cell("nano", method, "film", task, "accuracy", value, 150, seed, 10, 1.0, details=details)
 
 
 @pytest.fixture
@@ -61,3 +70,82 @@ def test_what_an_experiment_was_made_of_is_not_listed_again(folder: Path) -> Non
     (folder / "one" / "train" / "prefix" / "evaluations").mkdir(parents=True)
     write_cells(folder / "one" / "train" / "prefix" / "evaluations" / "results.json", [cell("prefix", "film", 0.9)])
     assert preface.report([folder], folder / "page.html") == [folder / "one", folder / "two" / "evaluations"]
+
+
+def body(page: Path, since: str, until: str) -> str:
+    """A part of a page, without the ids and headings that depend on where it stands."""
+    text = re.sub(
+        r'(id|aria-describedby|href)="#?[^"]*"|</?h[123][^>]*>|aria-label="Results[^"]*"', "", page.read_text()
+    )
+    return text[text.index(since) : text.index(until)]
+
+
+def test_a_section_says_all_that_the_experiment_s_own_page_says(tmp_path: Path) -> None:
+    columns = ("prefix", "prompt", "weights", "adapters")
+    cells = [
+        Cell("nano", name, "film", task, "accuracy", 0.8 - size / 1e3, 150, 0, size, 1.0)
+        for size, name in enumerate(columns, 1)
+        for task in ("film", "posts")
+    ]
+    write_report(cells, tmp_path / "runs" / "one", "How many?", ["from the data"], ["preface compare one"])
+    preface.report([tmp_path / "runs"], tmp_path / "page.html")
+    own, gathered = tmp_path / "runs" / "one" / "report.html", tmp_path / "page.html"
+    for said in ("2 evaluations, 4 columns. Highest mean", "from the data", "preface compare one", "torch"):
+        assert said in gathered.read_text()
+    assert own.read_text().count("<svg") == gathered.read_text().count("<svg") == 2  # dots and costs
+    parts = [body(page, "2 evaluations", "</main>") for page in (own, gathered)]
+    assert [" ".join(part.split()) for part in parts[:1]] == [" ".join(part.split()) for part in parts[1:]]
+
+
+def test_an_experiment_that_is_not_finished_has_the_notes_that_follow_from_its_cells(folder: Path) -> None:
+    cells = [cell("zero", "film", 0.5, None, backbone_saw=["imdb"], instruction="Good?", instruction_chosen_on="dev")]
+    write_cells(folder / "one" / "results.json", cells)
+    for damaged in ("{", "[]"):
+        (folder / "one" / SAID).write_text(damaged)
+        preface.report([folder], folder / "page.html")
+        page = unescape((folder / "page.html").read_text())
+        for said in ("How long?", "chosen on development rows", "labelled examples of imdb", "worded 'Good?'"):
+            assert said in page
+
+
+def test_pages_that_lie_there_are_linked(folder: Path) -> None:
+    (folder / "two" / "run.json").write_text("{}")
+    (folder / "page.html").touch()  # of the last time
+    pages = ("alike.html", "one/report.html", "two/near & far.html", "two/evaluations/posts.html")
+    for page in pages:
+        (folder / page).touch()
+    (folder / "out").mkdir()
+    for out in (folder / "page.html", folder / "out" / "page.html"):
+        preface.report([folder], out)
+        sections = re.split("<h2 ", out.read_text())
+        links = {re.split("[<>]", part)[1]: re.findall('href="([^#"]*)"', part) for part in sections[1:]}
+        found = {
+            title: {(out.parent / unquote(unescape(link))).resolve() for link in some} for title, some in links.items()
+        }
+        assert found["How long?"] == {folder / "one/report.html"}
+        assert found[str(folder / "two/evaluations")] == {folder / page for page in pages[2:]}
+        others = {folder / "alike.html", folder / "page.html"} - {out}
+        assert found["Other pages"] == others
+
+
+def test_a_run_without_an_evaluation_is_named_with_what_comes_next(folder: Path) -> None:
+    for name in ("new run", "begun", "one/train/prefix", "two"):  # of which the last two are in results
+        shutil.copytree(RUN, folder / name, dirs_exist_ok=True)
+    record = json.loads((folder / "begun" / "run.json").read_text())
+    (folder / "begun" / "run.json").write_text(json.dumps(record | {"result": None, "finished": None}))
+    (folder / "odd").mkdir()
+    (folder / "odd" / "run.json").write_text("{")
+    preface.report([folder], folder / "page.html")
+    page = (folder / "page.html").read_text()
+    lines = re.findall(r"<li>(.*)</li>", unescape(page[page.index('id="waiting"') :]))
+    assert lines[0] == f"{folder}/begun: not finished. <code>preface train --resume {folder}/begun</code>"
+    command = f"<code>preface evaluate '{folder}/new run'</code>"
+    assert lines[1] == f"{folder}/new run: prefix-tuning on rows.jsonl, development accuracy 50.0. {command}"
+    assert "odd/run.json: not readable" in lines[2]
+    assert len(lines) == 3
+
+
+def test_runs_alone_are_a_page_too(tmp_path: Path) -> None:
+    shutil.copytree(RUN, tmp_path / "new")
+    assert preface.report([tmp_path], tmp_path / "page.html") == []
+    assert "Trained, not yet evaluated" in (tmp_path / "page.html").read_text()

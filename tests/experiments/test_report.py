@@ -14,9 +14,11 @@ from PIL import Image
 from rich.console import Console
 
 from preface.errors import UserError
-from preface.experiments.lines import figure_of_lines, panels_of
-from preface.experiments.report import html, markdown, pivot, plot, rich_table, write_report
-from preface.pages.drawing import styles_of
+from preface.experiments.plot import figure_of_dots
+from preface.experiments.report import SAID, markdown, pivot, rich_table, write_report
+from preface.experiments.section import Section
+from preface.pages import write_page
+from preface.pages.drawing import picture, styles_of
 from preface.records.results import Cell, read_cells
 
 TASKS = {"sst2": 872, "imdb": 25_000, "financial_phrasebank": 1_967, "tweets": 6_347}
@@ -55,9 +57,17 @@ def cells() -> list[Cell]:
     return found
 
 
+def html(cells: list[Cell], title: str, path: Path, *said: list[str]) -> None:
+    write_page(path, "report.html", section=Section(title, cells, *said))
+
+
+def plot(cells: list[Cell], path: Path) -> None:
+    path.write_bytes(picture(lambda: figure_of_dots(pivot(cells)), path.suffix[1:]))
+
+
 def terminal(cells: list[Cell], width: int = 200) -> str:
     console = Console(file=StringIO(), width=width)
-    console.print(rich_table(pivot(cells)))
+    console.print(rich_table(pivot(cells), width))
     return console.file.getvalue()
 
 
@@ -226,7 +236,7 @@ def test_missing_cells_are_dashes(tmp_path: Path) -> None:
         "| imdb | 25,000 | – | 50.0 |",
     ]
     assert terminal(measured).count("–") == 2
-    plot(pivot(measured), tmp_path / "plot.png")
+    plot(measured, tmp_path / "plot.png")
 
 
 def test_terminal_fits_eighty_columns_and_takes_brackets_for_brackets(cells: list[Cell]) -> None:
@@ -234,6 +244,26 @@ def test_terminal_fits_eighty_columns_and_takes_brackets_for_brackets(cells: lis
     assert ["accuracy", "(%)", "rows", "zero-shot", "prefix-tuning", "prompt-tuning", "tf-idf"] in lines
     assert any(line[:3] == ["financial_phrasebank", "1,967", "55.0"] for line in lines)
     assert "[bold]sst2[/x]" in terminal([cell(task="[bold]sst2[/x]")])
+
+
+@pytest.mark.parametrize(("width", "lines"), [(50, 72), (80, 18), (120, 18), (300, 18), (700, 4)])
+def test_a_wide_table_is_turned_in_a_terminal_and_no_word_of_it_broken(width: int, lines: int) -> None:
+    """Tasks as rows where all columns fit, then columns as rows, then a line for each number."""
+    names = ["zero-shot · calibration contextual", "p-tuning", *(f"prefix-tuning · length {n}" for n in range(16))]
+    tasks = ("film", "reviews", "company_news", "posts")
+    measured = [cell(name, task, 0.8 + seed / 9, seed=seed) for name in names for task in tasks for seed in (0, 1)]
+    shown = terminal(measured, width)
+    table = shown[: shown.index("Accuracy in")]
+    assert max(map(len, table.splitlines())) <= width
+    assert len([line for line in table.splitlines() if "85.6 ± 7.9" in line]) == lines
+    assert {"contextual", *tasks, "length", "p-tuning"} <= set(table.split())
+
+
+def test_a_table_of_many_rows_parts_its_names(cells: list[Cell]) -> None:
+    measured = [cell(name, task, 0.5, metric="matthews") for name in SIZES for task in TASKS]
+    lines = terminal(measured, 70).splitlines()
+    assert any(line.split()[:2] == ["financial_phrasebank", "1,967"] for line in lines)
+    assert max(map(len, lines)) <= 70
 
 
 def test_terminal_sets_the_best_bold() -> None:
@@ -312,7 +342,7 @@ def test_versions_that_differ_are_all_shown(tmp_path: Path) -> None:
 
 def test_plot_places_every_mean_and_seed(cells: list[Cell], tmp_path: Path) -> None:
     """Positions in the SVG are an affine picture of the percentages, which the tick labels give away."""
-    plot(pivot(cells), tmp_path / "plot.svg")
+    plot(cells, tmp_path / "plot.svg")
     space = "{http://www.w3.org/2000/svg}"
     root = ElementTree.parse(tmp_path / "plot.svg").getroot()
     texts = ["".join(text.itertext()).strip() for text in root.iter(f"{space}text")]
@@ -338,19 +368,15 @@ def test_plot_places_every_mean_and_seed(cells: list[Cell], tmp_path: Path) -> N
     np.testing.assert_allclose(caps, np.stack([means - deviations, means + deviations], 1), atol=0.001)
 
 
-def test_plot_writes_pictures_by_suffix_and_always_the_same(cells: list[Cell], tmp_path: Path) -> None:
+def test_a_plot_is_always_the_same_picture(cells: list[Cell], tmp_path: Path) -> None:
     for name in ("a.png", "b.png", "a.svg", "b.svg"):
-        plot(pivot(cells), tmp_path / "new" / name)
-    assert Image.open(tmp_path / "new/a.png").format == "PNG"
+        plot(cells, tmp_path / name)
+    assert Image.open(tmp_path / "a.png").format == "PNG"
     for suffix in ("png", "svg"):
-        assert (tmp_path / f"new/a.{suffix}").read_bytes() == (tmp_path / f"new/b.{suffix}").read_bytes()
-    with pytest.raises(UserError, match=r"\.png or \.svg"):
-        plot(pivot(cells), tmp_path / "plot.gif")
+        assert (tmp_path / f"a.{suffix}").read_bytes() == (tmp_path / f"b.{suffix}").read_bytes()
 
 
 def test_plot_labels_do_not_overlap(cells: list[Cell]) -> None:
-    from preface.experiments.plot import figure_of_dots
-
     many = [cell(f"method-{i}", task, value=i / 20, backbone=f"backbone-{i}") for i in range(12) for task in TASKS]
     for measured in (cells, many, [cell()]):
         figure = figure_of_dots(pivot(measured))
@@ -366,13 +392,14 @@ def test_plot_labels_do_not_overlap(cells: list[Cell]) -> None:
             assert box.y1 <= inside.y1 + 1
 
 
-def test_write_report_leaves_four_files(cells: list[Cell], tmp_path: Path) -> None:
+def test_a_report_leaves_its_files(cells: list[Cell], tmp_path: Path) -> None:
     write_report(cells, tmp_path / "out", "Title")
     assert {path.name for path in (tmp_path / "out").iterdir()} == {
         "results.json",
         "table.md",
         "plot.png",
         "report.html",
+        SAID,
     }
     assert read_cells(tmp_path / "out/results.json") == cells
     assert json.loads((tmp_path / "out/results.json").read_text())[0]["method"] == "zero-shot"
@@ -381,52 +408,6 @@ def test_write_report_leaves_four_files(cells: list[Cell], tmp_path: Path) -> No
 
 def test_ninety_columns_look_different() -> None:
     assert len(set(styles_of(map(str, range(90))).values())) == 90
-
-
-def varied(base: str, value: float, task: str = "sst2", seed: int = 0, **axes: object) -> Cell:
-    name = " · ".join([base, *(f"{axis} {value}" for axis, value in axes.items())])
-    return cell(name, task, value, seed=seed, details={"column": base, "varied": axes})
-
-
-def test_varied_axes_are_drawn_as_lines(tmp_path: Path) -> None:
-    measured = [
-        varied(base, 0.5 + length / 100 + seed / 50, task, seed, length=length)
-        for base in SEEDED
-        for task in TASKS
-        for length in (20, 1, 5)
-        for seed in (0, 1)
-    ]
-    panels = panels_of([*measured, cell("tf-idf")])
-    assert list(panels) == [("length", "prefix-tuning"), ("length", "prompt-tuning")]
-    assert list(panels["length", "prefix-tuning"]) == list(TASKS)
-    assert panels["length", "prefix-tuning"]["imdb"]["5"] == (5, [pytest.approx(0.55), pytest.approx(0.57)])
-    figure = figure_of_lines(panels)
-    lines = [line for line in figure.axes[0].lines if line.get_linestyle() == "-" and len(line.get_xdata())]
-    assert all(list(line.get_xdata()) == [1, 5, 20] for line in lines)
-    np.testing.assert_allclose(lines[0].get_ydata(orig=False), [52, 56, 71])
-    write_report([*measured, cell("tf-idf")], tmp_path, "Lengths")
-    assert Image.open(tmp_path / "vary.png").format == "PNG"
-    assert "Lines:" in (tmp_path / "report.html").read_text()
-
-
-def test_two_axes_are_panels_for_each_value_of_the_other() -> None:
-    measured = [
-        varied("prefix-tuning", 0.5, length=length, init=init) for length in (1, 5) for init in ("random", "labels")
-    ]
-    assert list(panels_of(measured)) == [
-        ("length", "prefix-tuning · init random"),
-        ("init", "prefix-tuning · length 1"),
-        ("length", "prefix-tuning · init labels"),
-        ("init", "prefix-tuning · length 5"),
-    ]
-    figure_of_lines(panels_of(measured)).draw_without_rendering()  # names stand one after the other
-
-
-def test_an_odd_number_of_panels_leaves_no_empty_frame() -> None:
-    measured = [varied(base, 0.5, length=length) for base in ("one", "two", "three") for length in (1, 5)]
-    figure = figure_of_lines(panels_of(measured))
-    assert [bool(axes.lines) for axes in figure.axes if axes.get_visible()] == [True] * 3
-    assert len(figure.axes) == 4
 
 
 def test_no_cells_is_an_error_that_leaves_nothing(tmp_path: Path) -> None:
