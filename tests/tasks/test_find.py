@@ -118,6 +118,15 @@ def test_files_as_their_authors_distribute_them(tmp_path: Path) -> None:
     assert pairs(load_split("mrpc", "test", data=tmp_path).examples) == [
         ('He said " so . Does that mean that So he said .', "yes")
     ]
+    (tmp_path / "glue" / "QQP").mkdir()
+    (tmp_path / "glue" / "QQP" / "dev.tsv").write_text(
+        "id\tqid1\tqid2\tquestion1\tquestion2\tis_duplicate\n"
+        '0\t3\t4\tWhat is "soft"?\tWhat does soft mean?\t1\n5\t8\t9\tWho?\tWhere?\t0\n'
+    )
+    assert pairs(load_split("qqp", "test", data=tmp_path).examples) == [
+        ('What is "soft"? Does that mean that What does soft mean?', "yes"),
+        ("Who? Does that mean that Where?", "no"),
+    ]
     (tmp_path / "glue" / "STS-B").mkdir()
     (tmp_path / "glue" / "STS-B" / "dev.tsv").write_text(
         "index\tgenre\tfilename\tyear\told_index\tsource1\tsource2\tsentence1\tsentence2\tscore\n"

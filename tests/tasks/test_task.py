@@ -26,6 +26,7 @@ SHIPPED = SENTIMENT | {
     "mrpc",
     "multirc",
     "qnli",
+    "qqp",
     "record",
     "rte",
     "squad",
@@ -306,3 +307,12 @@ def test_wsc_of_files_has_the_fields_of_the_hub() -> None:
     example = example_of(task, Row("hub", 1, fields), "yes")
     assert example.text == 'Mark told Pete, so he knew. In that passage, does "he" mean "Pete"?'
     assert set(task.source.files.nested) == set(fields)
+
+
+def test_qqp_is_asked_in_the_words_of_mrpc() -> None:
+    """What is trained on one is tested on the other (Lester et al. 2021, section 5)."""
+    mrpc, qqp = load_task("mrpc"), load_task("qqp")
+    assert qqp.label_words == mrpc.label_words == ("no", "yes")
+    for task, fields in ((mrpc, ("sentence1", "sentence2")), (qqp, ("question1", "question2"))):
+        read = row(**dict(zip(fields, ("One.", "two."), strict=True)))
+        assert example_of(task, read, None).text == "One. Does that mean that two."
