@@ -28,7 +28,7 @@ class Source:
     name: str
     """The file's path; or the data set's id, configuration and split."""
     rows: int
-    """Rows read, before labels without a word are left out and before any cap."""
+    """Rows read that the task's `where` takes, before labels without a word are left out and before any cap."""
     sha256: str | None = None
     """Of the file; None for the hub, whose content its revision names."""
     revision: str | None = None
@@ -221,6 +221,8 @@ def _collect(task: Task, rows: Iterable[Row], found: Part, on_bad: OnBad) -> int
     count = 0
     for row in rows:
         try:
+            if not task.source.takes(row):
+                continue
             label = label_of(task, row)
             if label is not None:
                 found.examples.append(example_of(task, row, label))

@@ -230,6 +230,58 @@ def test_bad_rows_and_missing_splits_of_the_hub(tmp_path: Path) -> None:
     assert message.endswith("it is needed to keep its texts out of train")
 
 
+def test_one_data_set_of_several_in_one_file(tmp_path: Path) -> None:
+    mixed = [{"text": f"{name} {i}", "label": i % 2, "of": name} for i in range(3) for name in ("a", "b", 7)]
+    jsonl(tmp_path / "test.jsonl", mixed)
+    source = {"files": {"parts": {"test": "test.jsonl"}}}
+    rules = {"test": {"part": "test"}}
+    for value in ("a", 7):
+        own = task(source=source | {"where": {"of": value}}, splits=rules)
+        split = load_split(own, "test", data=tmp_path)
+        assert texts(split.examples) == [f"{value} {i}" for i in range(3)]
+        assert [found.rows for found in split.sources] == [3]
+    foreign = task(source=source | {"where": {"set": "a"}}, splits=rules)
+    assert "test.jsonl line 1: has no field 'set'; its fields are 'text', 'label', 'of'" in fails(
+        load_split, foreign, "test", data=tmp_path
+    )
+    nothing = task(source=source | {"where": {"of": "c"}}, splits=rules)
+    assert "an empty split: no rows are left for test" in fails(load_split, nothing, "test", data=tmp_path)
+
+
+SUBSETS = {"RE": "RelationExtraction", "DuoRC": "DuoRC.ParaphraseRC"}
+"""What the data set calls those of MRQA that the task calls otherwise."""
+
+
+@pytest.mark.parametrize("place", ["hub", "data folder"])
+def test_mrqa_in_the_hub_s_format(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str) -> None:
+    """As its card has it: `subset` says which of the six sets a row is of; `answers` are texts."""
+    names = ("BioASQ", "DROP", "DuoRC", "RACE", "RE", "TextbookQA")
+    spans = {"text": ["red"], "char_spans": [{"start": [0], "end": [2]}], "token_spans": [{"start": [0], "end": [0]}]}
+    given = [
+        {
+            "subset": SUBSETS.get(name, name),
+            "context": f"red {name}",
+            "qid": f"{name}{i}",
+            "question": f"Which {i}?",
+            "detected_answers": spans,
+            "answers": ["red", f"red {name}"],
+        }
+        for i in range(2)
+        for name in names
+    ]
+    beside = "mrqa-workshop/mrqa/plain_text/test/0000.parquet"
+    path = tmp_path / (beside if place == "hub" else "mrqa/test-00000-of-00001.parquet")
+    path.parent.mkdir(parents=True)
+    pq.write_table(pa.Table.from_pylist(given), path)
+    monkeypatch.chdir(tmp_path)  # a folder of a data set's name goes before the hub
+    data = None if place == "hub" else tmp_path
+    assert len(load_split("mrqa", "test", data=data).examples) == 12
+    for name in names:
+        split = load_split(f"mrqa:subset={name}", "test", data=data)
+        assert texts(split.examples) == [f"Question: Which {i}? Context: red {name}" for i in range(2)]
+        assert [example.answers for example in split.examples] == [("red", f"red {name}")] * 2
+
+
 @pytest.mark.parametrize("answers", [False, True])
 def test_a_hub_out_of_reach_is_given_up_within_seconds(tmp_path: Path, answers: bool) -> None:
     with create_server(("127.0.0.1", 0)) as silent:  # takes connections and never says a word
