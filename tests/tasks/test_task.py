@@ -12,7 +12,7 @@ import yaml
 from preface.errors import UserError
 from preface.tasks import Row, Task, load_task
 from preface.tasks.registry import registered
-from preface.tasks.task import example_of, label_of
+from preface.tasks.task import SplitRule, example_of, label_of
 
 SENTIMENT = {
     "company_news", "cr", "film", "financial_phrasebank", "imdb", "mpqa",
@@ -89,6 +89,18 @@ def test_options_change_the_source_and_the_name() -> None:
     assert task.source.files is not None
     assert task.source.files.parts == {"all": ("financial_phrasebank/Sentences_75Agree.txt",)}
     assert load_task("financial_phrasebank:agreement=50,neutral=drop").name == "financial_phrasebank"
+
+
+def test_fewer_test_rows_are_an_option() -> None:
+    for name, size in (("boolq:rows=500", 500), ("multirc:rows=500", 500), ("multirc:rows=150", 150)):
+        few, whole = load_task(name), load_task(name.split(":")[0])
+        assert few.splits["test"] == SplitRule(part="test", size=size)
+        assert {**few.splits, "test": whole.splits["test"]} == whole.splits
+    for name in ("squad:train=dev,rows=500", "squad:rows=500,train=dev"):
+        few = load_task(name)
+        assert few.name == "squad:train=dev,rows=500"
+        assert few.splits["train"].part == "test"
+        assert (few.splits["validation"].size, few.splits["test"].size) == (200, 500)
 
 
 def test_a_task_survives_json() -> None:
