@@ -21,6 +21,10 @@ EMBEDDED = Path(__file__).parent / "examples"
 Place = Literal["folder", "hub", "embedded", "nowhere"]
 
 
+class RowsNotFoundError(UserError):
+    """No place has the rows of a part."""
+
+
 @dataclass(frozen=True)
 class Source:
     """A file or a data set of the hub that rows were read from."""
@@ -77,8 +81,8 @@ def _place(task: Task, part: str, data: str | Path | None) -> Place:
 def read_part(task: Task, part: str, data: str | Path | None, skip_bad_rows: bool) -> Part:
     """Read a part of a task's source from the first place that has it.
 
-    Raises UserError if no place has it (one line that says where it looked), or for the first bad row unless
-    `skip_bad_rows`.
+    Raises RowsNotFoundError if no place has it (one line that says where it looked), and UserError for the first bad
+    row unless `skip_bad_rows`.
     """
     if not task.source.parts:
         raise UserError(f"{task.name}: names no source, as where rows were given in Python; give a data file instead")
@@ -108,7 +112,7 @@ def read_part(task: Task, part: str, data: str | Path | None, skip_bad_rows: boo
         if path.is_file():
             return _read_files(task, FileSource(parts={}), [(path, None)], found, on_bad)
         missed.append(f"{path}: is not there, install the package again")
-    raise UserError(
+    raise RowsNotFoundError(
         f"{task.name}: its {part} part was not found ({'; '.join(missed)}); give --data DIR or set "
         "PREFACE_DATA to the folder that has it, connect to a network, or use a task that comes with rows "
         f"({', '.join(_embedded())})"
