@@ -26,7 +26,7 @@ from preface.records.atomic import write_atomically
 from preface.records.results import COMPUTED, Cell, add_cells, read_cells
 from preface.records.run import Run
 from preface.tasks import Example, Split, Task
-from preface.tasks.find import refuse_outside
+from preface.tasks.find import RowsNotFoundError, refuse_outside
 from preface.tasks.label_sets import NONE
 from preface.tasks.metric import of_numbers
 from preface.tasks.options import DataOptions
@@ -235,8 +235,7 @@ class _Evaluation:
             return Wording(Instruction(template=self.subjects.origin.task.wording))
         if self.how.instruction is not None:
             return Wording(self.how.instruction)
-        if "validation" in task.splits:
-            development = self.data.split(task, "validation")
+        if (development := self._development(task)) is not None:
             if self.how.split == "validation" or not task.splits[self.how.split].apart:
                 warn(
                     f"{task.name}: its wording is chosen on rows that are among those evaluated; give an --instruction"
@@ -245,6 +244,15 @@ class _Evaluation:
         wording = Wording(next(iter(task.instructions), PLAIN))
         say(f"{task.name}: no development rows to choose a wording by; it is {wording.instruction.shown}")
         return wording
+
+    def _development(self, task: Task) -> Split | None:
+        """The rows that a wording is chosen on; None if the task has none, or they are nowhere to be found."""
+        if "validation" not in task.splits:
+            return None
+        try:
+            return self.data.split(task, "validation")
+        except RowsNotFoundError:
+            return None
 
     def _words(self, task: Task) -> tuple[str, ...]:
         return self.subjects.origin.task.words_for(task) if self.subjects.origin else task.label_words

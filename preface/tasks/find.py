@@ -21,6 +21,10 @@ EMBEDDED = Path(__file__).parent / "examples"
 Place = Literal["folder", "hub", "embedded", "nowhere"]
 
 
+class RowsNotFoundError(UserError):
+    """No place has the rows of a part."""
+
+
 @dataclass(frozen=True)
 class Source:
     """A file or a data set of the hub that rows were read from."""
@@ -28,7 +32,7 @@ class Source:
     name: str
     """The file's path; or the data set's id, configuration and split."""
     rows: int
-    """Rows read, before labels without a word are left out and before any cap."""
+    """Rows read that the task's `where` takes, before labels without a word are left out and before any cap."""
     sha256: str | None = None
     """Of the file; None for the hub, whose content its revision names."""
     revision: str | None = None
@@ -77,8 +81,8 @@ def _place(task: Task, part: str, data: str | Path | None) -> Place:
 def read_part(task: Task, part: str, data: str | Path | None, skip_bad_rows: bool) -> Part:
     """Read a part of a task's source from the first place that has it.
 
-    Raises UserError if no place has it (one line that says where it looked), or for the first bad row unless
-    `skip_bad_rows`.
+    Raises RowsNotFoundError if no place has it (one line that says where it looked), and UserError for the first bad
+    row unless `skip_bad_rows`.
     """
     if not task.source.parts:
         raise UserError(f"{task.name}: names no source, as where rows were given in Python; give a data file instead")
@@ -108,7 +112,7 @@ def read_part(task: Task, part: str, data: str | Path | None, skip_bad_rows: boo
         if path.is_file():
             return _read_files(task, FileSource(parts={}), [(path, None)], found, on_bad)
         missed.append(f"{path}: is not there, install the package again")
-    raise UserError(
+    raise RowsNotFoundError(
         f"{task.name}: its {part} part was not found ({'; '.join(missed)}); give --data DIR or set "
         "PREFACE_DATA to the folder that has it, connect to a network, or use a task that comes with rows "
         f"({', '.join(_embedded())})"
@@ -221,6 +225,8 @@ def _collect(task: Task, rows: Iterable[Row], found: Part, on_bad: OnBad) -> int
     count = 0
     for row in rows:
         try:
+            if not task.source.takes(row):
+                continue
             label = label_of(task, row)
             if label is not None:
                 found.examples.append(example_of(task, row, label))

@@ -115,6 +115,12 @@ class DataSource(Model):
     hub: HubSource | None = None
     embedded: dict[str, str] = {}
     """Names of files that come with the package, of each part."""
+    where: dict[str, Text] = {}
+    """By field, the value that rows must have, as where several data sets lie in one file; others are not read."""
+
+    def takes(self, row: Row) -> bool:
+        """Whether `where` takes a row. Raises UserError if the row lacks a field of it."""
+        return all(label_value(row.value(field)) == value for field, value in self.where.items())
 
     @property
     def parts(self) -> set[str]:

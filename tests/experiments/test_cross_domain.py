@@ -215,6 +215,23 @@ def test_paper_a_is_the_paper_s_recipe() -> None:
     assert zero_shot.backbone == "google/flan-t5-large"
 
 
+@pytest.mark.parametrize("name", ["domain-shift-qa", "domain-shift-pairs"])
+def test_the_domain_shifts_have_the_paper_s_settings(name: str) -> None:
+    """Lester et al. 2021, section 3 and appendix A."""
+    prompts = [
+        column
+        for column in load_experiment(name).expanded()
+        if isinstance(column, Prompt) and column.base == "prompt-tuning"
+    ]
+    assert {prompt.backbone for prompt in prompts} == {"google/t5-large-lm-adapt", "google/t5-xxl-lm-adapt"}
+    for prompt in prompts:
+        recipe = prompt.recipe
+        assert (prompt.method.length, prompt.method.init) == (100, "labels")
+        assert (recipe.optimizer, recipe.schedule, recipe.learning_rates) == ("adafactor", "constant", (0.3,))
+        assert (recipe.batch_size, recipe.steps, recipe.weight_decay, recipe.clip) == (32, 30_000, 1e-5, None)
+        assert recipe.seeds == (0, 1, 2)
+
+
 @pytest.mark.parametrize(
     ("content", "says"),
     [

@@ -65,6 +65,20 @@ def test_without_development_rows_it_is_the_task_s_first(nano: Backbone, capsys:
     assert "posts: no development rows to choose a wording by" in capsys.readouterr().err
 
 
+def test_where_rows_to_train_on_are_nowhere_it_is_the_first_too(
+    nano: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """QNLI's folder may have the development set alone, on which GLUE is tested."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    (tmp_path / "glue" / "QNLI").mkdir(parents=True)
+    rows = "".join(f"{i}\tWho is {i}?\tIt is I.\t{'not_' * (i % 2)}entailment\n" for i in range(6))
+    (tmp_path / "glue" / "QNLI" / "dev.tsv").write_text("index\tquestion\tsentence\tlabel\n" + rows)
+    (cell,) = preface.evaluate(None, ["qnli"], backbone=nano, data=tmp_path)
+    assert (cell.n, cell.details["instruction"]) == (6, load_task("qnli").instructions[0].template)
+    with pytest.raises(UserError, match=r"qnli: its train part was not found .* lacks glue/QNLI/train\.tsv"):
+        preface.evaluate(None, ["qnli"], backbone=nano, data=tmp_path, split="validation")
+
+
 # the wording that a prompt is trained under
 
 

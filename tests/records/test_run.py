@@ -54,6 +54,7 @@ def test_a_run_of_the_first_version_loads_and_is_used(tiny: Backbone, rows: Path
     written["task"] |= {"cue": "Answer:", "label_step": None, "answer_pieces": 32, "mixture": [], "wording": "{text}"}
     written["task"] |= {"multi_label": False, "label_separator": ";"}
     written["task"]["fields"]["group"], written["task"]["source"]["files"]["nested"] = [], {}
+    written["task"]["source"]["where"] = {}
     assert run.record.as_json() == written | {"revision": None, "shots": None, "draw": 0, "track": []}
     cells = preface.evaluate(FIRST, [rows], backbone=tiny, prompts="all", out=tmp_path / "out")
     assert [(cell.method, cell.train_task, cell.n) for cell in cells] == [("prefix-tuning", "rows.jsonl", 2)] * 2

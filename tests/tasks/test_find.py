@@ -118,6 +118,15 @@ def test_files_as_their_authors_distribute_them(tmp_path: Path) -> None:
     assert pairs(load_split("mrpc", "test", data=tmp_path).examples) == [
         ('He said " so . Does that mean that So he said .', "yes")
     ]
+    (tmp_path / "glue" / "QQP").mkdir()
+    (tmp_path / "glue" / "QQP" / "dev.tsv").write_text(
+        "id\tqid1\tqid2\tquestion1\tquestion2\tis_duplicate\n"
+        '0\t3\t4\tWhat is "soft"?\tWhat does soft mean?\t1\n5\t8\t9\tWho?\tWhere?\t0\n'
+    )
+    assert pairs(load_split("qqp", "test", data=tmp_path).examples) == [
+        ('What is "soft"? Does that mean that What does soft mean?', "yes"),
+        ("Who? Does that mean that Where?", "no"),
+    ]
     (tmp_path / "glue" / "STS-B").mkdir()
     (tmp_path / "glue" / "STS-B" / "dev.tsv").write_text(
         "index\tgenre\tfilename\tyear\told_index\tsource1\tsource2\tsentence1\tsentence2\tscore\n"
@@ -219,6 +228,58 @@ def test_bad_rows_and_missing_splits_of_the_hub(tmp_path: Path) -> None:
     message = fails(load_split, each, "train")
     assert message.startswith("mine: its test part was not found")
     assert message.endswith("it is needed to keep its texts out of train")
+
+
+def test_one_data_set_of_several_in_one_file(tmp_path: Path) -> None:
+    mixed = [{"text": f"{name} {i}", "label": i % 2, "of": name} for i in range(3) for name in ("a", "b", 7)]
+    jsonl(tmp_path / "test.jsonl", mixed)
+    source = {"files": {"parts": {"test": "test.jsonl"}}}
+    rules = {"test": {"part": "test"}}
+    for value in ("a", 7):
+        own = task(source=source | {"where": {"of": value}}, splits=rules)
+        split = load_split(own, "test", data=tmp_path)
+        assert texts(split.examples) == [f"{value} {i}" for i in range(3)]
+        assert [found.rows for found in split.sources] == [3]
+    foreign = task(source=source | {"where": {"set": "a"}}, splits=rules)
+    assert "test.jsonl line 1: has no field 'set'; its fields are 'text', 'label', 'of'" in fails(
+        load_split, foreign, "test", data=tmp_path
+    )
+    nothing = task(source=source | {"where": {"of": "c"}}, splits=rules)
+    assert "an empty split: no rows are left for test" in fails(load_split, nothing, "test", data=tmp_path)
+
+
+SUBSETS = {"RE": "RelationExtraction", "DuoRC": "DuoRC.ParaphraseRC"}
+"""What the data set calls those of MRQA that the task calls otherwise."""
+
+
+@pytest.mark.parametrize("place", ["hub", "data folder"])
+def test_mrqa_in_the_hub_s_format(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str) -> None:
+    """As its card has it: `subset` says which of the six sets a row is of; `answers` are texts."""
+    names = ("BioASQ", "DROP", "DuoRC", "RACE", "RE", "TextbookQA")
+    spans = {"text": ["red"], "char_spans": [{"start": [0], "end": [2]}], "token_spans": [{"start": [0], "end": [0]}]}
+    given = [
+        {
+            "subset": SUBSETS.get(name, name),
+            "context": f"red {name}",
+            "qid": f"{name}{i}",
+            "question": f"Which {i}?",
+            "detected_answers": spans,
+            "answers": ["red", f"red {name}"],
+        }
+        for i in range(2)
+        for name in names
+    ]
+    beside = "mrqa-workshop/mrqa/plain_text/test/0000.parquet"
+    path = tmp_path / (beside if place == "hub" else "mrqa/test-00000-of-00001.parquet")
+    path.parent.mkdir(parents=True)
+    pq.write_table(pa.Table.from_pylist(given), path)
+    monkeypatch.chdir(tmp_path)  # a folder of a data set's name goes before the hub
+    data = None if place == "hub" else tmp_path
+    assert len(load_split("mrqa", "test", data=data).examples) == 12
+    for name in names:
+        split = load_split(f"mrqa:subset={name}", "test", data=data)
+        assert texts(split.examples) == [f"Question: Which {i}? Context: red {name}" for i in range(2)]
+        assert [example.answers for example in split.examples] == [("red", f"red {name}")] * 2
 
 
 @pytest.mark.parametrize("answers", [False, True])

@@ -12,7 +12,7 @@ import yaml
 from preface.errors import UserError
 from preface.tasks import Row, Task, load_task
 from preface.tasks.registry import registered
-from preface.tasks.task import example_of, label_of
+from preface.tasks.task import SplitRule, example_of, label_of
 
 SENTIMENT = {
     "company_news", "cr", "film", "financial_phrasebank", "imdb", "mpqa",
@@ -24,8 +24,10 @@ SHIPPED = SENTIMENT | {
     "cola",
     "copa",
     "mrpc",
+    "mrqa",
     "multirc",
     "qnli",
+    "qqp",
     "record",
     "rte",
     "squad",
@@ -65,7 +67,8 @@ def test_shipped_tasks() -> None:
         assert task.name == name
         assert task.description
         assert (task.label_words == ("negative", "positive")) == (name in SENTIMENT)
-        assert (task.metric == "accuracy") == (name not in {"cb", "cola", "multirc", "record", "squad", "stsb"})
+        other = {"cb", "cola", "mrqa", "multirc", "record", "squad", "stsb"}
+        assert (task.metric == "accuracy") == (name not in other)
         assert "test" in task.splits
 
 
@@ -86,6 +89,18 @@ def test_options_change_the_source_and_the_name() -> None:
     assert task.source.files is not None
     assert task.source.files.parts == {"all": ("financial_phrasebank/Sentences_75Agree.txt",)}
     assert load_task("financial_phrasebank:agreement=50,neutral=drop").name == "financial_phrasebank"
+
+
+def test_fewer_test_rows_are_an_option() -> None:
+    for name, size in (("boolq:rows=500", 500), ("multirc:rows=500", 500), ("multirc:rows=150", 150)):
+        few, whole = load_task(name), load_task(name.split(":")[0])
+        assert few.splits["test"] == SplitRule(part="test", size=size)
+        assert {**few.splits, "test": whole.splits["test"]} == whole.splits
+    for name in ("squad:train=dev,rows=500", "squad:rows=500,train=dev"):
+        few = load_task(name)
+        assert few.name == "squad:train=dev,rows=500"
+        assert few.splits["train"].part == "test"
+        assert (few.splits["validation"].size, few.splits["test"].size) == (200, 500)
 
 
 def test_a_task_survives_json() -> None:
@@ -306,3 +321,12 @@ def test_wsc_of_files_has_the_fields_of_the_hub() -> None:
     example = example_of(task, Row("hub", 1, fields), "yes")
     assert example.text == 'Mark told Pete, so he knew. In that passage, does "he" mean "Pete"?'
     assert set(task.source.files.nested) == set(fields)
+
+
+def test_qqp_is_asked_in_the_words_of_mrpc() -> None:
+    """What is trained on one is tested on the other (Lester et al. 2021, section 5)."""
+    mrpc, qqp = load_task("mrpc"), load_task("qqp")
+    assert qqp.label_words == mrpc.label_words == ("no", "yes")
+    for task, fields in ((mrpc, ("sentence1", "sentence2")), (qqp, ("question1", "question2"))):
+        read = row(**dict(zip(fields, ("One.", "two."), strict=True)))
+        assert example_of(task, read, None).text == "One. Does that mean that two."
