@@ -29,9 +29,10 @@ from preface.terminal.progress import say
 
 NEAREST = 5
 """As in Lester et al. 2021, section 7."""
+FEWEST = 2 * NEAREST
+"""Words of which the nearest say something of a token: of fewer, all tokens have much the same ones."""
 TEXTS = 64
 """Rows whose keys a prefix is compared with."""
-
 
 SAMPLE = 500
 """Pieces, or keys, whose mean likeness is what chance gives."""
@@ -52,8 +53,9 @@ class Position:
     index: int
     neighbors: tuple[Neighbor, ...]
     """Nearest first."""
-    tightness: float
-    """The mean cosine between its neighbours themselves: near that of any words, it is no cluster."""
+    tightness: float | None
+    """The mean cosine between its neighbours themselves: near that of any words, it is no cluster. None: there are too
+    few words to choose neighbours from."""
     moved: float | None
     """How far it went from its start, over the length of the start; None: the start is not known."""
 
@@ -65,14 +67,22 @@ class Part:
     name: str
     """`embeddings`, `answer, layer 3`."""
     positions: tuple[Position, ...]
+    pool: int
+    """Different words that neighbours are chosen from."""
     labels: dict[str, tuple[int, ...]]
-    """For each label word the positions that have a piece of it among their neighbours."""
+    """For each label word the positions that have a piece of it among their neighbours; none where `few`."""
     chance: float
     """The mean cosine between vectors of the kind that neighbours are chosen from."""
     points: Tensor
     """Of a map: positions, then their neighbours, `[n + m, 2]`."""
     words: tuple[str, ...]
     """What the points after the positions are."""
+
+    @property
+    def few(self) -> bool:
+        """Whether there are too few words to say what a position is near to: what T5's decoder reads of an answer is
+        its first piece and the label words."""
+        return self.pool < FEWEST
 
 
 @dataclass(frozen=True)
@@ -213,6 +223,8 @@ class _Looking:
         """`own` `[n, d]` among `others` `[M, d]`, which are called `words`."""
         directions = normalize(others, dim=1)
         cosines = normalize(own, dim=1) @ directions.T  # [n, M]
+        pool = len(set(words))
+        few = pool < FEWEST
         positions, near = [], []
         for index, row in enumerate(cosines):
             places = distinct(row, words, NEAREST)
@@ -222,19 +234,26 @@ class _Looking:
                 Position(
                     index,
                     tuple(Neighbor(words[place], float(row[place])) for place in places),
-                    mean_cosine(directions[places]),
+                    None if few else mean_cosine(directions[places]),
                     moved,
                 )
             )
         found = {
             label: tuple(p.index for p in positions if pieces & {neighbor.word for neighbor in p.neighbors})
             for label, pieces in labels.items()
+            if not few
         }
         some = torch.randperm(len(directions), generator=torch.Generator().manual_seed(0))[:SAMPLE]
         near = list(dict.fromkeys(near))
         points = flattened(torch.cat([normalize(own, dim=1), directions[near]]))
         return Part(
-            name, tuple(positions), found, mean_cosine(directions[some]), points, tuple(words[place] for place in near)
+            name,
+            tuple(positions),
+            pool,
+            found,
+            mean_cosine(directions[some]),
+            points,
+            tuple(words[place] for place in near),
         )
 
     def _label_words(self) -> dict[str, set[str]]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
+from statistics import fmean
 from typing import TYPE_CHECKING
 
 from preface.insight.neighbors import Neighborhood, Part
@@ -23,26 +25,42 @@ def write_neighbors(found: Neighborhood, path: Path) -> None:
         "neighbors.html",
         title=f"What the prompt is near to: {found.title}",
         found=found,
-        parts=[(part, inline(lambda part=part: map_of(part)), findings(part)) for part in found.parts],  # type: ignore[misc]
+        parts=[(part, None if part.few else inline(partial(map_of, part)), findings(part)) for part in found.parts],
     )
 
 
 def findings(part: Part) -> list[str]:
     """A sentence for each thing worth saying first."""
-    said = []
-    count = len(part.positions)
-    for label, positions in part.labels.items():
-        where = f"near {len(positions)} of {count} virtual tokens" if positions else "near none of them"
-        said.append(f"The label word “{label}” is {where}.")
-    tight = sum(position.tightness for position in part.positions) / count
-    said.append(
-        f"Neighbours of one token have a cosine of {tight:.2f} among themselves, where {part.chance:.2f} is what any "
-        "have: " + ("they form clusters." if tight > part.chance + 0.1 else "they are no cluster.")
-    )
+    said = _of_few(part) if part.few else [*_of_labels(part), *_of_clusters(part)]
     moved = [position.moved for position in part.positions if position.moved is not None]
     if moved:
-        said.append(f"From its start a token went {sum(moved) / len(moved):.2f} times the length it had there.")
+        said.append(f"From its start a token went {fmean(moved):.2f} times the length it had there.")
     return said
+
+
+def _of_few(part: Part) -> list[str]:
+    return [
+        f"Real text makes keys of only {part.pool} words here, too few for the nearest to say much: label words are "
+        "not counted, clusters not looked for, and there is no map."
+    ]
+
+
+def _of_labels(part: Part) -> list[str]:
+    """Which label words are near."""
+    said = []
+    for label, positions in part.labels.items():
+        where = f"near {len(positions)} of {len(part.positions)} virtual tokens" if positions else "near none of them"
+        said.append(f"The label word “{label}” is {where}.")
+    return said
+
+
+def _of_clusters(part: Part) -> list[str]:
+    """Whether neighbours are near to each other."""
+    tight = fmean(position.tightness for position in part.positions if position.tightness is not None)
+    return [
+        f"Neighbours of one token have a cosine of {tight:.2f} among themselves, where {part.chance:.2f} is what any "
+        "have: " + ("they form clusters." if tight > part.chance + 0.1 else "they are no cluster.")
+    ]
 
 
 def map_of(part: Part) -> Figure:
@@ -79,5 +97,6 @@ def rich_table(part: Part) -> Table:
     for position in part.positions:
         near = "  ".join(f"{neighbor.word} {neighbor.cosine:.2f}" for neighbor in position.neighbors)
         moved = "–" if position.moved is None else f"{position.moved:.2f}"
-        table.add_row(str(position.index + 1), Text(near), f"{position.tightness:.2f}", moved)
+        tightness = "–" if position.tightness is None else f"{position.tightness:.2f}"
+        table.add_row(str(position.index + 1), Text(near), tightness, moved)
     return table

@@ -122,6 +122,22 @@ def test_a_key_of_real_text_is_found_where_it_came_from(prefix: Run, nano: Backb
     assert all(position.neighbors[0].cosine > 0.999 for position in encoder.positions)
 
 
+def test_of_few_words_nothing_is_said_but_how_far_tokens_went(prefix: Run, tmp_path: Path) -> None:
+    """T5's decoder reads its first piece and the label words: every token would have the same neighbours."""
+    found = preface.neighbors(prefix, layers=[1])
+    encoder, decoder = found.parts
+    assert (encoder.few, decoder.few) == (False, True)
+    assert decoder.pool == len({word for p in decoder.positions for word in [n.word for n in p.neighbors]}) == 3
+    assert decoder.labels == {}
+    assert {position.tightness for position in decoder.positions} == {None}
+    few, went = findings(decoder)
+    assert few.startswith("Real text makes keys of only 3 words here")
+    assert went.startswith("From its start a token went")
+    write_neighbors(found, tmp_path / "page.html")
+    assert (tmp_path / "page.html").read_text().count("<svg") == 1  # the encoder's map
+    assert rich_table(decoder).row_count == 3
+
+
 def test_slips_are_named(run: Run, prefix: Run, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="layer 9: the encoder site has layers 0 to 3"):
         preface.neighbors(prefix, layers=[9])
