@@ -17,6 +17,7 @@ from preface.labelling.fit import backbone_of
 from preface.labelling.subjects import subjects_of
 from preface.methods import method_named
 from preface.methods.init import Initializer
+from preface.methods.p_tuning import PTuning
 from preface.options import validated
 from preface.prompts import Prompts
 from preface.records.card import SavedPrompt
@@ -58,6 +59,8 @@ class Position:
     few words to choose neighbours from."""
     moved: float | None
     """How far it went from its start, over the length of the start; None: the start is not known."""
+    anchor: bool = False
+    """Whether it is a word of a pattern, which stays as it is and is not counted (`PTuning.pattern`)."""
 
 
 @dataclass(frozen=True)
@@ -77,6 +80,11 @@ class Part:
     """Of a map: positions, then their neighbours, `[n + m, 2]`."""
     words: tuple[str, ...]
     """What the points after the positions are."""
+
+    @property
+    def trained(self) -> tuple[Position, ...]:
+        """The positions without anchors."""
+        return tuple(position for position in self.positions if not position.anchor)
 
     @property
     def few(self) -> bool:
@@ -186,7 +194,7 @@ class _Looking:
         return (
             self._part(
                 name, self.prompts.tensors[name][0].float(), self._start_of(name), table[real],
-                [words[index] for index in real], self._label_words(),
+                [words[index] for index in real], self._label_words(), self._anchors(),
             ),
         )  # fmt: skip
 
@@ -219,8 +227,10 @@ class _Looking:
         others: Tensor,
         words: Sequence[str],
         labels: dict[str, set[str]],
+        anchors: Sequence[bool] = (),
     ) -> Part:
-        """`own` `[n, d]` among `others` `[M, d]`, which are called `words`."""
+        """`own` `[n, d]` among `others` `[M, d]`, which are called `words`; `anchors`: of each of `own`, if there are
+        any."""
         directions = normalize(others, dim=1)
         cosines = normalize(own, dim=1) @ directions.T  # [n, M]
         pool = len(set(words))
@@ -236,10 +246,15 @@ class _Looking:
                     tuple(Neighbor(words[place], float(row[place])) for place in places),
                     None if few else mean_cosine(directions[places]),
                     moved,
+                    bool(anchors) and anchors[index],
                 )
             )
         found = {
-            label: tuple(p.index for p in positions if pieces & {neighbor.word for neighbor in p.neighbors})
+            label: tuple(
+                position.index
+                for position in positions
+                if not position.anchor and pieces & {neighbor.word for neighbor in position.neighbors}
+            )
             for label, pieces in labels.items()
             if not few
         }
@@ -264,6 +279,14 @@ class _Looking:
             word: set(self._words([piece for piece in pieces if piece != self.model.end])) - {""}
             for word, pieces in zip(words, spelled, strict=True)
         }
+
+    def _anchors(self) -> list[bool]:
+        """Of each input embedding whether it is a word of a pattern; none: there is no pattern."""
+        method = self.saved.card.method
+        if method.name != PTuning.name or method.config.get("pattern") is None:
+            return []
+        parts = validated(PTuning, method.config).parts(self.model)
+        return [part is not None for part in parts for _ in part or [0]]
 
     def _words(self, ids: Iterable[int]) -> list[str]:
         """What each piece is called."""

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING
 
-from preface.insight.neighbors import Neighborhood, Part
+from preface.insight.neighbors import Neighborhood, Part, Position
 from preface.pages import inline, write_page
 from preface.pages.drawing import INK, style
 
@@ -25,6 +26,7 @@ def write_neighbors(found: Neighborhood, path: Path) -> None:
         "neighbors.html",
         title=f"What the prompt is near to: {found.title}",
         found=found,
+        went=went,
         parts=[(part, None if part.few else inline(partial(map_of, part)), findings(part)) for part in found.parts],
     )
 
@@ -32,10 +34,25 @@ def write_neighbors(found: Neighborhood, path: Path) -> None:
 def findings(part: Part) -> list[str]:
     """A sentence for each thing worth saying first."""
     said = _of_few(part) if part.few else [*_of_labels(part), *_of_clusters(part)]
-    moved = [position.moved for position in part.positions if position.moved is not None]
+    if anchors := [position.index for position in part.positions if position.anchor]:
+        said.insert(0, f"{numbered(anchors, 'Anchor')}: words of the pattern, which stay as they are and do not count.")
+    moved = [position.moved for position in part.trained if position.moved is not None]
     if moved:
         said.append(f"From its start a token went {fmean(moved):.2f} times the length it had there.")
     return said
+
+
+def numbered(positions: Sequence[int], what: str = "token") -> str:
+    """`token 3`, `tokens 3, 5 and 7`, as the table numbers them."""
+    *others, last = [str(position + 1) for position in positions]
+    return f"{what}s {', '.join(others)} and {last}" if others else f"{what} {last}"
+
+
+def went(position: Position) -> str:
+    """How far, for a table."""
+    if position.anchor:
+        return "stays"
+    return "–" if position.moved is None else f"{position.moved:.2f}"
 
 
 def _of_few(part: Part) -> list[str]:
@@ -49,14 +66,14 @@ def _of_labels(part: Part) -> list[str]:
     """Which label words are near."""
     said = []
     for label, positions in part.labels.items():
-        where = f"near {len(positions)} of {len(part.positions)} virtual tokens" if positions else "near none of them"
+        where = f"near {len(positions)} of {len(part.trained)} virtual tokens" if positions else "near none of them"
         said.append(f"The label word “{label}” is {where}.")
     return said
 
 
 def _of_clusters(part: Part) -> list[str]:
     """Whether neighbours are near to each other."""
-    tight = fmean(position.tightness for position in part.positions if position.tightness is not None)
+    tight = fmean(position.tightness for position in part.trained if position.tightness is not None)
     return [
         f"Neighbours of one token have a cosine of {tight:.2f} among themselves, where {part.chance:.2f} is what any "
         "have: " + ("they form clusters." if tight > part.chance + 0.1 else "they are no cluster.")
@@ -96,7 +113,7 @@ def rich_table(part: Part) -> Table:
     table.add_column("went", justify="right")
     for position in part.positions:
         near = "  ".join(f"{neighbor.word} {neighbor.cosine:.2f}" for neighbor in position.neighbors)
-        moved = "–" if position.moved is None else f"{position.moved:.2f}"
         tightness = "–" if position.tightness is None else f"{position.tightness:.2f}"
-        table.add_row(str(position.index + 1), Text(near), tightness, moved)
+        token = f"{'anchor ' if position.anchor else ''}{position.index + 1}"
+        table.add_row(token, Text(near), tightness, went(position))
     return table

@@ -16,6 +16,7 @@ from preface.insight.neighbors import distinct, flattened, mean_cosine, plain
 from preface.insight.page import findings, map_of, rich_table, write_neighbors
 from preface.methods import PrefixTuning, PromptTuning
 from preface.methods.init import Initializer
+from preface.methods.p_tuning import PTuning
 from preface.prompts import Prompts
 from preface.records.card import load_prompt, save_prompt
 from preface.records.run import Run
@@ -136,6 +137,25 @@ def test_of_few_words_nothing_is_said_but_how_far_tokens_went(prefix: Run, tmp_p
     write_neighbors(found, tmp_path / "page.html")
     assert (tmp_path / "page.html").read_text().count("<svg") == 1  # the encoder's map
     assert rich_table(decoder).row_count == 3
+
+
+def test_the_words_of_a_pattern_are_marked_and_not_counted(nano: Backbone, tmp_path: Path) -> None:
+    method = PTuning(pattern="*positive*negative", encoder="mlp", width=8)
+    run = preface.train(nano, "film", method, out=tmp_path / "run", learning_rates=[1e-3], steps=1, batch_size=4)
+    (part,) = preface.neighbors(run).parts
+    written = [None if pieces is None else nano.tokenizer.decode(pieces) for pieces in method.parts(nano)]
+    assert written == [None, "positive", None, "negative"]  # each one piece
+    assert [position.anchor for position in part.positions] == [False, True, False, True]
+    assert [part.positions[place].neighbors[0].word for place in (1, 3)] == ["positive", "negative"]
+    assert all({1, 3}.isdisjoint(positions) for positions in part.labels.values())
+    first, *_, last = findings(part)
+    assert first == "Anchors 2 and 4: words of the pattern, which stay as they are and do not count."
+    moved = [part.positions[place].moved for place in (0, 2)]
+    assert last == f"From its start a token went {np.mean(moved):.2f} times the length it had there."
+    write_neighbors(preface.neighbors(run), tmp_path / "page.html")
+    assert '<th scope="row">anchor 2</th>' in (tmp_path / "page.html").read_text()
+    folder = tmp_path / "run" / "prompt"  # what the card says is enough
+    assert [position.anchor for position in preface.neighbors(folder, backbone=nano).parts[0].positions][1]
 
 
 def test_slips_are_named(run: Run, prefix: Run, tmp_path: Path) -> None:
