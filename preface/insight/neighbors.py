@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +63,11 @@ class Position:
     anchor: bool = False
     """Whether it is a word of a pattern, which stays as it is and is not counted (`PTuning.pattern`)."""
 
+    @property
+    def words(self) -> set[str]:
+        """Of its neighbours."""
+        return {neighbor.word for neighbor in self.neighbors}
+
 
 @dataclass(frozen=True)
 class Part:
@@ -74,6 +80,10 @@ class Part:
     """Different words that neighbours are chosen from."""
     labels: dict[str, tuple[int, ...]]
     """For each label word the positions that have a piece of it among their neighbours; none where `few`."""
+    began: dict[str, tuple[int, ...]] | None
+    """For each label word the positions whose start had a piece of it as its nearest; None: the start is not known."""
+    groups: tuple[tuple[int, ...], ...]
+    """Positions of which each shares most of its neighbours with another of its group."""
     chance: float
     """The mean cosine between vectors of the kind that neighbours are chosen from."""
     points: Tensor
@@ -249,15 +259,12 @@ class _Looking:
                     bool(anchors) and anchors[index],
                 )
             )
-        found = {
-            label: tuple(
-                position.index
-                for position in positions
-                if not position.anchor and pieces & {neighbor.word for neighbor in position.neighbors}
-            )
-            for label, pieces in labels.items()
-            if not few
-        }
+        trained = [position for position in positions if not position.anchor]
+        now = {position.index: position.words for position in trained}
+        begun = None if start is None else normalize(start, dim=1) @ directions.T  # [n, M]
+        first = None if begun is None else {place: {words[int(begun[place].argmax())]} for place in now}
+        if few:
+            labels, trained = {}, []
         some = torch.randperm(len(directions), generator=torch.Generator().manual_seed(0))[:SAMPLE]
         near = list(dict.fromkeys(near))
         points = flattened(torch.cat([normalize(own, dim=1), directions[near]]))
@@ -265,7 +272,9 @@ class _Looking:
             name,
             tuple(positions),
             pool,
-            found,
+            having(now, labels),
+            None if first is None else having(first, labels),
+            alike(trained),
             mean_cosine(directions[some]),
             points,
             tuple(words[place] for place in near),
@@ -358,6 +367,21 @@ def distinct(scores: Tensor, words: Sequence[str], count: int) -> list[int]:
         if len(found) == count:
             break
     return list(found.values())
+
+
+def having(near: Mapping[int, set[str]], labels: Mapping[str, set[str]]) -> dict[str, tuple[int, ...]]:
+    """For each label the positions that are `near` one of its pieces."""
+    return {label: tuple(place for place, words in near.items() if words & pieces) for label, pieces in labels.items()}
+
+
+def alike(positions: Iterable[Position]) -> tuple[tuple[int, ...], ...]:
+    """The groups of two and more in which each shares most of its neighbours with another."""
+    groups: list[list[Position]] = []
+    for position in positions:
+        joined = [group for group in groups if any(2 * len(position.words & one.words) > NEAREST for one in group)]
+        groups = [group for group in groups if group not in joined]
+        groups.append([*chain.from_iterable(joined), position])
+    return tuple(sorted(tuple(sorted(one.index for one in group)) for group in groups if len(group) > 1))
 
 
 def mean_cosine(directions: Tensor) -> float:
