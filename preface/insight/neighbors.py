@@ -113,6 +113,8 @@ class Neighborhood:
     task: str
     score: float | None
     """On the development rows; None: it was trained elsewhere."""
+    untrained: bool
+    """Whether it is its own beginning: it scored best before the first step."""
     parts: tuple[Part, ...]
 
     def as_json(self) -> dict[str, Any]:
@@ -173,6 +175,7 @@ def neighbors(
         card.method.name,
         card.task.name,
         card.development_score,
+        card.member is not None and card.member.step == 0,
         parts,
     )
 

@@ -23,6 +23,10 @@ if TYPE_CHECKING:  # drawing libraries are imported where they draw: they would 
 CLUSTER = 0.1
 """Neighbours whose mean cosine is that much above any words' are a cluster."""
 VIRTUAL, ANCHOR, REAL = "#d9480f", "#7a6a55", "#2f8fdb"
+UNTRAINED = (
+    "This prompt is its own beginning, untrained: no evaluation on the development rows was better than the one before "
+    "the first step."
+)
 SHEET, MARGIN, FONT = (520, 376), 24, 7
 """Of a map, in points."""
 
@@ -34,6 +38,7 @@ def write_neighbors(found: Neighborhood, path: Path) -> None:
         "neighbors.html",
         title=f"What the prompt is near to: {found.title}",
         found=found,
+        untrained=UNTRAINED if found.untrained else None,
         went=went,
         parts=[(part, None if part.few else inline(partial(map_of, part)), findings(part)) for part in found.parts],
     )

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -151,6 +152,20 @@ def test_how_far_a_token_went(run: Run, tmp_path: Path) -> None:
     assert [position.moved for position in part.positions] == pytest.approx([0, 2, 0.5, 1], abs=1e-3)
     (part,) = preface.neighbors(changed(run, tmp_path / "gift", moved), backbone=run.backbone).parts
     assert {position.moved for position in part.positions} == {None}  # a prompt without its run
+
+
+def test_a_prompt_kept_from_before_the_first_step_is_untrained(run: Run, nano: Backbone, tmp_path: Path) -> None:
+    worse = preface.train(
+        nano, "film", PromptTuning(length=4), out=tmp_path / "run", learning_rates=[1e3], steps=1, batch_size=4
+    )
+    found = preface.neighbors(worse)
+    assert found.untrained
+    assert {position.moved for position in found.parts[0].positions} == {0.0}
+    card = load_prompt(run.folder).card
+    assert card.member is not None
+    trained = card.model_copy(update={"member": replace(card.member, step=1)})
+    save_prompt(tmp_path / "later", run.prompt().prompts, trained)
+    assert not preface.neighbors(tmp_path / "later", backbone=nano).untrained
 
 
 def test_what_was_hardly_trained_under_a_wording_hardly_went(nano: Backbone, tmp_path: Path) -> None:
