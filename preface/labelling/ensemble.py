@@ -24,7 +24,7 @@ from preface.labelling.multi_label import Labels, labels_of
 from preface.labelling.subjects import Subjects, check_answers, subjects_of
 from preface.labelling.voting import combined, fitted_weights
 from preface.options import validated
-from preface.prompts import stack
+from preface.prompts import Prompts, stack
 from preface.records.card import TENSORS, Ensemble, MethodRecord, PromptCard, SavedPrompt, load_prompt, save_ensemble
 from preface.records.results import COMPUTED, Cell, add_cells, installed_versions, read_cells
 from preface.records.run import RECORD, Run, RunRecord
@@ -36,6 +36,8 @@ from preface.terminal.progress import progress, say, warn
 Combine = Literal["mean", "vote", "weighted"]
 COLUMNS: dict[Combine, str] = {"vote": "majority vote", "mean": "mean probability", "weighted": "fitted weights"}
 RESULTS = "results.json"
+TIMED = 64
+"""Development rows that say how long all prompts take in one batch, and how long one after the other."""
 MEMBER, BEST = "a prompt alone", "the best alone"
 
 
@@ -66,7 +68,9 @@ def ensemble(
         options: fields of `preface.tasks.options.DataOptions`.
 
     Returns:
-        Cells of every prompt alone, of the one with the best development score, and of each way to combine them.
+        Cells of every prompt alone, of the one with the best development score, and of each way to combine them. The
+        details of the last hold `costs`: `rows` that were timed, the seconds that they take `together`, in one batch,
+        and `apart`, one prompt after the other, and `copies`, the bytes of as many copies of the model in float32.
 
     Raises:
         UserError: what the user can put right.
@@ -110,9 +114,10 @@ def ensemble(
     ways = _ways(saved, fitted_weights(scores.flatten(1, -2), gold.flatten()))
     best = max(range(len(saved)), key=lambda place: _rank(saved[place]))
     _save(folder, saved, ways[combine], best)
+    costs = voters.costs(development.examples[:TIMED])
     cells: list[Cell] = []
     for task, split in zip(tasks, tests, strict=True):
-        cells += voters.measured(task, split, ways, best)
+        cells += voters.measured(task, split, ways, best, costs)
     add_cells(folder / RESULTS, cells)
     return cells
 
@@ -272,7 +277,27 @@ class _Voters:
         with progress(f"{split.task} · {len(self.saved)} prompts", len(inputs) * len(self.saved), "rows") as advance:
             return Labeller(self.model, self.prompts, labels).label_each(inputs, advance)
 
-    def measured(self, task: Task, split: Split, ways: dict[Combine, Ensemble], best: int) -> list[Cell]:
+    def costs(self, examples: Sequence[Example]) -> dict[str, Any]:
+        """What it takes beside an ensemble of whole models, which answer one after the other."""
+        pieces = self._pieces(examples)
+        return {
+            "rows": len(pieces),
+            "together": self._seconds([self.prompts], pieces),
+            "apart": self._seconds([one.prompts for one in self.saved], pieces),
+            "copies": len(self.saved) * self.model.parameters * 4,
+        }
+
+    def _seconds(self, several: Sequence[Prompts], pieces: Sequence[Sequence[int]]) -> float:
+        """How long prompts take to answer about the same texts one after the other, each reading them itself."""
+        labellers = [Labeller(self.model, prompts, self.labels) for prompts in several]
+        began = time.perf_counter()
+        for labeller in labellers:
+            labeller.label_each(Inputs(self.model, pieces))
+        return time.perf_counter() - began
+
+    def measured(
+        self, task: Task, split: Split, ways: dict[Combine, Ensemble], best: int, costs: dict[str, Any]
+    ) -> list[Cell]:
         """A cell for each prompt alone, for the best of them, and for each way to combine them."""
         labels = self._labels(self.saved[0].card.task.words_for(task))
         began = time.perf_counter()
@@ -286,7 +311,11 @@ class _Voters:
             found.append(self._cell(task, split, labels, MEMBER, said, seconds / len(cards), [card], place, about))
         found.append(self._cell(task, split, labels, BEST, scores[best], seconds / len(cards), [cards[best]]))
         for way, name in COLUMNS.items():
-            found.append(self._cell(task, split, labels, name, combined(scores, ways[way]), seconds, cards))
+            found.append(
+                self._cell(
+                    task, split, labels, name, combined(scores, ways[way]), seconds, cards, about={"costs": costs}
+                )
+            )
         return found
 
     def _cell(

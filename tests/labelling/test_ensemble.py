@@ -6,9 +6,11 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+import torch
 
 import preface
 from preface.backbones.base import Backbone
+from preface.backbones.load import load_checkpoint
 from preface.errors import UserError
 from preface.methods import PrefixTuning, PromptTuning
 from preface.methods.warp import Warp
@@ -90,6 +92,22 @@ def test_says_that_folds_trained_on_the_rows_which_weights_are_fitted_on(
     )
     preface.ensemble([folds.folder], tmp_path / "all")
     assert "runs with folds were trained on the development rows too" in capfd.readouterr().err
+
+
+def test_costs_are_measured_on_development_rows_and_copies_counted(
+    runs: list[Run], nano: Backbone, tmp_path: Path
+) -> None:
+    every = [cell.details.get("costs") for cell in preface.ensemble(runs, tmp_path / "all")]
+    assert every[:5] == [None] * 5  # of prompts alone
+    assert every[5] == every[6] == every[7]
+    costs = every[5]
+    assert costs is not None
+    assert costs["rows"] == 64
+    assert costs["copies"] == 4 * 4 * sum(
+        parameter.numel() for parameter in load_checkpoint("nano", torch.float32)[0].parameters()
+    )
+    assert costs["together"] > 0
+    assert costs["apart"] > 0
 
 
 def trec(folder: Path) -> Path:
