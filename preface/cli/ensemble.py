@@ -59,6 +59,10 @@ def ensemble(
         show_json([asdict(cell) for cell in cells])
         return
     show(rich_table(pivot(cells)))
-    count = cells[0].details["prompts"]
-    typer.echo(f"\n{count} prompts, {stored_bytes(out):,} bytes, answer in one batch. The ensemble is in {out}. Next:")
+    count, costs = cells[-1].details["prompts"], cells[-1].details["costs"]
+    typer.echo(
+        f"\n{count} prompts are {stored_bytes(out):,} bytes; as many tuned copies of the model would be "
+        f"{costs['copies']:,} in float32.\n{costs['rows']} development rows took {costs['together']:,.1f} s in one "
+        f"batch, {costs['apart']:,.1f} s one prompt after the other. The ensemble is in {out}. Next:"
+    )
     typer.echo(f"  {command('predict', out, 'new.csv')} > labels.jsonl")

@@ -41,7 +41,7 @@ def neighbors(
 ) -> None:
     """Show what a prompt's virtual tokens are near to: pieces of the vocabulary, or keys of real text."""
     import preface
-    from preface.insight.page import rich_table, write_neighbors
+    from preface.insight.page import UNTRAINED, rich_table, write_neighbors
     from preface.records.atomic import check_no_folder
     from preface.records.hub import is_of_hub
 
@@ -53,6 +53,8 @@ def neighbors(
     if as_json:
         show_json(found.as_json())
         return
+    if found.untrained:
+        typer.echo(f"{UNTRAINED}\n")
     for part in found.parts:
         show(rich_table(part))
     typer.echo(f"\npage        {path}")

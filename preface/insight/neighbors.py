@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from preface.labelling.fit import backbone_of
 from preface.labelling.subjects import subjects_of
 from preface.methods import method_named
 from preface.methods.init import Initializer
+from preface.methods.p_tuning import PTuning
 from preface.options import validated
 from preface.prompts import Prompts
 from preface.records.card import SavedPrompt
@@ -29,9 +31,10 @@ from preface.terminal.progress import say
 
 NEAREST = 5
 """As in Lester et al. 2021, section 7."""
+FEWEST = 2 * NEAREST
+"""Words of which the nearest say something of a token: of fewer, all tokens have much the same ones."""
 TEXTS = 64
 """Rows whose keys a prefix is compared with."""
-
 
 SAMPLE = 500
 """Pieces, or keys, whose mean likeness is what chance gives."""
@@ -52,10 +55,18 @@ class Position:
     index: int
     neighbors: tuple[Neighbor, ...]
     """Nearest first."""
-    tightness: float
-    """The mean cosine between its neighbours themselves: near that of any words, it is no cluster."""
+    tightness: float | None
+    """The mean cosine between its neighbours themselves: near that of any words, it is no cluster. None: there are too
+    few words to choose neighbours from."""
     moved: float | None
     """How far it went from its start, over the length of the start; None: the start is not known."""
+    anchor: bool = False
+    """Whether it is a word of a pattern, which stays as it is and is not counted (`PTuning.pattern`)."""
+
+    @property
+    def words(self) -> set[str]:
+        """Of its neighbours."""
+        return {neighbor.word for neighbor in self.neighbors}
 
 
 @dataclass(frozen=True)
@@ -65,14 +76,31 @@ class Part:
     name: str
     """`embeddings`, `answer, layer 3`."""
     positions: tuple[Position, ...]
+    pool: int
+    """Different words that neighbours are chosen from."""
     labels: dict[str, tuple[int, ...]]
-    """For each label word the positions that have a piece of it among their neighbours."""
+    """For each label word the positions that have a piece of it among their neighbours; none where `few`."""
+    began: dict[str, tuple[int, ...]] | None
+    """For each label word the positions whose start had a piece of it as its nearest; None: the start is not known."""
+    groups: tuple[tuple[int, ...], ...]
+    """Positions of which each shares most of its neighbours with another of its group."""
     chance: float
     """The mean cosine between vectors of the kind that neighbours are chosen from."""
     points: Tensor
     """Of a map: positions, then their neighbours, `[n + m, 2]`."""
     words: tuple[str, ...]
     """What the points after the positions are."""
+
+    @property
+    def trained(self) -> tuple[Position, ...]:
+        """The positions without anchors."""
+        return tuple(position for position in self.positions if not position.anchor)
+
+    @property
+    def few(self) -> bool:
+        """Whether there are too few words to say what a position is near to: what T5's decoder reads of an answer is
+        its first piece and the label words."""
+        return self.pool < FEWEST
 
 
 @dataclass(frozen=True)
@@ -85,6 +113,8 @@ class Neighborhood:
     task: str
     score: float | None
     """On the development rows; None: it was trained elsewhere."""
+    untrained: bool
+    """Whether it is its own beginning: it scored best before the first step."""
     parts: tuple[Part, ...]
 
     def as_json(self) -> dict[str, Any]:
@@ -145,6 +175,7 @@ def neighbors(
         card.method.name,
         card.task.name,
         card.development_score,
+        card.member is not None and card.member.step == 0,
         parts,
     )
 
@@ -176,7 +207,7 @@ class _Looking:
         return (
             self._part(
                 name, self.prompts.tensors[name][0].float(), self._start_of(name), table[real],
-                [words[index] for index in real], self._label_words(),
+                [words[index] for index in real], self._label_words(), self._anchors(),
             ),
         )  # fmt: skip
 
@@ -209,10 +240,14 @@ class _Looking:
         others: Tensor,
         words: Sequence[str],
         labels: dict[str, set[str]],
+        anchors: Sequence[bool] = (),
     ) -> Part:
-        """`own` `[n, d]` among `others` `[M, d]`, which are called `words`."""
+        """`own` `[n, d]` among `others` `[M, d]`, which are called `words`; `anchors`: of each of `own`, if there are
+        any."""
         directions = normalize(others, dim=1)
         cosines = normalize(own, dim=1) @ directions.T  # [n, M]
+        pool = len(set(words))
+        few = pool < FEWEST
         positions, near = [], []
         for index, row in enumerate(cosines):
             places = distinct(row, words, NEAREST)
@@ -222,19 +257,30 @@ class _Looking:
                 Position(
                     index,
                     tuple(Neighbor(words[place], float(row[place])) for place in places),
-                    mean_cosine(directions[places]),
+                    None if few else mean_cosine(directions[places]),
                     moved,
+                    bool(anchors) and anchors[index],
                 )
             )
-        found = {
-            label: tuple(p.index for p in positions if pieces & {neighbor.word for neighbor in p.neighbors})
-            for label, pieces in labels.items()
-        }
+        trained = [position for position in positions if not position.anchor]
+        now = {position.index: position.words for position in trained}
+        begun = None if start is None else normalize(start, dim=1) @ directions.T  # [n, M]
+        first = None if begun is None else {place: {words[int(begun[place].argmax())]} for place in now}
+        if few:
+            labels, trained = {}, []
         some = torch.randperm(len(directions), generator=torch.Generator().manual_seed(0))[:SAMPLE]
         near = list(dict.fromkeys(near))
         points = flattened(torch.cat([normalize(own, dim=1), directions[near]]))
         return Part(
-            name, tuple(positions), found, mean_cosine(directions[some]), points, tuple(words[place] for place in near)
+            name,
+            tuple(positions),
+            pool,
+            having(now, labels),
+            None if first is None else having(first, labels),
+            alike(trained),
+            mean_cosine(directions[some]),
+            points,
+            tuple(words[place] for place in near),
         )
 
     def _label_words(self) -> dict[str, set[str]]:
@@ -245,6 +291,14 @@ class _Looking:
             word: set(self._words([piece for piece in pieces if piece != self.model.end])) - {""}
             for word, pieces in zip(words, spelled, strict=True)
         }
+
+    def _anchors(self) -> list[bool]:
+        """Of each input embedding whether it is a word of a pattern; none: there is no pattern."""
+        method = self.saved.card.method
+        if method.name != PTuning.name or method.config.get("pattern") is None:
+            return []
+        parts = validated(PTuning, method.config).parts(self.model)
+        return [part is not None for part in parts for _ in part or [0]]
 
     def _words(self, ids: Iterable[int]) -> list[str]:
         """What each piece is called."""
@@ -316,6 +370,21 @@ def distinct(scores: Tensor, words: Sequence[str], count: int) -> list[int]:
         if len(found) == count:
             break
     return list(found.values())
+
+
+def having(near: Mapping[int, set[str]], labels: Mapping[str, set[str]]) -> dict[str, tuple[int, ...]]:
+    """For each label the positions that are `near` one of its pieces."""
+    return {label: tuple(place for place, words in near.items() if words & pieces) for label, pieces in labels.items()}
+
+
+def alike(positions: Iterable[Position]) -> tuple[tuple[int, ...], ...]:
+    """The groups of two and more in which each shares most of its neighbours with another."""
+    groups: list[list[Position]] = []
+    for position in positions:
+        joined = [group for group in groups if any(2 * len(position.words & one.words) > NEAREST for one in group)]
+        groups = [group for group in groups if group not in joined]
+        groups.append([*chain.from_iterable(joined), position])
+    return tuple(sorted(tuple(sorted(one.index for one in group)) for group in groups if len(group) > 1))
 
 
 def mean_cosine(directions: Tensor) -> float:

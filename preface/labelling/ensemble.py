@@ -24,9 +24,9 @@ from preface.labelling.multi_label import Labels, labels_of
 from preface.labelling.subjects import Subjects, check_answers, subjects_of
 from preface.labelling.voting import combined, fitted_weights
 from preface.options import validated
-from preface.prompts import stack
+from preface.prompts import Prompts, stack
 from preface.records.card import TENSORS, Ensemble, MethodRecord, PromptCard, SavedPrompt, load_prompt, save_ensemble
-from preface.records.results import COMPUTED, Cell, add_cells, installed_versions
+from preface.records.results import COMPUTED, Cell, add_cells, installed_versions, read_cells
 from preface.records.run import RECORD, Run, RunRecord
 from preface.tasks import Example, Split, Task, render
 from preface.tasks.find import refuse_outside
@@ -35,6 +35,9 @@ from preface.terminal.progress import progress, say, warn
 
 Combine = Literal["mean", "vote", "weighted"]
 COLUMNS: dict[Combine, str] = {"vote": "majority vote", "mean": "mean probability", "weighted": "fitted weights"}
+RESULTS = "results.json"
+TIMED = 64
+"""Development rows that say how long all prompts take in one batch, and how long one after the other."""
 MEMBER, BEST = "a prompt alone", "the best alone"
 
 
@@ -65,7 +68,9 @@ def ensemble(
         options: fields of `preface.tasks.options.DataOptions`.
 
     Returns:
-        Cells of every prompt alone, of the one with the best development score, and of each way to combine them.
+        Cells of every prompt alone, of the one with the best development score, and of each way to combine them. The
+        details of the last hold `costs`: `rows` that were timed, the seconds that they take `together`, in one batch,
+        and `apart`, one prompt after the other, and `copies`, the bytes of as many copies of the model in float32.
 
     Raises:
         UserError: what the user can put right.
@@ -79,6 +84,7 @@ def ensemble(
     saved, loaded, foreign = _saved(runs, prompts)
     card = saved[0].card
     _check_alike(saved)
+    _check_different(saved)
     if card.task.free_text:
         raise UserError(f"{card.task.name}: its answers are free text, and only labels can be voted on")
     model = backbone_of(card, backbone, loaded, dtype, device)
@@ -97,6 +103,10 @@ def ensemble(
         check_answers(card.task, task)
     if foreign:
         refuse_outside(card.task)
+    tests = [data.split(task, "test") for task in tasks]  # what cannot be measured should be known before the work
+    for task, split in zip(tasks, tests, strict=True):
+        check_labels(task, split, card.task.words_for(task))
+    read_cells(folder / RESULTS)
     development = data.split(card.task, "validation")
     scores = voters.scores(development, voters.labels)
     gold = voters.labels.gold(str(example.label) for example in development.examples)
@@ -104,12 +114,11 @@ def ensemble(
     ways = _ways(saved, fitted_weights(scores.flatten(1, -2), gold.flatten()))
     best = max(range(len(saved)), key=lambda place: _rank(saved[place]))
     _save(folder, saved, ways[combine], best)
+    costs = voters.costs(development.examples[:TIMED])
     cells: list[Cell] = []
-    for task in tasks:
-        split = data.split(task, "test")
-        check_labels(task, split, card.task.words_for(task))
-        cells += voters.measured(task, split, ways, best)
-    add_cells(folder / "results.json", cells)
+    for task, split in zip(tasks, tests, strict=True):
+        cells += voters.measured(task, split, ways, best, costs)
+    add_cells(folder / RESULTS, cells)
     return cells
 
 
@@ -157,6 +166,28 @@ def _check_alike(saved: Sequence[SavedPrompt]) -> None:
         ):
             if one != another:
                 raise UserError(f"{other.folder}: has another {what} than {first.folder}; an ensemble needs the same")
+        if (first.prompts.labels is None) != (other.prompts.labels is None):
+            vectors, words = (other, first) if first.prompts.labels is None else (first, other)
+            raise UserError(
+                f"{vectors.folder}: answers with label vectors ({vectors.card.method.name}), and {words.folder} with "
+                "label words; make an ensemble of each kind"
+            )
+
+
+def _check_different(saved: Sequence[SavedPrompt]) -> None:
+    """Raise UserError where a prompt is there twice, which would count double."""
+    there: dict[str, SavedPrompt] = {}
+    for one in saved:
+        twin = there.setdefault(_digest([one]), one)
+        if twin is one:
+            continue
+        if twin.folder.resolve() == one.folder.resolve():
+            raise UserError(f"{one.folder}: is given twice; an ensemble needs different prompts")
+        untrained = "" if one.card.member is None or one.card.member.step else ", neither having been trained"
+        raise UserError(
+            f"{one.folder}: is the same prompt as {twin.folder}{untrained}; an ensemble needs different ones, which "
+            "may be given by their own folders"
+        )
 
 
 def _record_of(run: Run | str | Path) -> RunRecord | None:
@@ -194,7 +225,7 @@ def _save(folder: Path, saved: Sequence[SavedPrompt], chosen: Ensemble, best: in
         **origin,
         label_words=cards[0].label_words,
         method=MethodRecord(
-            name="ensemble", config={"combine": chosen.combine, "prompts": len(saved), "of": _digest(saved)}
+            name="ensemble", config={"combine": chosen.combine, "prompts": len(saved), "of": _digest(saved)[:8]}
         ),
         max_input_tokens=max(card.max_input_tokens for card in cards),
         trained_parameters=sum(card.trained_parameters for card in cards),
@@ -212,12 +243,12 @@ def _rank(saved: SavedPrompt) -> tuple[float, float]:
 
 
 def _digest(saved: Sequence[SavedPrompt]) -> str:
-    """Which prompts these are, in a few letters."""
+    """Which prompts these are."""
     digest = hashlib.sha256()
     for one in saved:
         for name, tensor in sorted(one.prompts.tensors_of(0).items()):
             digest.update(name.encode() + tensor.float().numpy().tobytes())
-    return digest.hexdigest()[:8]
+    return digest.hexdigest()
 
 
 @dataclass
@@ -231,7 +262,8 @@ class _Voters:
         card = self.saved[0].card
         self.labels = self._labels(card.label_words)
         self.prompts = stack([one.prompts for one in self.saved])
-        self.digest = _digest(self.saved)
+        self.digest = _digest(self.saved)[:8]
+        """In a few letters."""
         self.question = self.model.question(card.task.wording, card.task.cue)
         self.limit = max(one.card.max_input_tokens for one in self.saved)
 
@@ -245,7 +277,27 @@ class _Voters:
         with progress(f"{split.task} · {len(self.saved)} prompts", len(inputs) * len(self.saved), "rows") as advance:
             return Labeller(self.model, self.prompts, labels).label_each(inputs, advance)
 
-    def measured(self, task: Task, split: Split, ways: dict[Combine, Ensemble], best: int) -> list[Cell]:
+    def costs(self, examples: Sequence[Example]) -> dict[str, Any]:
+        """What it takes beside an ensemble of whole models, which answer one after the other."""
+        pieces = self._pieces(examples)
+        return {
+            "rows": len(pieces),
+            "together": self._seconds([self.prompts], pieces),
+            "apart": self._seconds([one.prompts for one in self.saved], pieces),
+            "copies": len(self.saved) * self.model.parameters * 4,
+        }
+
+    def _seconds(self, several: Sequence[Prompts], pieces: Sequence[Sequence[int]]) -> float:
+        """How long prompts take to answer about the same texts one after the other, each reading them itself."""
+        labellers = [Labeller(self.model, prompts, self.labels) for prompts in several]
+        began = time.perf_counter()
+        for labeller in labellers:
+            labeller.label_each(Inputs(self.model, pieces))
+        return time.perf_counter() - began
+
+    def measured(
+        self, task: Task, split: Split, ways: dict[Combine, Ensemble], best: int, costs: dict[str, Any]
+    ) -> list[Cell]:
         """A cell for each prompt alone, for the best of them, and for each way to combine them."""
         labels = self._labels(self.saved[0].card.task.words_for(task))
         began = time.perf_counter()
@@ -259,7 +311,11 @@ class _Voters:
             found.append(self._cell(task, split, labels, MEMBER, said, seconds / len(cards), [card], place, about))
         found.append(self._cell(task, split, labels, BEST, scores[best], seconds / len(cards), [cards[best]]))
         for way, name in COLUMNS.items():
-            found.append(self._cell(task, split, labels, name, combined(scores, ways[way]), seconds, cards))
+            found.append(
+                self._cell(
+                    task, split, labels, name, combined(scores, ways[way]), seconds, cards, about={"costs": costs}
+                )
+            )
         return found
 
     def _cell(

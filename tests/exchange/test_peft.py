@@ -281,7 +281,8 @@ def test_imported_prompts_are_voted_on_and_looked_at(causal: Backbone, tmp_path:
     theirs = put(tmp_path / "p", causal, PromptTuning(length=2, init="random"))
     export_prompt(theirs, "numpy", tmp_path / "p.npy")
     import_prompt(tmp_path / "p.npy", "film", tmp_path / "ours", backbone=causal)
-    preface.ensemble([tmp_path / "ours", theirs], tmp_path / "both", prompts="all", backbone=causal)
+    other = put(tmp_path / "other", causal, PromptTuning(length=3, init="random"))
+    preface.ensemble([tmp_path / "ours", other], tmp_path / "both", prompts="all", backbone=causal)
     assert load_prompt(tmp_path / "both").card.development_score == 0.5  # of the one that is known
     found = preface.neighbors(tmp_path / "ours", backbone=causal)
     assert found.score is None

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,10 +13,11 @@ from sklearn.metrics.pairwise import cosine_similarity
 import preface
 from preface.backbones.base import Backbone
 from preface.errors import UserError
-from preface.insight.neighbors import distinct, flattened, mean_cosine, plain
-from preface.insight.page import findings, map_of, rich_table, write_neighbors
+from preface.insight.neighbors import Neighbor, Part, Position, alike, distinct, flattened, mean_cosine, plain
+from preface.insight.page import Box, findings, map_of, rich_table, write_neighbors
 from preface.methods import PrefixTuning, PromptTuning
 from preface.methods.init import Initializer
+from preface.methods.p_tuning import PTuning
 from preface.prompts import Prompts
 from preface.records.card import load_prompt, save_prompt
 from preface.records.run import Run
@@ -83,6 +85,63 @@ def test_a_prompt_of_label_words_is_near_its_label_words(run: Run) -> None:
     assert part.positions[0].neighbors[0].cosine == pytest.approx(1, abs=1e-4)
 
 
+def test_label_words_that_persist_are_those_still_near_where_they_began(
+    run: Run, tmp_path: Path, nano: Backbone
+) -> None:
+    (part,) = preface.neighbors(run).parts
+    assert part.began == {"negative": (0,), "positive": (1,)}
+    negative, *_ = findings(part)
+    assert negative.endswith("at the start it was the nearest of token 1, and it still is near token 1.")
+    shutil.copytree(run.folder, tmp_path / "run")
+    start = run.prompt().prompts.tensors["embeddings"][0]
+    there = nano.tokenizer("zebra the", add_special_tokens=False)["input_ids"][-1]
+    gone = {"embeddings": torch.cat([nano.embeddings[[there]].float().cpu(), start[1:]])}
+    for folder in ("prompt", "prompts/00"):
+        changed(run, tmp_path / "run" / folder, gone)
+    (part,) = preface.neighbors(tmp_path / "run", backbone=nano).parts
+    assert part.began == {"negative": (0,), "positive": (1,)}
+    assert 0 not in part.labels["negative"]
+    negative, positive, *_ = findings(part)
+    assert negative.endswith("at the start it was the nearest of token 1, and it no longer is near.")
+    assert positive.endswith("and it still is near token 2.")
+    (part,) = preface.neighbors(changed(run, tmp_path / "gift", gone), backbone=nano).parts
+    assert part.began is None  # a prompt without its run
+    assert "at the start" not in findings(part)[0]
+
+
+def test_tokens_that_share_most_neighbours_are_a_group() -> None:
+    def position(index: int, words: str) -> Position:
+        return Position(index, tuple(Neighbor(word, 0.5) for word in words), 0.5, None)
+
+    first = [position(0, "abcde"), position(1, "vwxyz"), position(2, "cdefg"), position(3, "yzcdk")]
+    assert alike(first) == ((0, 2),)  # the last shares two with each
+    assert alike([*first, position(4, "defgz")]) == ((0, 2, 4),)  # with the third, not with the first
+    assert alike(first[:2]) == ()
+
+
+def a_part(places: list[tuple[float, float]], words: list[tuple[float, float]]) -> Part:
+    """Virtual tokens at `places`, and words, `word 0` and so on, at others."""
+    positions = tuple(Position(index, (), 0.5, None) for index in range(len(places)))
+    names = tuple(f"word {index}" for index in range(len(words)))
+    return Part("embeddings", positions, 50, {}, {}, (), 0.1, torch.tensor(places + words), names)
+
+
+def test_numbers_that_would_cover_each_other_are_one_label() -> None:
+    part = a_part([(0, 0), (5, 5), (0.01, 0), (9, 9), (0, 0.01)] + [(9, 0)] * 7, [(2, 3), (3, 2)])
+    shown = [text.get_text() for text in map_of(part).axes[0].texts]
+    assert sorted(shown[:4]) == ["1, 3, 5", "2", "4", "6, 7, 8, 9 + 3"]
+
+
+def test_words_on_a_map_cover_neither_each_other_nor_a_number() -> None:
+    order = np.random.default_rng(0)
+    spread = [tuple(place) for place in order.normal(size=(40, 2)).tolist()]
+    shown = map_of(a_part(spread[:5], spread[5:])).axes[0].texts
+    boxes = [Box.around(*text.get_position(), text.get_text()) for text in shown]
+    assert len(boxes) > 35  # nearly all have room
+    assert not any(a.meets(b) for place, a in enumerate(boxes) for b in boxes[:place])
+    assert all(box.inside for box in boxes)
+
+
 def test_how_far_a_token_went(run: Run, tmp_path: Path) -> None:
     start = run.prompt().prompts.tensors["embeddings"][0]
     moved = {"embeddings": start * torch.tensor([[1.0], [3.0], [1.5], [0.0]])}
@@ -93,6 +152,20 @@ def test_how_far_a_token_went(run: Run, tmp_path: Path) -> None:
     assert [position.moved for position in part.positions] == pytest.approx([0, 2, 0.5, 1], abs=1e-3)
     (part,) = preface.neighbors(changed(run, tmp_path / "gift", moved), backbone=run.backbone).parts
     assert {position.moved for position in part.positions} == {None}  # a prompt without its run
+
+
+def test_a_prompt_kept_from_before_the_first_step_is_untrained(run: Run, nano: Backbone, tmp_path: Path) -> None:
+    worse = preface.train(
+        nano, "film", PromptTuning(length=4), out=tmp_path / "run", learning_rates=[1e3], steps=1, batch_size=4
+    )
+    found = preface.neighbors(worse)
+    assert found.untrained
+    assert {position.moved for position in found.parts[0].positions} == {0.0}
+    card = load_prompt(run.folder).card
+    assert card.member is not None
+    trained = card.model_copy(update={"member": replace(card.member, step=1)})
+    save_prompt(tmp_path / "later", run.prompt().prompts, trained)
+    assert not preface.neighbors(tmp_path / "later", backbone=nano).untrained
 
 
 def test_what_was_hardly_trained_under_a_wording_hardly_went(nano: Backbone, tmp_path: Path) -> None:
@@ -120,6 +193,41 @@ def test_a_key_of_real_text_is_found_where_it_came_from(prefix: Run, nano: Backb
     # keys of the first layer depend on the piece alone: the same word of a development text has the same key
     assert [position.neighbors[0].word for position in encoder.positions] == words
     assert all(position.neighbors[0].cosine > 0.999 for position in encoder.positions)
+
+
+def test_of_few_words_nothing_is_said_but_how_far_tokens_went(prefix: Run, tmp_path: Path) -> None:
+    """T5's decoder reads its first piece and the label words: every token would have the same neighbours."""
+    found = preface.neighbors(prefix, layers=[1])
+    encoder, decoder = found.parts
+    assert (encoder.few, decoder.few) == (False, True)
+    assert decoder.pool == len({word for p in decoder.positions for word in [n.word for n in p.neighbors]}) == 3
+    assert decoder.labels == {}
+    assert {position.tightness for position in decoder.positions} == {None}
+    few, went = findings(decoder)
+    assert few.startswith("Real text makes keys of only 3 words here")
+    assert went.startswith("From its start a token went")
+    write_neighbors(found, tmp_path / "page.html")
+    assert (tmp_path / "page.html").read_text().count("<svg") == 1  # the encoder's map
+    assert rich_table(decoder).row_count == 3
+
+
+def test_the_words_of_a_pattern_are_marked_and_not_counted(nano: Backbone, tmp_path: Path) -> None:
+    method = PTuning(pattern="*positive*negative", encoder="mlp", width=8)
+    run = preface.train(nano, "film", method, out=tmp_path / "run", learning_rates=[1e-3], steps=1, batch_size=4)
+    (part,) = preface.neighbors(run).parts
+    written = [None if pieces is None else nano.tokenizer.decode(pieces) for pieces in method.parts(nano)]
+    assert written == [None, "positive", None, "negative"]  # each one piece
+    assert [position.anchor for position in part.positions] == [False, True, False, True]
+    assert [part.positions[place].neighbors[0].word for place in (1, 3)] == ["positive", "negative"]
+    assert all({1, 3}.isdisjoint(positions) for positions in part.labels.values())
+    first, *_, last = findings(part)
+    assert first == "Anchors, words of the pattern that stay as they are and do not count: 2 and 4."
+    moved = [part.positions[place].moved for place in (0, 2)]
+    assert last == f"From its start a token went {np.mean(moved):.2f} times the length it had there."
+    write_neighbors(preface.neighbors(run), tmp_path / "page.html")
+    assert '<th scope="row">anchor 2</th>' in (tmp_path / "page.html").read_text()
+    folder = tmp_path / "run" / "prompt"  # what the card says is enough
+    assert [position.anchor for position in preface.neighbors(folder, backbone=nano).parts[0].positions][1]
 
 
 def test_slips_are_named(run: Run, prefix: Run, tmp_path: Path) -> None:

@@ -1,15 +1,19 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections import Counter
 from pathlib import Path
 
 import pytest
+import torch
 
 import preface
 from preface.backbones.base import Backbone
+from preface.backbones.load import load_checkpoint
 from preface.errors import UserError
 from preface.methods import PrefixTuning, PromptTuning
+from preface.methods.warp import Warp
 from preface.records.card import load_prompt
 from preface.records.run import Run
 
@@ -90,6 +94,22 @@ def test_says_that_folds_trained_on_the_rows_which_weights_are_fitted_on(
     assert "runs with folds were trained on the development rows too" in capfd.readouterr().err
 
 
+def test_costs_are_measured_on_development_rows_and_copies_counted(
+    runs: list[Run], nano: Backbone, tmp_path: Path
+) -> None:
+    every = [cell.details.get("costs") for cell in preface.ensemble(runs, tmp_path / "all")]
+    assert every[:5] == [None] * 5  # of prompts alone
+    assert every[5] == every[6] == every[7]
+    costs = every[5]
+    assert costs is not None
+    assert costs["rows"] == 64
+    assert costs["copies"] == 4 * 4 * sum(
+        parameter.numel() for parameter in load_checkpoint("nano", torch.float32)[0].parameters()
+    )
+    assert costs["together"] > 0
+    assert costs["apart"] > 0
+
+
 def trec(folder: Path) -> Path:
     (folder / "trec").mkdir()
     for name in ("train", "test"):
@@ -132,6 +152,47 @@ def test_what_cannot_be_an_ensemble_is_said(runs: list[Run], nano: Backbone, tmp
         preface.train(nano, "film", PrefixTuning(length=4, init=f"prompt:{tmp_path / 'all'}"), out=tmp_path / "begun")
     with pytest.raises(UserError, match="an ensemble writes no text of its own"):
         preface.evaluate(tmp_path / "all", on=["posts"], scoring="generate", backbone=nano)
+
+
+def test_no_prompt_is_in_it_twice(runs: list[Run], nano: Backbone, tmp_path: Path) -> None:
+    prefix = runs[0].folder
+    with pytest.raises(UserError, match=r"prefix/prompts/\d\d: is given twice; an ensemble needs different"):
+        preface.ensemble([runs[0], prefix.parent / "prefix"], tmp_path / "twice")
+    with pytest.raises(
+        UserError, match=r"prefix/prompt: is the same prompt as .*prefix/prompts/\d\d; an ensemble needs"
+    ):
+        preface.ensemble([runs[0], prefix / "prompt"], tmp_path / "copied", backbone=nano)
+    shutil.copytree(prefix, tmp_path / "copy")
+    with pytest.raises(UserError, match=r"copy/prompts/\d\d: is the same prompt as .*prefix/prompts/\d\d"):
+        preface.ensemble([runs[0], tmp_path / "copy"], tmp_path / "copied")
+    untrained = preface.train(
+        nano, "film", PromptTuning(length=2), out=tmp_path / "run", learning_rates=[1e3], seeds=2, steps=1, batch_size=4
+    )
+    with pytest.raises(UserError, match=r"01: is the same prompt as .*00, neither having been trained"):
+        preface.ensemble([untrained], tmp_path / "untrained")
+    assert not any((tmp_path / name).exists() for name in ("twice", "copied", "untrained"))
+
+
+def test_label_vectors_and_label_words_are_told_apart_by_name(runs: list[Run], nano: Backbone, tmp_path: Path) -> None:
+    warp = preface.train(nano, "film", Warp(length=3), out=tmp_path / "warp", learning_rates=[1e-2], steps=1, seeds=2)
+    for mixed in ([runs[1], warp], [warp, runs[1]]):
+        with pytest.raises(
+            UserError, match=r"warp/prompts/\d\d: answers with label vectors \(warp\), and .*with label words"
+        ):
+            preface.ensemble(mixed, tmp_path / "mixed")
+
+
+def test_what_cannot_be_measured_is_said_before_anything_is_saved(runs: list[Run], tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="sst2"):
+        preface.ensemble(runs, tmp_path / "all", on=["film", "sst2"], data=tmp_path)
+    with pytest.raises(UserError, match="not among the words that the prompt was trained for"):
+        preface.ensemble(runs, tmp_path / "all", on=["trec"], data=trec(tmp_path))
+    assert not (tmp_path / "all").exists()
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "results.json").write_text("{}")
+    with pytest.raises(UserError, match="not a list of Preface's cells"):
+        preface.ensemble(runs, tmp_path / "other")
+    assert not (tmp_path / "other" / "prompt").exists()
 
 
 def test_a_damaged_one_is_named(runs: list[Run], tmp_path: Path) -> None:
