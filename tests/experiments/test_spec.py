@@ -25,6 +25,8 @@ from preface.tasks.options import DataOptions
 from preface.tuning.recipe import Recipe
 from preface.tuning.search import Search
 
+MEASURED = Path(__file__).parents[2] / "docs/results/recipes"
+
 
 def experiment(*columns: Any, **fields: Any) -> Experiment:
     given = {"title": "t", "train_task": "film", "eval_tasks": ["film", "posts"], "columns": columns}
@@ -134,6 +136,14 @@ def test_what_a_user_changes_no_column_has_another_value_of() -> None:
     first, _ = prompts(changed)
     assert (first.backbone, first.train_task, first.recipe.seeds, first.recipe.steps) == ("nano", "posts", (0,), 7)
     assert spec.changed().expanded() == spec.expanded()
+
+
+@pytest.mark.parametrize("file", sorted(MEASURED.glob("*.yaml")), ids=lambda file: file.stem)
+def test_what_was_measured_is_of_tasks_and_columns_that_there_are(file: Path) -> None:
+    spec = load_experiment(file)
+    for name in (*spec.train_tasks(), *spec.eval_tasks):
+        load_task(name)
+    assert all(part.expanded() for part in spec.parts().values() or [spec])
 
 
 def test_fewer_steps_shorten_the_searches_that_columns_have_of_their_own() -> None:
