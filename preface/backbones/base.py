@@ -209,15 +209,15 @@ class Backbone(Pieces):
     @abstractmethod
     def generate(
         self,
-        input_ids: Tensor,
-        mask: Tensor,
+        context: Context,
         prompts: Prompts | None = None,
         rows: Tensor | None = None,
         *,
         lead_in: Sequence[int],
         **options: Any,
     ) -> Tensor:
-        """Generated tokens `[B, S]` after the pieces of `lead_in`; `options` are Transformers' own (`num_beams`, …)."""
+        """Generated tokens `[B, S]` after what was read and the pieces of `lead_in`; `options` are Transformers' own
+        (`num_beams`, …)."""
 
     @abstractmethod
     def common_pieces(self, count: int) -> list[int]:

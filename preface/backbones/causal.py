@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import cache
 from itertools import islice
 from typing import Any
 
@@ -239,23 +240,21 @@ class CausalBackbone(CausalPieces, Backbone):
     @torch.no_grad()
     def generate(
         self,
-        input_ids: Tensor,
-        mask: Tensor,
+        context: Context,
         prompts: Prompts | None = None,
         rows: Tensor | None = None,
         *,
         lead_in: Sequence[int],
         **options: Any,
     ) -> Tensor:
-        context = self.read(input_ids, mask, prompts, rows)
-        cue = torch.tensor([list(lead_in)], device=self.device).expand(len(input_ids), -1)
+        cue = torch.tensor([list(lead_in)], device=self.device).expand(len(context.mask), -1)
         embedded, own, _ = self._answering(cue, prompts, rows, None, None)
         # of what an answer reads, the places that the last one sees are real
         real = torch.ones_like(embedded[..., 0], dtype=torch.long) if own is None else own[..., -1, :].long()
-        with self._going_on(context, real.expand(len(input_ids), -1).bool(), prompts, rows):
+        with self._going_on(context, real.expand(len(context.mask), -1).bool(), prompts, rows):
             output: Tensor = self.model.generate(
                 inputs_embeds=embedded,
-                attention_mask=real.expand(len(input_ids), -1),
+                attention_mask=real.expand(len(context.mask), -1),
                 past_key_values=DynamicCache(),
                 pad_token_id=self.model.config.pad_token_id or self.end,
                 **options,
@@ -270,17 +269,19 @@ class CausalBackbone(CausalPieces, Backbone):
         positions after it. Its own cache holds what has been written; `begun` `[B, S]` says what of the answer's
         beginning is real."""
 
+        @cache
+        def of_beams(beams: int) -> Context:
+            states, mask = (each.repeat_interleave(beams, dim=0) for each in (context.states, context.mask))
+            return Context(states, mask)
+
         def hook(module: Any, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
             candidates = (kwargs.get("inputs_embeds"), kwargs.get("input_ids"), *args)
             size, queries = next(item for item in candidates if item is not None).shape[:2]
             beams = size // len(context.mask)
             written = kwargs["past_key_values"].get_seq_length() + queries - begun.shape[1]
             real = pad(begun.repeat_interleave(beams, dim=0), (0, written), value=True)  # [B * beams, k]
-            several = Context(
-                context.states.repeat_interleave(beams, dim=0), context.mask.repeat_interleave(beams, dim=0)
-            )
             own_rows = None if rows is None else rows.repeat_interleave(beams)
-            call = self._writing_on(several, real, queries, prompts, own_rows)
+            call = self._writing_on(of_beams(beams), real, queries, prompts, own_rows)
             kwargs.pop("attention_mask", None)  # it would be one of the text too
             return args, {**kwargs, "position_ids": call.positions, "call": call}
 

@@ -151,8 +151,7 @@ class T5Backbone(T5Pieces, Backbone):
     @torch.no_grad()
     def generate(
         self,
-        input_ids: Tensor,
-        mask: Tensor,
+        context: Context,
         prompts: Prompts | None = None,
         rows: Tensor | None = None,
         *,
@@ -161,7 +160,6 @@ class T5Backbone(T5Pieces, Backbone):
     ) -> Tensor:
         """`generate` of Transformers refuses arguments that the model's signature lacks, so the prompts are handed to
         the decoder by a hook that lives as long as the call."""
-        context = self.read(input_ids, mask, prompts, rows)
         more = {"prompts": prompts, "rows": rows}
         hook = self.model.decoder.register_forward_pre_hook(
             lambda module, args, kwargs: (args, {**kwargs, **more}), with_kwargs=True

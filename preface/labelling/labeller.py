@@ -148,7 +148,7 @@ class Labeller:
         for places, prompts, own in self._batches_by_row(inputs, rows):
             own = None if own is None else self.backbone.send(own)
             tokens = self.backbone.generate(
-                *inputs.padded(places),
+                inputs.read(places, prompts, own),
                 prompts,
                 own,
                 lead_in=self.lead_in,

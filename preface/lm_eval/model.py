@@ -210,7 +210,8 @@ class PrefaceLM(TemplateLM):  # type: ignore[misc]
             options, stops = _options(wanted, self.tokenizer)
             for batch in by_length([len(read) for _, read in some], self.budget):
                 ids, mask = self._padded([some[place][1] for place in batch])
-                tokens = self.backbone.generate(ids, mask, self.prompts, lead_in=lead_in, **options)
+                context = self.backbone.read(ids, mask, self.prompts)
+                tokens = self.backbone.generate(context, self.prompts, lead_in=lead_in, **options)
                 texts = self.tokenizer.batch_decode(tokens, skip_special_tokens=True)
                 for place, text in zip(batch, texts, strict=True):
                     number = some[place][0]

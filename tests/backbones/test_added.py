@@ -147,9 +147,11 @@ def test_generation_says_what_the_forward_pass_does(kind: str, beams: int) -> No
     backbone, _ = pair(kind)
     several = [soft_words(backbone, "after", seed=1), soft_words(backbone, "embeddings", length=2), Prompts.bare()]
     how = {"max_new_tokens": 7, "num_beams": beams, "do_sample": False, "eos_token_id": None}
-    together = backbone.generate(*backbone.pad(TEXTS), stack(several), torch.arange(3), lead_in=CUE, **how)
+    rows = torch.arange(3)
+    context = backbone.read(*backbone.pad(TEXTS), stack(several), rows)
+    together = backbone.generate(context, stack(several), rows, lead_in=CUE, **how)
     for row, text, prompts in zip(together, TEXTS, several, strict=True):
-        (alone,) = backbone.generate(*backbone.pad([text]), prompts, lead_in=CUE, **how)
+        (alone,) = backbone.generate(backbone.read(*backbone.pad([text]), prompts), prompts, lead_in=CUE, **how)
         assert row.tolist() == alone.tolist()
     if beams == 1:
         for row, text, prompts in zip(together.tolist(), TEXTS, several, strict=True):

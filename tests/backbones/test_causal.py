@@ -205,9 +205,10 @@ def test_generation_with_different_prompts_in_one_batch(models: tuple[CausalBack
     ]
     rows = torch.tensor([0, 1, 2])
     how = {"max_new_tokens": 9, "num_beams": beams, "do_sample": False, "eos_token_id": None}
-    together = backbone.generate(*backbone.pad(TEXTS), stack(several), rows, lead_in=CUE, **how)
+    context = backbone.read(*backbone.pad(TEXTS), stack(several), rows)
+    together = backbone.generate(context, stack(several), rows, lead_in=CUE, **how)
     for row, text, prompts in zip(together, TEXTS, several, strict=True):
-        (alone,) = backbone.generate(*backbone.pad([text]), prompts, lead_in=CUE, **how)
+        (alone,) = backbone.generate(backbone.read(*backbone.pad([text]), prompts), prompts, lead_in=CUE, **how)
         assert row.tolist() == alone.tolist()
     own = plain.generate(torch.tensor([[*TEXTS[2], *CUE]]), **how)[0, len(TEXTS[2]) + len(CUE) :]
     assert together[2].tolist() == own.tolist()

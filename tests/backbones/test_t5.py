@@ -238,19 +238,14 @@ def test_generation_with_rows_of_different_prompts(tiny: Backbone, options: dict
     prompts, rows = random_prompts(tiny), torch.tensor([2, 0, 1, 2])
     # stopping early would make rows of different lengths, which only differ in padding
     options = {**options, "max_new_tokens": 6, "min_new_tokens": 6}
-    together = tiny.generate(ids, mask, prompts, rows, lead_in=tiny.lead_in(""), **options)
-    plain = tiny.generate(ids, mask, None, lead_in=tiny.lead_in(""), **options)
+    together = tiny.generate(tiny.read(ids, mask, prompts, rows), prompts, rows, lead_in=tiny.lead_in(""), **options)
+    plain = tiny.generate(tiny.read(ids, mask), lead_in=tiny.lead_in(""), **options)
     assert not torch.equal(together, plain)
     for row in range(B):
         real = int(mask[row].sum())
-        alone = tiny.generate(
-            ids[row : row + 1, :real],
-            mask[row : row + 1, :real],
-            prompts,
-            rows[row : row + 1],
-            lead_in=tiny.lead_in(""),
-            **options,
-        )
+        own = rows[row : row + 1]
+        context = tiny.read(ids[row : row + 1, :real], mask[row : row + 1, :real], prompts, own)
+        alone = tiny.generate(context, prompts, own, lead_in=tiny.lead_in(""), **options)
         assert torch.equal(together[row], alone[0])
 
 
@@ -258,8 +253,8 @@ def test_generation_with_rows_of_different_prompts(tiny: Backbone, options: dict
 def test_greedy_generation_equals_the_argmax_of_the_forward_pass(tiny: Backbone) -> None:
     ids, mask, _ = batch()
     prompts, rows = random_prompts(tiny), torch.tensor([2, 0, 1, 2])
-    written = tiny.generate(ids, mask, prompts, rows, lead_in=tiny.lead_in(""), max_new_tokens=6, min_new_tokens=6)
     context = tiny.read(ids, mask, prompts, rows)
+    written = tiny.generate(context, prompts, rows, lead_in=tiny.lead_in(""), max_new_tokens=6, min_new_tokens=6)
     tokens = torch.zeros(B, 1, dtype=torch.long)
     for _ in range(6):
         logits = tiny.logits(context, tokens, prompts, rows)[:, -1]

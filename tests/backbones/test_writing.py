@@ -102,7 +102,7 @@ def test_writes_what_transformers_generates(backbone: Backbone) -> None:
         going, scores = writing.go_on(backbone, going, pieces[-1])
         pieces.append(likeliest(scores))
     expected = backbone.generate(
-        ids, mask, lead_in=lead_in(backbone), max_new_tokens=STEPS, min_new_tokens=STEPS, do_sample=False
+        context, lead_in=lead_in(backbone), max_new_tokens=STEPS, min_new_tokens=STEPS, do_sample=False
     )[:, -STEPS:]
     ended = (torch.stack(pieces, 1) == backbone.end).cumsum(1) > 0  # `min_new_tokens` keeps it from ending
     assert torch.equal(torch.stack(pieces, 1)[~ended], expected[~ended])

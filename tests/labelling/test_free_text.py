@@ -45,6 +45,15 @@ def asked(backbone: Backbone, most: int = 6) -> tuple[FreeText, list[list[int]],
     return text, ids, Labeller(backbone, Prompts.bare(2), text)
 
 
+def test_texts_that_have_been_read_are_not_read_again(backbone: Backbone, monkeypatch: pytest.MonkeyPatch) -> None:
+    text, ids, labeller = asked(backbone)
+    expected = write_each(labeller, text, Inputs(backbone, ids))
+    kept = Inputs(backbone, ids, keep=True)
+    kept.keep(range(len(ids)))
+    monkeypatch.setattr(type(backbone), "read", None)
+    assert write_each(labeller, text, kept) == expected
+
+
 def plain(backbone: Backbone) -> Any:
     """The same model as Transformers loads it."""
     kind = AutoModelForSeq2SeqLM if backbone.model.config.is_encoder_decoder else AutoModelForCausalLM

@@ -228,9 +228,8 @@ def test_generation_is_under_the_prompt(causal_folder: Path, data_file: Path, tm
     assert found != bare.generate_until(instances("generate_until", [(text, {"max_gen_toks": 5}) for text in contexts]))
     for text, written in zip(contexts, found, strict=True):
         read, lead_in = lm.backbone.continued(text)
-        tokens = lm.backbone.generate(
-            *lm.backbone.pad([read]), lm.prompts, lead_in=lead_in, max_new_tokens=5, do_sample=False
-        )
+        context = lm.backbone.read(*lm.backbone.pad([read]), lm.prompts)
+        tokens = lm.backbone.generate(context, lm.prompts, lead_in=lead_in, max_new_tokens=5, do_sample=False)
         assert written == lm.tokenizer.decode(tokens[0], skip_special_tokens=True)
 
 

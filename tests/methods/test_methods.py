@@ -117,9 +117,9 @@ def test_greedy_and_beam_generation(method: Method, tiny: Backbone) -> None:
     prompts = build(method, tiny, [0, 1])()
     ids, mask = tiny.pad(tiny.tokenize(["one", "two and three"], 32)[0])
     for beams in (1, 2):
-        written = tiny.generate(
-            ids, mask, prompts, torch.tensor([1, 0]), lead_in=tiny.lead_in(""), max_new_tokens=4, num_beams=beams
-        )
+        rows = torch.tensor([1, 0])
+        context = tiny.read(ids, mask, prompts, rows)
+        written = tiny.generate(context, prompts, rows, lead_in=tiny.lead_in(""), max_new_tokens=4, num_beams=beams)
         assert written.shape[0] == 2
 
 
