@@ -14,13 +14,13 @@ from urllib.parse import quote
 import yaml
 
 from preface.errors import UserError
-from preface.experiments.matrix import RESULTS, SPEC
+from preface.experiments.matrix import SPEC
 from preface.experiments.notes import notes_of
 from preface.experiments.report import SAID
 from preface.experiments.section import Section
 from preface.pages import write_page
 from preface.records.atomic import check_no_folder
-from preface.records.results import Cell, read_cells
+from preface.records.results import RESULTS, Cell, read_cells
 from preface.records.run import RECORD, Run, command_of
 from preface.tasks.metric import metric_title
 

@@ -14,10 +14,10 @@ from preface.errors import UserError
 from preface.experiments.spec import Experiment, load_experiment
 from preface.experiments.table import OWN_TASK
 from preface.records.atomic import write_atomically
-from preface.records.results import Cell, read_cells, write_cells
+from preface.records.results import RESULTS, Cell, read_cells, write_cells
 from preface.tasks import Task
 
-SPEC, RESULTS = "experiment.yaml", "results.json"
+SPEC = "experiment.yaml"
 
 
 @dataclass(frozen=True)

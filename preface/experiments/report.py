@@ -15,7 +15,7 @@ from preface.experiments.table import pivot as pivot  # whoever draws a table ma
 from preface.pages import write_page
 from preface.pages.drawing import picture
 from preface.records.atomic import write_atomically
-from preface.records.results import Cell, write_cells
+from preface.records.results import RESULTS, Cell, write_cells
 
 if TYPE_CHECKING:  # drawing libraries are imported where they draw: they would slow every other command down
     from rich.table import Table as RichTable
@@ -127,7 +127,7 @@ def write_report(
     """
     section = Section(title, cells, notes, commands)
     table, beside = markdown(section.table), section.differences
-    write_cells(folder / "results.json", cells)
+    write_cells(folder / RESULTS, cells)
     write_atomically(folder / "table.md", table + (f"\n{markdown_of_differences(beside)}" if beside else ""))
     for one in section.pictures:
         (folder / f"{one.name}.png").write_bytes(picture(one.draw, "png"))

@@ -175,7 +175,7 @@ def neighbors(
         card.method.name,
         card.task.name,
         card.development_score,
-        card.member is not None and card.member.step == 0,
+        card.member is not None and card.member.untrained,
         parts,
     )
 

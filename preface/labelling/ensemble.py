@@ -26,7 +26,7 @@ from preface.labelling.voting import combined, fitted_weights
 from preface.options import validated
 from preface.prompts import Prompts, stack
 from preface.records.card import TENSORS, Ensemble, MethodRecord, PromptCard, SavedPrompt, load_prompt, save_ensemble
-from preface.records.results import COMPUTED, Cell, add_cells, installed_versions, read_cells
+from preface.records.results import COMPUTED, RESULTS, Cell, add_cells, installed_versions, read_cells
 from preface.records.run import RECORD, Run, RunRecord
 from preface.tasks import Example, Split, Task, render
 from preface.tasks.find import refuse_outside
@@ -35,7 +35,6 @@ from preface.terminal.progress import progress, say, warn
 
 Combine = Literal["mean", "vote", "weighted"]
 COLUMNS: dict[Combine, str] = {"vote": "majority vote", "mean": "mean probability", "weighted": "fitted weights"}
-RESULTS = "results.json"
 TIMED = 64
 """Development rows that say how long all prompts take in one batch, and how long one after the other."""
 MEMBER, BEST = "a prompt alone", "the best alone"
@@ -183,7 +182,8 @@ def _check_different(saved: Sequence[SavedPrompt]) -> None:
             continue
         if twin.folder.resolve() == one.folder.resolve():
             raise UserError(f"{one.folder}: is given twice; an ensemble needs different prompts")
-        untrained = "" if one.card.member is None or one.card.member.step else ", neither having been trained"
+        member = one.card.member
+        untrained = ", neither having been trained" if member is not None and member.untrained else ""
         raise UserError(
             f"{one.folder}: is the same prompt as {twin.folder}{untrained}; an ensemble needs different ones, which "
             "may be given by their own folders"

@@ -23,7 +23,7 @@ from preface.labelling.subjects import Subject, Subjects, check_answers, subject
 from preface.labelling.wording import Wording, best_wording
 from preface.options import divided, validated
 from preface.records.atomic import write_atomically
-from preface.records.results import COMPUTED, Cell, add_cells, read_cells
+from preface.records.results import COMPUTED, RESULTS, Cell, add_cells, read_cells
 from preface.records.run import Run
 from preface.tasks import Example, Split, Task
 from preface.tasks.find import RowsNotFoundError, refuse_outside
@@ -97,7 +97,7 @@ def evaluate(
     there: list[Cell] = []
     if folder is not None:
         folder.mkdir(parents=True, exist_ok=True)
-        there = read_cells(folder / "results.json")  # what is there should be known to be ours before the work
+        there = read_cells(folder / RESULTS)  # what is there should be known to be ours before the work
     cells: list[Cell] = []
     for task, own in zip(tasks, subjects_on, strict=True):
         examples = data.split(task, how.split)
@@ -194,7 +194,7 @@ class _Evaluation:
                 with_predictions(cell, _predictions_path(self.folder, cell), examples.examples, given)
                 for cell, given in zip(cells, predictions, strict=True)
             ]
-            add_cells(self.folder / "results.json", cells)
+            add_cells(self.folder / RESULTS, cells)
         return cells
 
     def _cell(

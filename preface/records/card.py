@@ -43,6 +43,11 @@ class Member:
     step: int
     """Step of that evaluation."""
 
+    @property
+    def untrained(self) -> bool:
+        """Whether its prompt is its own beginning: no evaluation was better than the one before the first step."""
+        return self.step == 0
+
 
 class MethodRecord(Record):
     """A method's name, and the fields of its configuration."""

@@ -41,6 +41,8 @@ def installed_versions() -> dict[str, str]:
 
 SETTINGS = ("learning_rate", "scoring", "calibration", "instruction", "max_input_tokens", "cue", "ensemble", "method")
 """The entries of a cell's details that are part of what it measures."""
+RESULTS = "results.json"
+"""The file that holds the cells of a folder."""
 COMPUTED = "computed"
 """The entry that says in what precision the backbone computed, and on what."""
 

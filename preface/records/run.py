@@ -21,7 +21,7 @@ from preface.errors import UserError
 from preface.records.atomic import write_atomically
 from preface.records.card import Member, Origin, PromptCard, SavedPrompt, load_prompt
 from preface.records.record import Record
-from preface.records.results import Cell, read_cells
+from preface.records.results import RESULTS, Cell, read_cells
 from preface.tasks import Source, Split
 
 RECORD = "run.json"
@@ -240,7 +240,7 @@ def cells_of(folder: Path, card: PromptCard) -> list[Cell]:
     """The scores of a prompt, as `evaluate` left them in its folder or its run's, where those of the run's other
     prompts may lie too; none that cannot be read."""
     try:
-        cells = read_cells(folder / "evaluations" / "results.json")
+        cells = read_cells(folder / "evaluations" / RESULTS)
     except UserError:
         return []
     if card.member is None or card.ensemble is not None:  # by itself there

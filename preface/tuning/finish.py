@@ -111,7 +111,7 @@ def write_predictions(path: Path, outcome: Outcome) -> None:
 
 def warn_of(predictions: Sequence[Prediction], best: Member, majority: float, metric_name: str) -> None:
     """Say what a number alone would hide."""
-    if best.step == 0:
+    if best.untrained:
         warn(
             "the best prompt is one that was not trained yet: no later evaluation was better than the one before the "
             "first step; try other learning rates or more steps"
