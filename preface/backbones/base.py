@@ -68,6 +68,10 @@ class Context:
         return Context(self.states.repeat(times, 1, 1), self.mask.repeat(times, 1))
 
 
+Layers = tuple[Sequence[Tensor], Sequence[Tensor]]
+"""Keys and values of each layer."""
+
+
 class Backbone(Pieces):
     """A frozen model and its tokenizer. Its weights get no gradient and never change."""
 
@@ -217,7 +221,7 @@ class Backbone(Pieces):
         **options: Any,
     ) -> Tensor:
         """Generated tokens `[B, S]` after what was read and the pieces of `lead_in`; `options` are Transformers' own
-        (`num_beams`, …)."""
+        (`num_beams`, …). There are as many as texts; with `rows` `[B]`, row b goes on from text b % N."""
 
     @abstractmethod
     def common_pieces(self, count: int) -> list[int]:

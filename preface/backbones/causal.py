@@ -21,7 +21,7 @@ from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 
 from preface.backbones import causal_attention
 from preface.backbones.added import Begun, add_before_layers
-from preface.backbones.base import Backbone, Context, Site, placed
+from preface.backbones.base import Backbone, Context, Layers, Site, placed
 from preface.backbones.causal_attention import Call
 from preface.backbones.families import FAMILIES, refusal
 from preface.backbones.frozen import FrozenLinear
@@ -177,10 +177,10 @@ class CausalBackbone(CausalPieces, Backbone):
         own: Tensor | None,
         prompts: Prompts | None,
         rows: Tensor | None,
+        layers: Layers | None = None,
     ) -> Call:
-        """A pass of `size` rows that goes on from what was read; `places` `[B, q]`, from 0 on."""
-        shape = (*context.mask.shape, self.layers, 2, self.heads, self.head_width)
-        keys, values = context.states.view(shape).permute(3, 2, 0, 4, 1, 5)  # each [L, N, H, T, e]
+        """A pass of `size` rows that goes on from what was read; `places` `[B, q]`, from 0 on; `layers`: what
+        `_by_layer` made of it, where it is there already."""
         mask = context.mask.repeat(size // len(context.mask), 1)
         text = self._positions(mask, prompts, rows)  # [B, T]
         ends = text.masked_fill(mask == 0, -1).amax(1, keepdim=True) + 1  # [B, 1]; 0 where nothing was read
@@ -193,10 +193,16 @@ class CausalBackbone(CausalPieces, Backbone):
             prompts,
             rows,
             "after",
-            (keys.contiguous().unbind(), values.contiguous().unbind()),
+            layers or self._by_layer(context),
             context.mask.bool(),
             text,
         )
+
+    def _by_layer(self, context: Context) -> Layers:
+        """The keys and the values of what was read, one after the other in memory, of each layer `[N, H, T, e]`."""
+        shape = (*context.mask.shape, self.layers, 2, self.heads, self.head_width)
+        keys, values = context.states.view(shape).permute(3, 2, 0, 4, 1, 5)  # each [L, N, H, T, e]
+        return keys.contiguous().unbind(), values.contiguous().unbind()
 
     def _positions(self, mask: Tensor, prompts: Prompts | None, rows: Tensor | None) -> Tensor:
         """Of the tokens of a text and what stands before them, `[B, T]`."""
@@ -219,11 +225,17 @@ class CausalBackbone(CausalPieces, Backbone):
         return states
 
     def _writing_on(
-        self, context: Context, real: Tensor, queries: int, prompts: Prompts | None, rows: Tensor | None
+        self,
+        context: Context,
+        text: Layers,
+        real: Tensor,
+        queries: int,
+        prompts: Prompts | None,
+        rows: Tensor | None,
     ) -> Call:
         """A pass of the last places of what has been written after a context, `real` `[B, k]`."""
         own, places = seen_before(real, queries)
-        call = self._after(context, len(real), places, own, prompts, rows)
+        call = self._after(context, len(real), places, own, prompts, rows, text)
         call.own_positions, call.positions = call.positions, call.positions[:, -queries:]
         return call
 
@@ -232,10 +244,11 @@ class CausalBackbone(CausalPieces, Backbone):
     ) -> tuple[Writing, Tensor]:
         queries = real.shape[1]
         real = torch.cat([writing.real, real], dim=1)
-        call = self._writing_on(writing.context, real, queries, prompts, rows)
+        text = writing.text or self._by_layer(writing.context)
+        call = self._writing_on(writing.context, text, real, queries, prompts, rows)
         call.written, call.made = writing.own, []
         hidden = self._run(embedded, call)[:, -1] / getattr(self.model.config, "logits_scaling", 1.0)
-        return Writing(writing.context, real, tuple(call.made)), hidden
+        return Writing(writing.context, real, tuple(call.made), text), hidden
 
     @torch.no_grad()
     def generate(
@@ -247,14 +260,16 @@ class CausalBackbone(CausalPieces, Backbone):
         lead_in: Sequence[int],
         **options: Any,
     ) -> Tensor:
-        cue = torch.tensor([list(lead_in)], device=self.device).expand(len(context.mask), -1)
+        size = len(context.mask if rows is None else rows)
+        cue = torch.tensor([list(lead_in)], device=self.device).expand(size, -1)
         embedded, own, _ = self._answering(cue, prompts, rows, None, None)
         # of what an answer reads, the places that the last one sees are real
         real = torch.ones_like(embedded[..., 0], dtype=torch.long) if own is None else own[..., -1, :].long()
-        with self._going_on(context, real.expand(len(context.mask), -1).bool(), prompts, rows):
+        real = real.expand(size, -1)
+        with self._going_on(context, real.bool(), prompts, rows):
             output: Tensor = self.model.generate(
                 inputs_embeds=embedded,
-                attention_mask=real.expand(len(context.mask), -1),
+                attention_mask=real,
                 past_key_values=DynamicCache(),
                 pad_token_id=self.model.config.pad_token_id or self.end,
                 **options,
@@ -270,18 +285,22 @@ class CausalBackbone(CausalPieces, Backbone):
         beginning is real."""
 
         @cache
-        def of_beams(beams: int) -> Context:
-            states, mask = (each.repeat_interleave(beams, dim=0) for each in (context.states, context.mask))
-            return Context(states, mask)
+        def of_beams(beams: int) -> tuple[Context, Layers]:
+            """What was read; of a search with several beams, which stand side by side, each has its own."""
+            every = context
+            if beams > 1:
+                each = context.repeated(len(begun) // len(context.mask))
+                every = Context(*(part.repeat_interleave(beams, dim=0) for part in (each.states, each.mask)))
+            return every, self._by_layer(every)
 
         def hook(module: Any, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
             candidates = (kwargs.get("inputs_embeds"), kwargs.get("input_ids"), *args)
             size, queries = next(item for item in candidates if item is not None).shape[:2]
-            beams = size // len(context.mask)
+            beams = size // len(begun)
             written = kwargs["past_key_values"].get_seq_length() + queries - begun.shape[1]
             real = pad(begun.repeat_interleave(beams, dim=0), (0, written), value=True)  # [B * beams, k]
             own_rows = None if rows is None else rows.repeat_interleave(beams)
-            call = self._writing_on(of_beams(beams), real, queries, prompts, own_rows)
+            call = self._writing_on(*of_beams(beams), real, queries, prompts, own_rows)
             kwargs.pop("attention_mask", None)  # it would be one of the text too
             return args, {**kwargs, "position_ids": call.positions, "call": call}
 

@@ -17,6 +17,7 @@ from transformers import AttentionInterface
 from transformers.masking_utils import AttentionMaskInterface
 
 from preface.backbones import products
+from preface.backbones.base import Layers
 from preface.backbones.products import InTurn, Keys, SideBySide
 from preface.prompts import Prefix, Prompts
 
@@ -40,8 +41,8 @@ class Call:
     rows: Tensor | None = None
     begins_with: str | None = None
     """The carrier whose embeddings, where prompts have them, its own sequence begins with."""
-    text: tuple[Sequence[Tensor], Sequence[Tensor]] | None = None
-    """Keys and values of N texts in each layer, `[N, H, T, e]`: row b goes on from text b % N."""
+    text: Layers | None = None
+    """Those of N texts, `[N, H, T, e]`: row b goes on from text b % N."""
     text_mask: Tensor | None = None
     """`[N, T]`, True where a token is real."""
     text_positions: Tensor | None = None

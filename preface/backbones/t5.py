@@ -160,6 +160,7 @@ class T5Backbone(T5Pieces, Backbone):
     ) -> Tensor:
         """`generate` of Transformers refuses arguments that the model's signature lacks, so the prompts are handed to
         the decoder by a hook that lives as long as the call."""
+        context = context if rows is None else context.repeated(len(rows) // len(context.mask))
         more = {"prompts": prompts, "rows": rows}
         hook = self.model.decoder.register_forward_pre_hook(
             lambda module, args, kwargs: (args, {**kwargs, **more}), with_kwargs=True

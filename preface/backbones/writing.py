@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from preface.backbones.base import Backbone, Context, placed
+from preface.backbones.base import Backbone, Context, Layers, placed
 from preface.prompts import Prompts
 
 
@@ -26,6 +26,8 @@ class Writing:
     """`[B, k]`, False where a row has written less than others: it is padded on the left."""
     own: tuple[tuple[Tensor, Tensor], ...] | None = None
     """Keys and values of each layer, `[B, H, k, e]`; None: nothing has been written."""
+    text: Layers | None = None
+    """What a decoder-only backbone makes of the context with the first piece, for those to come; None: not made."""
 
     @classmethod
     def after(cls, context: Context) -> Writing:

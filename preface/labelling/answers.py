@@ -84,8 +84,6 @@ def predictions_on(
             ]
             return [predictions_of(said, labels.called(answers)) for said in together], sum(cut)
         longest = max(map(len, labels.pieces)) + 1
-        rows = [index for index in range(len(prompts)) for _ in inputs]
-        said = labeller.generate(tokenized.repeated(len(prompts)), rows, max_new_tokens=longest, on_batch=advance)
-    given = [labels.word_of(text) for text in said]
-    flat = [Prediction(answers.get(word, word), None) for word in given]
-    return [flat[start : start + len(inputs)] for start in range(0, len(flat), len(inputs))], sum(cut)
+        written = labeller.generate_each(tokenized, longest, advance)
+    given = [[labels.word_of(text) for text in each] for each in written]
+    return [[Prediction(answers.get(word, word), None) for word in each] for each in given], sum(cut)

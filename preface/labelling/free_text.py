@@ -14,7 +14,7 @@ from preface.backbones.batching import answers_of
 from preface.backbones.contexts import Inputs
 from preface.errors import UserError
 from preface.labelling.label_words import LabelWords
-from preface.labelling.labeller import Labeller, OnBatch
+from preface.labelling.labeller import TOKEN_BUDGET, Labeller, OnBatch
 from preface.labelling.multi_label import Labels, MultiLabel, labels_of
 from preface.prompts import Prompts
 from preface.tasks import Task
@@ -70,11 +70,8 @@ def write_each(
     labeller: Labeller, text: FreeText, inputs: Inputs, on_batch: OnBatch = lambda rows: None
 ) -> list[list[str]]:
     """What each of P prompts writes about each of N texts, `[P][N]`."""
-    size = labeller.prompts.size
-    rows = [index for index in range(size) for _ in range(len(inputs))]
-    written = labeller.generate(inputs.repeated(size), rows, max_new_tokens=text.most, on_batch=on_batch)
-    said = [text.word_of(each) for each in written]
-    return [said[start : start + len(inputs)] for start in range(0, len(said), len(inputs))]
+    written = labeller.generate_each(inputs, text.most, on_batch)
+    return [[text.word_of(one) for one in each] for each in written]
 
 
 @torch.inference_mode()
@@ -84,7 +81,7 @@ def answer_losses(labeller: Labeller, text: FreeText, inputs: Inputs, answers: S
     losses = torch.zeros(labeller.prompts.size)
     for index in range(len(losses)):
         prompt = labeller.prompts.select([index])
-        for places in labeller.batches(inputs, 1):
+        for places in labeller.batches(inputs, 1, TOKEN_BUDGET):
             read, said = answers_of([targets[place] for place in places], text.lead_in)
             losses[index] += backbone.losses(inputs.read(places, prompt), read, said, prompt).sum().cpu()
     return losses / sum(map(len, targets))

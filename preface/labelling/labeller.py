@@ -23,6 +23,9 @@ TOKEN_BUDGET = 2_048
 little padding."""
 GPU_TOKEN_BUDGET = 16_384
 """The same on a GPU, which needs many rows to be busy."""
+WRITING_BUDGET = 8_192
+"""The same on a CPU where answers are written: the whole model is gone through for each piece of a batch's answers, so
+that few rows take almost as long as many (docs/performance.md)."""
 ANSWER_BYTES = 2**28
 """Of one layer's attention and states while a batch answers: with hundreds of labels, fewer rows go together."""
 
@@ -104,9 +107,8 @@ class Labeller:
         size, count = self.prompts.size, len(inputs)
         every = inputs.repeated(size)
         output = torch.empty(size * count, *self.scored)
-        for batch in self.batches(inputs, size):
-            places = [prompt * count + place for prompt in range(size) for place in batch]
-            which = self.which.repeat_interleave(len(batch))
+        for places in self._side_by_side(inputs, TOKEN_BUDGET):
+            which = self.which.repeat_interleave(len(places) // size)
             output[places] = self._scores(every, places, which, self.prompts, None)
             on_batch(len(places))
         return output.unflatten(0, (size, count))
@@ -115,11 +117,13 @@ class Labeller:
         self, inputs: Inputs, places: Sequence[int], which: Tensor, prompts: Prompts, rows: Tensor | None
     ) -> Tensor:
         rows = None if rows is None else self.backbone.send(rows)
-        # rows are P times the same texts: what no prompt changes is had once, and not copied for each
-        texts = len(inputs.ids)
-        once = rows is None and prompts.leaves_reading and len(inputs) > texts
-        context = inputs.read(places[: len(places) // prompts.size] if once else places, prompts, rows)
-        return self.score(context, which, prompts, rows)
+        return self.score(self._read(inputs, places, prompts, rows), which, prompts, rows)
+
+    def _read(self, inputs: Inputs, places: Sequence[int], prompts: Prompts, rows: Tensor | None) -> Context:
+        """What is read at some places; rows that are P times the same texts, which no prompt changes, are had once, and
+        not copied for each."""
+        once = rows is None and prompts.leaves_reading and len(inputs) > len(inputs.ids)
+        return inputs.read(places[: len(places) // prompts.size] if once else places, prompts, rows)
 
     def score(self, context: Context, which: Tensor, prompts: Prompts, rows: Tensor | None) -> Tensor:
         """Log-probabilities `[B, C]`, or `[B, C, 2]`, of the label words after what was read, on the CPU; `which` `[B]`
@@ -130,37 +134,39 @@ class Labeller:
         return torch.cat(scores, dim=1).cpu()
 
     @torch.inference_mode()
-    def generate(
-        self,
-        inputs: Inputs,
-        rows: Sequence[int] | None = None,
-        max_new_tokens: int = 16,
-        num_beams: int = 1,
-        on_batch: OnBatch = lambda rows: None,
-    ) -> list[str]:
-        """The text that the model writes freely for each text, under the prompt of its row (default: the first).
+    def generate_each(
+        self, inputs: Inputs, max_new_tokens: int = 16, on_batch: OnBatch = lambda rows: None
+    ) -> list[list[str]]:
+        """What the model writes freely about each of N texts under each of P prompts, `[P][N]`: the likeliest pieces.
 
         Raises UserError for prompts with label vectors, which write nothing.
         """
         if self.prompts.labels is not None:
             raise UserError("scoring generate: a prompt with label vectors writes no text; give scoring rank")
-        output = [""] * len(inputs)
-        for places, prompts, own in self._batches_by_row(inputs, rows):
-            own = None if own is None else self.backbone.send(own)
+        size, count = self.prompts.size, len(inputs)
+        every, output = inputs.repeated(size), [""] * (size * count)
+        for places in self._side_by_side(inputs, WRITING_BUDGET):
+            context = self._read(every, places, self.prompts, None)
+            rows = torch.arange(size).repeat_interleave(len(places) // size)
             tokens = self.backbone.generate(
-                inputs.read(places, prompts, own),
-                prompts,
-                own,
+                context,
+                self.prompts,
+                self.backbone.send(rows),
                 lead_in=self.lead_in,
                 max_new_tokens=max_new_tokens,
-                num_beams=num_beams,
                 do_sample=False,  # whatever the checkpoint would rather do
             )
             texts = self.backbone.tokenizer.batch_decode(tokens, skip_special_tokens=True)
             for place, text in zip(places, texts, strict=True):
                 output[place] = text.strip()
             on_batch(len(places))
-        return output
+        return [output[start : start + count] for start in range(0, size * count, count)]
+
+    def _side_by_side(self, inputs: Inputs, budget: int) -> Iterator[list[int]]:
+        """Batches of texts under all prompts, first those of the first: text i stands at i, i + N, … for each."""
+        size, count = self.prompts.size, len(inputs)
+        for batch in self.batches(inputs, size, budget):
+            yield [prompt * count + place for prompt in range(size) for place in batch]
 
     def _batches_by_row(
         self, inputs: Inputs, rows: Sequence[int] | None
@@ -168,13 +174,14 @@ class Labeller:
         """Batches of texts, the prompts, and which of them each row has, `[B]`; None: there is one for all."""
         one = rows is None or self.prompts.size == 1
         prompts = self.prompts.select([0]) if one else self.prompts
-        for places in self.batches(inputs, 1):
+        for places in self.batches(inputs, 1, TOKEN_BUDGET):
             yield places, prompts, None if rows is None or one else torch.tensor([rows[place] for place in places])
 
-    def batches(self, inputs: Inputs, prompts: int) -> Iterator[list[int]]:
-        """Texts of like length, as many as fit the budgets where each is there once for each of so many prompts."""
+    def batches(self, inputs: Inputs, prompts: int, budget: int) -> Iterator[list[int]]:
+        """Texts of like length, as many as fit the budgets where each is there once for each of so many prompts;
+        `budget` is of a CPU."""
         lengths = [length + self.prompts.reading_length for length in inputs.lengths]
-        budget = TOKEN_BUDGET if self.backbone.device.type == "cpu" else GPU_TOKEN_BUDGET
+        budget = budget if self.backbone.device.type == "cpu" else GPU_TOKEN_BUDGET
         most = max(1, self.most_rows(max(lengths, default=0)) // prompts)
         yield from by_length(lengths, max(1, budget // prompts), most)
 

@@ -184,11 +184,12 @@ class Development:
     def judge(self, prompts: Prompts, of_each: Sequence[Sequence[int]] | None = None) -> list[Judged]:
         """How each of P prompts does on all rows; or on some of them, `of_each`."""
         wanted = self.rows.wanted
-        labeller = Labeller(self.backbone, prompts, wanted)
         if isinstance(wanted, FreeText):
-            numbers = self.processes.evaluated(range(prompts.size))
-            said = [self._judge_text(labeller, wanted, of_each, each) for each in numbers]
+            mine = self.processes.evaluated(range(prompts.size))
+            held = None if of_each is None else [of_each[number] for number in mine]
+            said = self._judge_texts(prompts.select(mine), wanted, held) if mine else []
             return self.processes.gathered(said)
+        labeller = Labeller(self.backbone, prompts, wanted)
         by_row = labeller.label_each(self.inputs).transpose(0, 1)  # [own, P, C]
         judged = []
         for number, scores in enumerate(self.processes.whole(by_row, len(self.rows.held_out)).unbind(1)):  # [N, C]
@@ -197,13 +198,19 @@ class Development:
             judged.append(rows.judged(self.metric, own))
         return judged
 
-    def _judge_text(
-        self, labeller: Labeller, text: FreeText, of_each: Sequence[Sequence[int]] | None, number: int
-    ) -> Judged:
-        """How one prompt does at writing answers."""
-        rows = self.rows if of_each is None else self.rows.held(of_each[number])
-        inputs = self.inputs if of_each is None else Inputs(self.backbone, rows.development)
-        one = Labeller(self.backbone, labeller.prompts.select([number]), text)
-        loss = answer_losses(one, text, inputs, rows.held_out_answers)
-        (said,) = write_each(one, text, inputs)
-        return Judged(rows.score(self.metric, said), float(loss), [Prediction(row, None) for row in said])
+    def _judge_texts(self, prompts: Prompts, text: FreeText, of_each: Sequence[Sequence[int]] | None) -> list[Judged]:
+        """How each of some prompts does at writing answers, side by side; or one by one, about rows of its own."""
+        asked = [(prompts, self.rows, self.inputs)]
+        if of_each is not None:
+            held = [self.rows.held(places) for places in of_each]
+            asked = [
+                (prompts.select([number]), rows, Inputs(self.backbone, rows.development))
+                for number, rows in enumerate(held)
+            ]
+        judged = []
+        for some, rows, inputs in asked:
+            labeller = Labeller(self.backbone, some, text)
+            losses = answer_losses(labeller, text, inputs, rows.held_out_answers).tolist()
+            for loss, said in zip(losses, write_each(labeller, text, inputs), strict=True):
+                judged.append(Judged(rows.score(self.metric, said), loss, [Prediction(row, None) for row in said]))
+        return judged

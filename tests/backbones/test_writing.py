@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from unittest.mock import MagicMock
 
 import pytest
 import torch
@@ -8,6 +9,7 @@ from torch import Tensor
 
 from preface.backbones import writing
 from preface.backbones.base import Backbone
+from preface.backbones.causal import CausalBackbone
 from preface.backbones.load import load_backbone
 from preface.methods import PrefixTuning, PromptTuning
 from preface.prompts import Prompts, stack
@@ -106,6 +108,38 @@ def test_writes_what_transformers_generates(backbone: Backbone) -> None:
     )[:, -STEPS:]
     ended = (torch.stack(pieces, 1) == backbone.end).cumsum(1) > 0  # `min_new_tokens` keeps it from ending
     assert torch.equal(torch.stack(pieces, 1)[~ended], expected[~ended])
+
+
+@torch.inference_mode()
+def test_some_prompts_generate_about_the_same_texts(backbone: Backbone, prompts: Prompts) -> None:
+    """Row b goes on from text b % N, also in a beam search."""
+    two = prompts.select([0, 2])  # which leave reading alone
+    ids, mask = backbone.pad(TEXTS)
+    how = {"lead_in": lead_in(backbone), "max_new_tokens": STEPS, "min_new_tokens": STEPS, "do_sample": False}
+    for beams in (1, 3):
+        rows = torch.arange(2).repeat_interleave(len(TEXTS))
+        together = backbone.generate(backbone.read(ids, mask), two, rows, **how, num_beams=beams)
+        apart = [
+            backbone.generate(backbone.read(ids, mask), two.select([one]), **how, num_beams=beams) for one in (0, 1)
+        ]
+        assert torch.equal(together[:, -STEPS:], torch.cat([each[:, -STEPS:] for each in apart]))
+
+
+@torch.inference_mode()
+def test_what_was_read_is_laid_out_once(backbone: Backbone, monkeypatch: pytest.MonkeyPatch) -> None:
+    if not isinstance(backbone, CausalBackbone):
+        pytest.skip("an encoder's states are taken as they are")
+    laid_out = MagicMock(side_effect=backbone._by_layer)
+    monkeypatch.setattr(backbone, "_by_layer", laid_out)
+    context = backbone.read(*backbone.pad(TEXTS))
+    backbone.generate(context, lead_in=lead_in(backbone), max_new_tokens=STEPS, do_sample=False)
+    assert laid_out.call_count == 1
+    going, scores = writing.begin(backbone, context, lead_in(backbone))
+    for _ in range(3):
+        going, scores = writing.go_on(backbone, going, likeliest(scores))
+    assert laid_out.call_count == 2
+    writing.go_on(backbone, going.select([1, 3]), likeliest(scores)[[1, 3]])
+    assert laid_out.call_count == 3
 
 
 @torch.inference_mode()

@@ -19,11 +19,12 @@ from preface.errors import UserError
 from preface.labelling.free_text import FreeText, answer_losses, write_each
 from preface.labelling.labeller import Labeller
 from preface.methods import PrefixTuning, PromptTuning
-from preface.prompts import Prompts
+from preface.prompts import Prompts, stack
 from preface.tasks import iter_examples, load_split, load_task
 from preface.tasks.registry import task_of
 from preface.tasks.split import few
 from preface.tasks.task import SENTINEL
+from tests.serving.making import made
 
 TEXTS = ["where is the cat?", "who said so, and when?", "what?"]
 ANSWERS = ["on the mat", "nobody", "a question"]
@@ -92,6 +93,22 @@ def test_writes_what_the_model_writes(backbone: Backbone, monkeypatch: pytest.Mo
         new = tokens if model.config.is_encoder_decoder else tokens[len(read) :]
         expected.append(text.word_of(backbone.tokenizer.decode(new, skip_special_tokens=True)))
     assert write_each(labeller, text, Inputs(backbone, ids)) == [expected] * 2
+
+
+@pytest.mark.parametrize("carriers", ["answer", "all"])
+def test_prompts_write_side_by_side_what_each_writes_alone(
+    backbone: Backbone, carriers: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whether they leave reading alone or not, and however many texts go together."""
+    monkeypatch.setattr("preface.labelling.labeller.WRITING_BUDGET", 40)
+    sites = (backbone.answer_site,) if carriers == "answer" else tuple(backbone.sites)
+    several = [made(backbone, PrefixTuning(length=length, sites=sites), length, ["yes", "no"]) for length in (2, 3, 5)]
+    text, ids, _ = asked(backbone)
+    done: list[int] = []
+    together = write_each(Labeller(backbone, stack(several), text), text, Inputs(backbone, ids), done.append)
+    assert together == [write_each(Labeller(backbone, one, text), text, Inputs(backbone, ids))[0] for one in several]
+    assert sum(done) == 9
+    assert len(done) > 1
 
 
 def test_after_a_sentinel(tiny_float32: Backbone) -> None:

@@ -198,9 +198,9 @@ def test_generates_in_order(nano: Backbone) -> None:
         "review sentiment: a lovely film , moving and funny",
         "review sentiment: dull and stupid . a waste of time",
     ]
-    labeller = Labeller(nano, Prompts.bare(), LabelWords.of(nano, ["positive", "negative"]))
-    written = labeller.generate(Inputs(nano, nano.tokenize(texts * 2, 64)[0]))
-    assert written == ["positive", "negative"] * 2
+    labeller = Labeller(nano, Prompts.bare(2), LabelWords.of(nano, ["positive", "negative"]))
+    written = labeller.generate_each(Inputs(nano, nano.tokenize(texts * 2, 64)[0]))
+    assert written == [["positive", "negative"] * 2] * 2
 
 
 @pytest.mark.parametrize(
