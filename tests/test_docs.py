@@ -135,3 +135,8 @@ def test_links_lead_somewhere() -> None:
     for page in [*PAGES, ROOT / "CONTRIBUTING.md"]:
         for target in re.findall(r"\]\(([^)#]+)\)", page.read_text(encoding="utf-8")):
             assert target.startswith("http") or (page.parent / target).exists(), f"{page.name}: {target}"
+
+
+def test_results_name_no_folder_of_a_machine() -> None:
+    for file in sorted((ROOT / "docs" / "results").rglob("*.json")):
+        assert not re.search(r'"/[A-Za-z]', file.read_text(encoding="utf-8")), file.relative_to(ROOT)
