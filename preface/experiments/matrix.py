@@ -143,10 +143,12 @@ def eval_tasks(experiment: Experiment, setting: Setting) -> list[Task]:
 
 
 def claim(folder: Path, experiment: Experiment) -> None:
-    """Write down whose folder it is. Raises UserError if it is another experiment's."""
+    """Write down whose folder it is. Raises UserError if it is another experiment's, or nobody knows whose."""
     spec = folder / SPEC
     if spec.exists() and not same(spec, experiment):
-        raise UserError(f"{folder}: holds another experiment (see {spec}); give another --out, or remove it")
+        raise UserError(f"{folder}: holds another experiment (see {spec}); give another --out, or remove the folder")
+    if not spec.exists() and (folder / RESULTS).exists():
+        raise UserError(f"{folder}: holds results, but no {SPEC} that says of what; give another --out")
     fields = experiment.model_dump(mode="json")
     write_atomically(spec, yaml.safe_dump(fields, sort_keys=False, allow_unicode=True))
 

@@ -203,6 +203,13 @@ def test_an_experiment_of_an_older_version_is_another_experiment(tmp_path: Path)
         preface.compare_cross_domain(experiment("guess"), out=tmp_path)
 
 
+def test_results_of_nobody_knows_what_are_not_gone_on_with(tmp_path: Path) -> None:
+    preface.compare_cross_domain(experiment("guess"), out=tmp_path)
+    (tmp_path / "experiment.yaml").unlink()
+    with pytest.raises(UserError, match=r"holds results, but no experiment\.yaml"):
+        preface.compare_cross_domain(experiment("tf-idf"), out=tmp_path)
+
+
 def test_what_was_written_reads_back(tmp_path: Path) -> None:
     spec = experiment({"kind": "guess", "vary": {"chance": [0.5, 0.25]}}, data={"label_words": {"0": "negative"}})
     preface.compare_cross_domain(spec, out=tmp_path)
