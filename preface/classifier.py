@@ -266,7 +266,7 @@ class PromptClassifier(ClassifierMixin, BaseEstimator):
         # a grid of numpy's numbers is of no type that pydantic knows
         plain = {name: value.item() if isinstance(value, np.generic) else value for name, value in own.items()}
         given = {name: value for name, value in plain.items() if value is not None}
-        return recipe_from({**given, "seeds": (seed,)}, self._method().rates)
+        return recipe_from({**given, "seeds": (seed,)}, self._method().default_rates)
 
     def _backbone(self) -> Backbone:
         if isinstance(self.backbone, Backbone):

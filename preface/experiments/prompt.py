@@ -54,7 +54,7 @@ class Prompt(ByRecipe):
         method = validated(chosen, {name: fields[name] for name in chosen.model_fields if name in fields})
         recipe = {name: fields[name] for name in Recipe.model_fields if name in fields}
         own = {name: value for name, value in fields.items() if name not in {*chosen.model_fields, *recipe}}
-        return own | {"method": method, "recipe": recipe_from(recipe, method.rates)}
+        return own | {"method": method, "recipe": recipe_from(recipe, method.default_rates)}
 
     def cells(self, setting: Setting, tasks: Sequence[Task]) -> Iterator[list[Cell]]:
         data, backbone = setting.data, setting.backbone(self.backbone)

@@ -54,10 +54,15 @@ class Method(BaseModel, ABC):
     """As on the command line and in tables."""
     summary: ClassVar[str]
     rates: ClassVar[tuple[float, ...]]
-    """AdamW learning rates worth searching, used where the user names none."""
+    """AdamW learning rates worth searching."""
 
     length: int = Field(20, ge=1, le=2000, description="Virtual tokens.")
     init: str = Field(description=INIT)
+
+    @property
+    def default_rates(self) -> tuple[float, ...]:
+        """The learning rates that are searched, as it is configured, where the user names none."""
+        return self.rates
 
     @property
     def record(self) -> MethodRecord:

@@ -24,6 +24,8 @@ class PrefixTuning(Method):
     name: ClassVar[str] = "prefix-tuning"
     summary: ClassVar[str] = "keys, values in every layer"
     rates: ClassVar[tuple[float, ...]] = (1e-2, 3e-2, 1e-1)
+    mlp_rates: ClassVar[tuple[float, ...]] = (1e-3, 3e-3, 1e-2)
+    """Through an MLP. Development scores of nano on film after 60 steps: 0.85, 0.83 and, at 0.01, 0.77."""
 
     init: str = Field("activations", description=INIT)
     sites: tuple[str, ...] | None = Field(
@@ -48,6 +50,10 @@ class PrefixTuning(Method):
         if sites is not None and not sites:
             raise ValueError("at least one, or leave it out for all")
         return sites
+
+    @property
+    def default_rates(self) -> tuple[float, ...]:
+        return self.rates if self.reparametrize is None else self.mlp_rates
 
     def sites_of(self, backbone: Backbone) -> list[str]:
         """The sites, in the backbone's order. Raises UserError for one that it has not."""

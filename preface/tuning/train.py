@@ -101,7 +101,7 @@ def train(
     the_data = validated(DataOptions, data)
     the_task = the_data.task(task)
     the_method = validated(method_named(method), {}) if isinstance(method, str) else method or PrefixTuning()
-    the_recipe = recipe_from(recipe, the_method.rates)
+    the_recipe = recipe_from(recipe, the_method.default_rates)
     processes = Processes.here(device, spread)
     folder = Path(out) if out else processes.agreed(Path("runs") / _run_name(the_task, the_method))
     _check_free(folder)

@@ -50,6 +50,8 @@ def test_a_field_goes_to_whom_it_belongs() -> None:
     assert (found.recipe.batch_size, found.recipe.steps, found.recipe.seeds) == (8, 9, (0, 1))
     assert (found.backbone, found.train_task, found.train_rows) == ("b", "film", 50)
     assert found.recipe.learning_rates == PrefixTuning.rates
+    (through,) = prompts(experiment(column | {"reparametrize": 16}))
+    assert through.recipe.learning_rates == PrefixTuning.mlp_rates
 
 
 def test_no_field_could_belong_to_two() -> None:
