@@ -139,7 +139,7 @@ class CausalBackbone(CausalPieces, Backbone):
         positions: Tensor | None = None,
     ) -> Tensor:
         embedded, own, places = self._answering(input_ids, prompts, rows, mask, positions)
-        call = self._after(context, len(input_ids), places, own, prompts, rows)
+        call = self._after(context, self._by_layer(context), len(input_ids), places, own, prompts, rows)
         hidden: Tensor = self._run(embedded, call)[:, -input_ids.shape[1] :]
         return hidden / getattr(self.model.config, "logits_scaling", 1.0)
 
@@ -172,15 +172,15 @@ class CausalBackbone(CausalPieces, Backbone):
     def _after(
         self,
         context: Context,
+        layers: Layers,
         size: int,
         places: Tensor,
         own: Tensor | None,
         prompts: Prompts | None,
         rows: Tensor | None,
-        layers: Layers | None = None,
     ) -> Call:
-        """A pass of `size` rows that goes on from what was read; `places` `[B, q]`, from 0 on; `layers`: what
-        `_by_layer` made of it, where it is there already."""
+        """A pass of `size` rows that goes on from what was read, which `layers` has too, as `_by_layer` makes it;
+        `places` `[B, q]`, from 0 on."""
         mask = context.mask.repeat(size // len(context.mask), 1)
         text = self._positions(mask, prompts, rows)  # [B, T]
         ends = text.masked_fill(mask == 0, -1).amax(1, keepdim=True) + 1  # [B, 1]; 0 where nothing was read
@@ -193,7 +193,7 @@ class CausalBackbone(CausalPieces, Backbone):
             prompts,
             rows,
             "after",
-            layers or self._by_layer(context),
+            layers,
             context.mask.bool(),
             text,
         )
@@ -227,7 +227,7 @@ class CausalBackbone(CausalPieces, Backbone):
     def _writing_on(
         self,
         context: Context,
-        text: Layers,
+        layers: Layers,
         real: Tensor,
         queries: int,
         prompts: Prompts | None,
@@ -235,7 +235,7 @@ class CausalBackbone(CausalPieces, Backbone):
     ) -> Call:
         """A pass of the last places of what has been written after a context, `real` `[B, k]`."""
         own, places = seen_before(real, queries)
-        call = self._after(context, len(real), places, own, prompts, rows, text)
+        call = self._after(context, layers, len(real), places, own, prompts, rows)
         call.own_positions, call.positions = call.positions, call.positions[:, -queries:]
         return call
 
@@ -244,11 +244,11 @@ class CausalBackbone(CausalPieces, Backbone):
     ) -> tuple[Writing, Tensor]:
         queries = real.shape[1]
         real = torch.cat([writing.real, real], dim=1)
-        text = writing.text or self._by_layer(writing.context)
-        call = self._writing_on(writing.context, text, real, queries, prompts, rows)
+        layers = writing.text or self._by_layer(writing.context)
+        call = self._writing_on(writing.context, layers, real, queries, prompts, rows)
         call.written, call.made = writing.own, []
         hidden = self._run(embedded, call)[:, -1] / getattr(self.model.config, "logits_scaling", 1.0)
-        return Writing(writing.context, real, tuple(call.made), text), hidden
+        return Writing(writing.context, real, tuple(call.made), layers), hidden
 
     @torch.no_grad()
     def generate(

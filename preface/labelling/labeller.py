@@ -120,9 +120,9 @@ class Labeller:
         return self.score(self._read(inputs, places, prompts, rows), which, prompts, rows)
 
     def _read(self, inputs: Inputs, places: Sequence[int], prompts: Prompts, rows: Tensor | None) -> Context:
-        """What is read at some places; rows that are P times the same texts, which no prompt changes, are had once, and
-        not copied for each."""
-        once = rows is None and prompts.leaves_reading and len(inputs) > len(inputs.ids)
+        """What is read at some places; without `rows` they are the same texts for each prompt, and where no prompt
+        changes reading they are had once, and not copied for each."""
+        once = rows is None and prompts.leaves_reading
         return inputs.read(places[: len(places) // prompts.size] if once else places, prompts, rows)
 
     def score(self, context: Context, which: Tensor, prompts: Prompts, rows: Tensor | None) -> Tensor:
