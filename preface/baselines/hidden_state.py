@@ -13,12 +13,10 @@ from preface.backbones.batching import by_length
 from preface.baselines.column import Setting
 from preface.baselines.logistic_regression import (
     Classifier,
-    Predict,
+    Fitted,
     check_labels,
     fit_classifier,
     labels_of,
-    likeliest,
-    trained_parameters,
 )
 from preface.labelling.labeller import TOKEN_BUDGET
 from preface.labelling.subjects import MAX_INPUT_TOKENS
@@ -38,7 +36,7 @@ class HiddenState(Classifier):
     def reader(self, setting: Setting) -> Backbone:
         return setting.backbone(self.backbone)
 
-    def fit(self, setting: Setting, training: Split, development: Split | None) -> tuple[Predict, int]:
+    def fit(self, setting: Setting, training: Split, development: Split | None) -> Fitted:
         from sklearn.preprocessing import StandardScaler
 
         def features(split: Split) -> Any:
@@ -52,8 +50,7 @@ class HiddenState(Classifier):
         train = scaler.fit_transform(features(training))
         dev = scaler.transform(features(development)) if development else None
         model = fit_classifier(train, labels, dev, dev_labels, STRENGTHS)
-        parameters = trained_parameters(model)
-        return lambda split, words: likeliest(model, scaler.transform(features(split)), words), parameters
+        return Fitted.of(model, scaler, lambda split: scaler.transform(features(split)))
 
 
 @torch.inference_mode()

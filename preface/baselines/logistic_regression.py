@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import pickle
 import time
 from abc import abstractmethod
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field
@@ -15,7 +16,7 @@ from preface.backbones.base import Backbone
 from preface.baselines.column import Setting, Trained, each_seed
 from preface.errors import UserError
 from preface.labelling.multi_label import NO, YES
-from preface.records.results import Cell
+from preface.records.results import STORED, Cell
 from preface.tasks import Split, Task
 from preface.tasks.label_sets import as_text
 from preface.tasks.split import check_limits
@@ -69,13 +70,25 @@ def likeliest(classifier: Any, features: Any, words: Sequence[str]) -> list[str]
     return [known[places[best]] for best in classifier.predict_proba(features)[:, places].argmax(1)]
 
 
-def trained_parameters(classifier: LogisticRegression) -> int:
-    """Weights and biases."""
-    return int(classifier.coef_.size + classifier.intercept_.size)
+@dataclass(frozen=True)
+class Fitted:
+    """A classifier, and what it costs."""
 
+    predict: Callable[[Split, Sequence[str]], list[str]]
+    """The labels, of some words, of the rows of a split, `[rows]`."""
+    parameters: int
+    """Trained."""
+    stored_bytes: int
+    """Of all that is needed to predict again, but a backbone."""
 
-Predict = Callable[[Split, Sequence[str]], list[str]]
-"""The labels, of some words, of the rows of a split, `[rows]`."""
+    @classmethod
+    def of(cls, classifier: LogisticRegression, features: Any, given: Callable[[Split], Any]) -> Fitted:
+        """`features`: what was fitted to make a classifier's features, stored with it; `given`: those of a split."""
+        return cls(
+            lambda split, words: likeliest(classifier, given(split), words),
+            int(classifier.coef_.size + classifier.intercept_.size),
+            len(pickle.dumps((features, classifier))),
+        )
 
 
 class Classifier(Trained):
@@ -88,9 +101,8 @@ class Classifier(Trained):
     """Rows of each label, drawn anew by each seed; None: all rows, or `train_rows`, once."""
 
     @abstractmethod
-    def fit(self, setting: Setting, training: Split, development: Split | None) -> tuple[Predict, int]:
-        """Fit, choosing by cross-validation where there is no development split; what predicts labels, and how many
-        parameters were trained."""
+    def fit(self, setting: Setting, training: Split, development: Split | None) -> Fitted:
+        """Fit, choosing by cross-validation where there is no development split."""
 
     def reader(self, setting: Setting) -> Backbone | None:
         """What the features come from; None: no model."""
@@ -102,13 +114,12 @@ class Classifier(Trained):
         for seed in self._draws:
             began = time.perf_counter()
             fit = self._fit_each if trained_on.multi_label else self.fit
-            predict, parameters = fit(setting, *self._rows(setting, trained_on, seed))
-            fitted.append((seed, predict, parameters, {"train_seconds": time.perf_counter() - began}))
+            fitted.append((seed, fit(setting, *self._rows(setting, trained_on, seed)), time.perf_counter() - began))
         for task in tasks:
             split, cells, words = setting.split(task, "test"), [], trained_on.words_for(task)
-            for seed, predict, parameters, details in fitted:
+            for seed, classifier, train_seconds in fitted:
                 began = time.perf_counter()
-                predicted = predict(split, words)
+                predicted = classifier.predict(split, words)
                 cells.append(
                     self.cell(
                         task,
@@ -119,13 +130,13 @@ class Classifier(Trained):
                         seconds=time.perf_counter() - began,
                         backbone=backbone,
                         seed=seed,
-                        trained_parameters=parameters,
-                        details=details,
+                        trained_parameters=classifier.parameters,
+                        details={"train_seconds": train_seconds, STORED: classifier.stored_bytes},
                     )
                 )
             yield cells
 
-    def _fit_each(self, setting: Setting, training: Split, development: Split | None) -> tuple[Predict, int]:
+    def _fit_each(self, setting: Setting, training: Split, development: Split | None) -> Fitted:
         """As `fit`, where a text may have several labels: a classifier for each label. One that all texts have is
         given to all."""
         counts = Counter(label for example in training.examples for label in example.labels or ())
@@ -137,11 +148,12 @@ class Classifier(Trained):
 
         def predict(split: Split, words: Sequence[str]) -> list[str]:
             given = {label: [YES] * len(split.examples) for label in counts}
-            given |= {label: said(split, (NO, YES)) for label, (said, _) in fitted.items()}
+            given |= {label: asked.predict(split, (NO, YES)) for label, asked in fitted.items()}
             words = [word for word in words if word in given]
             return [as_text([word for word in words if given[word][row] == YES]) for row in range(len(split.examples))]
 
-        return predict, sum(parameters for _, parameters in fitted.values())
+        parameters = sum(asked.parameters for asked in fitted.values())
+        return Fitted(predict, parameters, sum(asked.stored_bytes for asked in fitted.values()))
 
     @property
     def reads(self) -> Sequence[str]:

@@ -8,12 +8,10 @@ from typing import TYPE_CHECKING, ClassVar
 from preface.baselines.column import Setting
 from preface.baselines.logistic_regression import (
     Classifier,
-    Predict,
+    Fitted,
     check_labels,
     fit_classifier,
     labels_of,
-    likeliest,
-    trained_parameters,
 )
 from preface.errors import UserError
 from preface.tasks import Split
@@ -59,11 +57,11 @@ class TfIdf(Classifier):
 
     kind: ClassVar[str] = "tf-idf"
 
-    def fit(self, setting: Setting, training: Split, development: Split | None) -> tuple[Predict, int]:
+    def fit(self, setting: Setting, training: Split, development: Split | None) -> Fitted:
         held_out = (texts_of(development), labels_of(development)) if development else (None, None)
         model = fit_tfidf(texts_of(training), labels_of(training), *held_out)
-        parameters = trained_parameters(model["classifier"])
-        return lambda split, words: likeliest(model, texts_of(split), words), parameters
+        words = model["words"]
+        return Fitted.of(model["classifier"], words, lambda split: words.transform(texts_of(split)))
 
 
 def texts_of(split: Split) -> list[str]:

@@ -26,7 +26,7 @@ from preface.labelling.label_words import LabelWords
 from preface.records.atomic import DamagedError, read_folder, remove, write_folder
 from preface.records.lock import locked
 from preface.records.record import Record
-from preface.records.results import Cell, installed_versions
+from preface.records.results import STORED, Cell, installed_versions
 from preface.records.run import at_best_rate
 from preface.tasks import Split, Task, render
 from preface.tasks.task import BEST
@@ -223,6 +223,7 @@ class Weights(ByRecipe):
                 "development_score": outcome.score,
                 "train_seconds": outcome.seconds,
                 "members": 1,
+                STORED: (folder / WEIGHTS / f"{WEIGHTS}.safetensors").stat().st_size,
                 "cut_inputs": sum(cut),
                 **({"scoring": "generate"} if task.free_text else {}),
             },

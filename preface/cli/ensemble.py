@@ -42,7 +42,7 @@ def ensemble(
     """Make one answer of several prompts: votes, mean or weighted probabilities, saved and used like a prompt."""
     import preface
     from preface.experiments.report import pivot, rich_table
-    from preface.labelling.ensemble import stored_bytes
+    from preface.records.card import load_prompt
 
     cells = preface.ensemble(
         runs,
@@ -61,7 +61,7 @@ def ensemble(
     show(rich_table(pivot(cells)))
     count, costs = cells[-1].details["prompts"], cells[-1].details["costs"]
     typer.echo(
-        f"\n{count} prompts are {stored_bytes(out):,} bytes; as many tuned copies of the model would be "
+        f"\n{count} prompts are {load_prompt(out).stored_bytes:,} bytes; as many tuned copies of the model would be "
         f"{costs['copies']:,} in float32.\n{costs['rows']} development rows took {costs['together']:,.1f} s in one "
         f"batch, {costs['apart']:,.1f} s one prompt after the other. The ensemble is in {out}. Next:"
     )

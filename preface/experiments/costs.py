@@ -1,5 +1,5 @@
-"""The picture of what columns cost: scores by trained parameters and by seconds of training, at home and on other
-tasks."""
+"""The picture of what columns cost: scores by trained parameters, by stored bytes and by seconds of training, at home
+and on other tasks."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from preface.experiments.table import key_of, labels_of
 from preface.pages.drawing import INK, legend, style, styles_of
-from preface.records.results import Cell, latest
+from preface.records.results import STORED, Cell, latest
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -31,6 +31,8 @@ class Cost:
     """Its score on the task trained on, the mean over seeds."""
     elsewhere: float
     """The mean over the other tasks."""
+    stored: float | None = None
+    """Bytes of what a training leaves, the mean over seeds. None where cells do not say."""
     seconds: float | None = None
     """Of one training, the mean over seeds; where several prompts trained side by side, each one's share. None where
     cells do not say."""
@@ -51,10 +53,17 @@ def costs_of(cells: Sequence[Cell]) -> list[Cost]:
         other = dict.fromkeys(cell.eval_task for cell in column if cell.eval_task != cell.train_task)
         means = [fmean(cell.value for cell in column if cell.eval_task == task) for task in other]
         if home and means:
-            costs.append(Cost(label, column[0].trained_parameters, fmean(home), fmean(means), seconds_of(column)))
+            paid = stored_of(column), seconds_of(column)
+            costs.append(Cost(label, column[0].trained_parameters, fmean(home), fmean(means), *paid))
     metrics = {cell.metric for column in found.values() for cell in column}
     enough = len(metrics) == 1 and len({cost.trained for cost in costs}) >= FEWEST
     return sorted(costs, key=lambda cost: cost.trained) if enough else []
+
+
+def stored_of(column: Sequence[Cell]) -> float | None:
+    """What one of its trainings leaves, as `Cost.stored` says."""
+    found = [cell.details[STORED] for cell in column if STORED in cell.details]
+    return fmean(found) if len(found) == len(column) else None
 
 
 def seconds_of(column: Sequence[Cell]) -> float | None:
@@ -80,9 +89,10 @@ def figure_of_costs(costs: Sequence[Cost]) -> Figure:
     from matplotlib.figure import Figure
 
     kinds: dict[str, dict[Cost, float]] = {"trained parameters": {cost: cost.trained for cost in costs}}
+    stored = {cost: cost.stored for cost in costs if cost.stored}
     timed = {cost: cost.seconds for cost in costs if cost.seconds}
-    if len(timed) >= FEWEST:
-        kinds["seconds of one training"] = timed
+    further = {"stored bytes": stored, "seconds of one training": timed}
+    kinds |= {kind: found for kind, found in further.items() if len(found) >= FEWEST}
     styles = styles_of(cost.label for cost in costs)
     figure = Figure(figsize=(7.2, 3.1 * len(kinds) + 0.8 + 0.1 * len(costs)), layout="constrained")
     grid = figure.subplots(len(kinds), 2, squeeze=False, sharey="col")

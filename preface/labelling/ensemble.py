@@ -25,8 +25,8 @@ from preface.labelling.subjects import Subjects, check_answers, subjects_of
 from preface.labelling.voting import combined, fitted_weights
 from preface.options import validated
 from preface.prompts import Prompts, stack
-from preface.records.card import TENSORS, Ensemble, MethodRecord, PromptCard, SavedPrompt, load_prompt, save_ensemble
-from preface.records.results import COMPUTED, RESULTS, Cell, add_cells, installed_versions, read_cells
+from preface.records.card import Ensemble, MethodRecord, PromptCard, SavedPrompt, load_prompt, save_ensemble
+from preface.records.results import COMPUTED, RESULTS, STORED, Cell, add_cells, installed_versions, read_cells
 from preface.records.run import RECORD, Run, RunRecord
 from preface.tasks import Example, Split, Task, render
 from preface.tasks.find import refuse_outside
@@ -303,19 +303,16 @@ class _Voters:
         began = time.perf_counter()
         scores = self.scores(split, labels)
         seconds = time.perf_counter() - began
-        cards, found = [one.card for one in self.saved], []
-        for place, (card, said) in enumerate(zip(cards, scores, strict=True)):
-            about: dict[str, Any] = {"run": str(self.saved[place].folder)}
-            if card.member is not None:
-                about["learning_rate"] = card.member.learning_rate
-            found.append(self._cell(task, split, labels, MEMBER, said, seconds / len(cards), [card], place, about))
-        found.append(self._cell(task, split, labels, BEST, scores[best], seconds / len(cards), [cards[best]]))
+        alone, found = seconds / len(self.saved), []
+        for place, (one, said) in enumerate(zip(self.saved, scores, strict=True)):
+            about: dict[str, Any] = {"run": str(one.folder)}
+            if one.card.member is not None:
+                about["learning_rate"] = one.card.member.learning_rate
+            found.append(self._cell(task, split, labels, MEMBER, said, alone, [one], place, about))
+        found.append(self._cell(task, split, labels, BEST, scores[best], alone, [self.saved[best]]))
         for way, name in COLUMNS.items():
-            found.append(
-                self._cell(
-                    task, split, labels, name, combined(scores, ways[way]), seconds, cards, about={"costs": costs}
-                )
-            )
+            said = combined(scores, ways[way])
+            found.append(self._cell(task, split, labels, name, said, seconds, self.saved, about={"costs": costs}))
         return found
 
     def _cell(
@@ -326,7 +323,7 @@ class _Voters:
         name: str,
         scores: Tensor,
         seconds: float,
-        cards: Sequence[PromptCard],
+        saved: Sequence[SavedPrompt],
         place: int | None = None,
         about: Mapping[str, Any] = {},
     ) -> Cell:
@@ -342,13 +339,14 @@ class _Voters:
             value=value,
             n=len(predicted),
             seed=place,
-            trained_parameters=sum(card.trained_parameters for card in cards),
+            trained_parameters=sum(one.card.trained_parameters for one in saved),
             seconds=seconds,
             details={
                 **details,
                 "prompts": len(self.saved),
                 "ensemble": self.digest,
                 COMPUTED: computed_in(self.model),
+                STORED: sum(one.stored_bytes for one in saved),
                 **about,
             },
         )
@@ -358,8 +356,3 @@ class _Voters:
         if any(cut):
             say(f"{sum(cut):,} of {len(ids):,} inputs were cut to {self.limit} tokens")
         return ids
-
-
-def stored_bytes(folder: str | Path) -> int:
-    """What an ensemble, or a prompt, takes on disk."""
-    return (load_prompt(folder).folder / TENSORS).stat().st_size

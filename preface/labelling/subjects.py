@@ -12,6 +12,7 @@ from preface.errors import UserError
 from preface.prompts import Prompts
 from preface.records.card import Ensemble, Origin, SavedPrompt, load_prompt
 from preface.records.hub import is_of_hub, prompt_folder
+from preface.records.results import STORED
 from preface.records.run import RECORD, Run
 from preface.tasks import Task
 
@@ -49,7 +50,8 @@ class Subject:
         if self.saved is None or not self.saved.card.shared_by:
             return self
         own = self.saved.of_task(task.name)
-        return replace(self, saved=own, details=self.details | {"development_score": own.card.development_score})
+        about = {"development_score": own.card.development_score, STORED: own.stored_bytes}
+        return replace(self, saved=own, details=self.details | about)
 
 
 @dataclass(frozen=True)
@@ -121,9 +123,9 @@ def _is_prompt(folder: Path) -> bool:
 def _subject(saved: SavedPrompt, training: dict[str, Any] | None = None) -> Subject:
     card = saved.card
     if card.ensemble is not None:
-        about = {"method": card.method.config, "members": len(card.ensemble.members)}
+        about = {"method": card.method.config, "members": len(card.ensemble.members), STORED: saved.stored_bytes}
         return Subject(saved, card.method.name, about, card.trained_parameters)
     member = card.member
     details: dict[str, Any] = {} if member is None else {"seed": member.seed, "learning_rate": member.learning_rate}
-    details |= {"development_score": card.development_score, "method": card.method.config}
-    return Subject(saved, card.method.name, details | (training or {}), card.trained_parameters)
+    about = {"development_score": card.development_score, "method": card.method.config, STORED: saved.stored_bytes}
+    return Subject(saved, card.method.name, details | about | (training or {}), card.trained_parameters)

@@ -140,6 +140,11 @@ class SavedPrompt:
     """A single one, or those of an ensemble."""
     card: PromptCard
 
+    @property
+    def stored_bytes(self) -> int:
+        """What its tensors take on disk."""
+        return (self.folder / TENSORS).stat().st_size
+
     def of_task(self, name: str) -> SavedPrompt:
         """The prompt of one of the tasks that share this one. Raises UserError if it is none of them."""
         if name not in self.card.shared_by:

@@ -45,6 +45,8 @@ RESULTS = "results.json"
 """The file that holds the cells of a folder."""
 COMPUTED = "computed"
 """The entry that says in what precision the backbone computed, and on what."""
+STORED = "stored_bytes"
+"""The entry that says how much is kept of what was trained: a prompt, tuned weights, a classifier with its words."""
 
 
 @dataclass(frozen=True)

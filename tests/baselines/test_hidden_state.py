@@ -43,6 +43,7 @@ def test_it_learns_and_is_right_more_often_than_chance(nano: Backbone, tmp_path:
     assert cell.value > 0.6
     assert cell.trained_parameters == nano.width + 1
     assert cell.details["train_seconds"] > 0
+    assert cell.details["stored_bytes"] > 8 * 3 * nano.width  # weights, and means and deviations of the features
 
 
 def test_the_strength_that_does_best_on_development_rows_is_taken() -> None:

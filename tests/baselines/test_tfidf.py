@@ -6,8 +6,9 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
+from sklearn.pipeline import Pipeline
 
-from preface.baselines.logistic_regression import STRENGTHS, trained_parameters
+from preface.baselines.logistic_regression import STRENGTHS, Fitted
 from preface.baselines.tfidf import fit_tfidf
 from preface.errors import UserError
 
@@ -21,6 +22,10 @@ def noisy(rows: int, seed: int) -> tuple[list[str], list[str]]:
     labels = random.integers(0, 2, rows)
     words = [random.choice(40, 8, p=(w := np.r_[np.full(20, 1 + k), np.full(20, 2 - k)]) / w.sum()) for k in labels]
     return [" ".join(f"word{i}" for i in row) for row in words], [("negative", "positive")[k] for k in labels]
+
+
+def costs_of(pipeline: Pipeline) -> Fitted:
+    return Fitted.of(pipeline["classifier"], pipeline["words"], lambda split: None)
 
 
 def grams(text: str) -> list[str]:
@@ -61,7 +66,7 @@ def test_the_gradient_of_the_penalised_loss_is_zero_on_features_made_by_hand() -
     np.testing.assert_allclose(error.sum(), 0, atol=0.02)
     scores = by_hand(new, vocabulary, idf)[0] @ weights + classifier.intercept_
     np.testing.assert_allclose(pipeline.decision_function(new), scores)
-    assert trained_parameters(pipeline["classifier"]) == len(vocabulary) + 1
+    assert costs_of(pipeline).parameters == len(vocabulary) + 1
 
 
 def test_the_development_rows_choose_the_strength() -> None:
@@ -100,7 +105,14 @@ def test_single_occurrences_count_only_where_rows_are_few(rows: int, kept: bool)
 def test_three_labels() -> None:
     pipeline = fit_tfidf(TEXTS + ["so so"] * 10, LABELS + ["neutral"] * 10, TEXTS, LABELS)
     assert pipeline.predict(["so so"])[0] == "neutral"
-    assert trained_parameters(pipeline["classifier"]) == 3 * (len(pipeline["words"].vocabulary_) + 1)
+    assert costs_of(pipeline).parameters == 3 * (len(pipeline["words"].vocabulary_) + 1)
+
+
+def test_its_words_are_stored_with_it() -> None:
+    few, many = (fit_tfidf(*noisy(rows, seed=0), *noisy(50, seed=1)) for rows in (20, 200))
+    assert costs_of(few).stored_bytes < costs_of(many).stored_bytes
+    words = sum(len(word) for word in many["words"].vocabulary_)
+    assert costs_of(many).stored_bytes > words + 8 * costs_of(many).parameters
 
 
 @pytest.mark.parametrize(

@@ -38,6 +38,8 @@ def test_a_cell_for_each_seed_of_the_best_rate_and_nothing_trained_twice(
     assert [[cell.eval_task for cell in found] for found in cells] == [["film", "film"], ["posts", "posts"]]
     assert [cell.seed for cell in cells[0]] == [0, 1]
     (rate,) = {cell.details["learning_rate"] for found in cells for cell in found}
+    (stored,) = {cell.details["stored_bytes"] for found in cells for cell in found}
+    assert 0 <= stored - 4 * cells[0][0].trained_parameters < 10_000  # names and sizes
     assert sorted(path.name for path in (setting.folder / "search" / "BitFit").iterdir()) == [
         "lr0.0001-seed0",
         "lr0.01-seed0",

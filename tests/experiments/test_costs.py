@@ -36,6 +36,17 @@ def test_columns_that_train_by_how_much() -> None:
     assert costs_of([*cells, cell("other", 5, "sst2", 0.1, metric="f1"), cell("other", 5, "cr", 0.1)]) == []
 
 
+def test_stored_bytes_are_known_where_all_cells_say() -> None:
+    stored = [replace(one, details={"stored_bytes": 40 + 2 * (one.seed or 0)}) for one in column("lora", 10, 0.8)]
+    cells = [*stored, *stored[:1], *column("bias", 20, 0.6), *column("full", 1_000, 0.9), *column("prompt", 5, 0.8)]
+    assert [(cost.label, cost.stored) for cost in costs_of(cells)] == [
+        ("prompt", None),
+        ("lora", 41),
+        ("bias", None),
+        ("full", None),
+    ]
+
+
 def test_the_seconds_of_prompts_that_train_side_by_side_are_shared() -> None:
     def timed(method: str, trained: int, **details: object) -> list[Cell]:
         return [replace(cell, details=dict(details)) for cell in column(method, trained, 0.8)]
@@ -62,15 +73,21 @@ def test_the_front_is_what_nothing_cheaper_equals(points: list[tuple[int, int]])
 
 
 def test_it_is_drawn() -> None:
-    costs = [Cost("prompt", 10, 0.8, 0.6, 7.0), Cost("lora", 100, 0.7, 0.65, 6.0), Cost("full", 1_000, 0.9, 0.5, 5.0)]
-    home, elsewhere = figure_of_costs(costs).axes  # too few have times
+    costs = [
+        Cost("prompt", 10, 0.8, 0.6, 40.0, 7.0),
+        Cost("lora", 100, 0.7, 0.65, 400.0, 6.0),
+        Cost("full", 1_000, 0.9, 0.5, 4_000.0, 5.0),
+    ]
+    home, elsewhere = figure_of_costs(costs).axes  # too few have bytes, and times
     assert [line.get_xydata().tolist() for line in home.lines[:1]] == [[[10, 80], [1_000, 90]]]
     assert [line.get_xydata().tolist() for line in elsewhere.lines[:1]] == [[[10, 60], [100, 65]]]
-    costs += [Cost("bias", 20, 0.6, 0.6), Cost("adapters", 500, 0.95, 0.7, 30.0)]
-    *_, home, elsewhere = figure_of_costs(costs).axes
+    costs += [Cost("bias", 20, 0.6, 0.6, 20.0), Cost("adapters", 500, 0.95, 0.7, None, 30.0)]
+    *_, stored, _, home, elsewhere = figure_of_costs(costs).axes
     assert [line.get_xydata().tolist() for line in home.lines[:1]] == [[[5, 90], [30, 95]]]
     assert [line.get_xydata().tolist() for line in elsewhere.lines[:1]] == [[[5, 50], [6, 65], [30, 70]]]
     assert home.get_xlabel() == "seconds of one training"
+    assert [line.get_xydata().tolist() for line in stored.lines[:1]] == [[[20, 60], [40, 80], [4_000, 90]]]
+    assert stored.get_xlabel() == "stored bytes"
 
 
 def test_long_names_have_room_above() -> None:

@@ -70,6 +70,9 @@ def test_each_way_is_measured_beside_its_prompts_and_evaluate_agrees(runs: list[
     assert again.value == pytest.approx(first.value, abs=0.01)
     assert again.method == "ensemble"
     assert again.details["members"] == 4
+    assert again.details["stored_bytes"] == (tmp_path / "all" / "prompt" / "prompt.safetensors").stat().st_size
+    assert first.details["stored_bytes"] == sum(cell.details["stored_bytes"] for cell in cells[:4])
+    assert first.details["stored_bytes"] == pytest.approx(again.details["stored_bytes"], rel=0.02)  # a head each
     assert again.trained_parameters == sum(run.result.trained_parameters * len(run.members) for run in runs)
 
 

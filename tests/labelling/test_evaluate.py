@@ -54,6 +54,7 @@ def test_cells_are_what_the_predictions_say(run: Run) -> None:
         assert all(abs(sum(row["probabilities"].values()) - 1) < 1e-5 for row in rows)
         assert (cell.train_task, cell.method, cell.backbone) == ("film", "prefix-tuning", "nano")
         assert cell.trained_parameters == 4 * 2 * 256 * 12
+        assert 4 * cell.trained_parameters < cell.details["stored_bytes"] < 4 * cell.trained_parameters + 1_000  # names
         assert cell.details["learning_rate"] == rate
         assert cell.details["sources"][0]["sha256"]
         assert set(cell.versions) >= {"torch", "transformers", "preface"}
