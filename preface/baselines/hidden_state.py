@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
 from preface.backbones.base import Backbone
@@ -32,6 +33,7 @@ class HiddenState(Classifier):
 
     kind: ClassVar[str] = "hidden-state"
     backbone: str
+    max_input_tokens: int = Field(MAX_INPUT_TOKENS, ge=2)
 
     def reader(self, setting: Setting) -> Backbone:
         return setting.backbone(self.backbone)
@@ -41,10 +43,10 @@ class HiddenState(Classifier):
 
         def features(split: Split) -> Any:
             title = f"{split.task} · {split.split} · states"
-            key = backbone.name, split.task, split.split, tuple(example.text for example in split.examples)
-            return setting.once(key, lambda: mean_states(backbone, split.examples, title=title).numpy())  # [rows, d]
+            key = backbone.name, split.task, split.split, most, tuple(example.text for example in split.examples)
+            return setting.once(key, lambda: mean_states(backbone, split.examples, most, title).numpy())  # [rows, d]
 
-        backbone, scaler = setting.backbone(self.backbone), StandardScaler()
+        backbone, scaler, most = setting.backbone(self.backbone), StandardScaler(), self.max_input_tokens
         labels, dev_labels = labels_of(training), labels_of(development) if development else None
         check_labels(self.kind, labels, dev_labels)
         train = scaler.fit_transform(features(training))

@@ -19,7 +19,7 @@ from preface.labelling.subjects import MAX_INPUT_TOKENS
 from preface.methods.init import key_values_of, text_ids
 from preface.prompts import Prompts
 from preface.records.results import Cell
-from preface.tasks import Example, Task
+from preface.tasks import Example, Task, render
 from preface.tasks.task import CHAT, CUE, SENTINEL
 
 
@@ -34,6 +34,8 @@ class InContext(Trained):
     window: int = Field(1024, ge=16)
     """Pieces of all demonstrations together, at most: each has an equal share, and its text is cut to that."""
     calibration: Calibration = "none"
+    max_input_tokens: int = Field(MAX_INPUT_TOKENS, ge=2)
+    """Of a text, the demonstrations not among them."""
 
     @classmethod
     def accepts(cls, fields: Mapping[str, Any]) -> set[str]:
@@ -59,7 +61,7 @@ class InContext(Trained):
                 examples,
                 words,
                 prompts,
-                max_input_tokens=MAX_INPUT_TOKENS,
+                max_input_tokens=self.max_input_tokens,
                 cue=trained_on.cue,
                 title=f"{task.name} · {self.label}",
                 calibration=self.calibration,
@@ -86,6 +88,11 @@ class InContext(Trained):
         cue = CUE if task.cue in (CHAT, SENTINEL) else task.cue
         by_label = [[example for example in rows if example.label == word] for word in task.label_words]
         chosen = list(filter(None, chain.from_iterable(zip_longest(*by_label))))
+
+        def pieces(texts: Sequence[str], most: int) -> tuple[list[list[int]], list[bool]]:
+            every = backbone.tokenizer(list(texts), add_special_tokens=False)["input_ids"]
+            return [ids[:most] for ids in every], [len(ids) > most for ids in every]
+
         share = self._room(backbone) // max(1, len(chosen))
         texts = []
         for example in chosen:
@@ -93,15 +100,14 @@ class InContext(Trained):
             left = share - len(text_ids(backbone, answered))
             if left < 1:
                 raise UserError(f"in-context: {len(chosen)} demonstrations have {share} pieces each; give fewer shots")
-            pieces = text_ids(backbone, example.text)
-            text = example.text if len(pieces) <= left else str(backbone.tokenizer.decode(pieces[:left]))
-            texts.append(text + answered)
+            (ids,), (cut,) = render(pieces, [example], left)
+            texts.append((str(backbone.tokenizer.decode(ids)) if cut else example.text) + answered)
         return texts
 
     def _room(self, backbone: Backbone) -> int:
         """The window, or what a model's positions leave of it beside a text."""
         limit = getattr(backbone, "position_limit", None)
-        return self.window if limit is None else min(self.window, limit - MAX_INPUT_TOKENS)
+        return self.window if limit is None else min(self.window, limit - self.max_input_tokens)
 
 
 @torch.no_grad()

@@ -14,7 +14,7 @@ from preface.labelling.evaluate import evaluate
 from preface.labelling.options import Calibration
 from preface.labelling.subjects import MAX_INPUT_TOKENS
 from preface.labelling.wording import ROWS, Wording, best_wording
-from preface.records.results import Cell
+from preface.records.results import DRAWN, Cell
 from preface.tasks import Task
 from preface.tasks.task import Instruction
 
@@ -35,6 +35,8 @@ class ZeroShot(Column):
     """Of draws of `shots`."""
     shots: int | None = Field(None, ge=1)
     """Rows of each label, drawn anew by each seed, that wordings are compared on; None: development rows, once."""
+    max_input_tokens: int | None = Field(None, ge=2)
+    """None: as long as where a recipe says nothing of it."""
 
     @classmethod
     def accepts(cls, fields: Mapping[str, Any]) -> set[str]:
@@ -55,7 +57,7 @@ class ZeroShot(Column):
         wordings = self._wordings(setting, backbone)
         for task in tasks:
             yield [
-                replace(cell, seed=seed, details=cell.details | {"instruction_chosen_on": wording.chosen_on})
+                _of_draw(cell, seed, wording)
                 for seed, wording in wordings.items()
                 for cell in self._asked(setting, backbone, task, wording.instruction)
             ]
@@ -70,23 +72,33 @@ class ZeroShot(Column):
             if self.shots is None
             else {seed: setting.drawn(task, self.shots, seed).examples for seed in each_seed(self.seeds)}
         )
+        most = self.max_input_tokens or MAX_INPUT_TOKENS
         return {
-            seed: best_wording(backbone, task, some, MAX_INPUT_TOKENS, self.rows, self.calibration)
-            for seed, some in rows.items()
+            seed: best_wording(backbone, task, some, most, self.rows, self.calibration) for seed, some in rows.items()
         }
 
     def _asked(self, setting: Setting, backbone: Backbone, task: Task, instruction: Instruction) -> list[Cell]:
         """One wording on one task, which is asked once, however many draws and columns have chosen it."""
         data = setting.data
         return setting.once(
-            (self.kind, self.backbone, task.model_dump_json(), instruction, self.calibration),
+            (self.kind, self.backbone, task.model_dump_json(), instruction, self.calibration, self.max_input_tokens),
             lambda: evaluate(
                 None,
                 [task],
                 backbone=backbone,
                 instruction=instruction,
                 calibration=self.calibration,
+                max_input_tokens=self.max_input_tokens,
                 data=data.data,
                 skip_bad_rows=data.skip_bad_rows,
             ),
         )
+
+
+def _of_draw(cell: Cell, seed: int | None, wording: Wording) -> Cell:
+    """A cell, with how its wording was chosen; where a draw chose it, it is none of the settings, by which columns are
+    told apart."""
+    details = cell.details | {"instruction_chosen_on": wording.chosen_on}
+    if seed is not None:
+        details[DRAWN] = details.pop("instruction")
+    return replace(cell, seed=seed, details=details)

@@ -28,7 +28,7 @@ class Cost:
     trained: int
     """Parameters."""
     home: float
-    """Its score on the task trained on, the mean over seeds."""
+    """Its score on the task trained on, the mean over seeds; of a mixture the mean over its tasks."""
     elsewhere: float
     """The mean over the other tasks."""
     stored: float | None = None
@@ -45,16 +45,17 @@ def costs_of(cells: Sequence[Cell]) -> list[Cost]:
     labels = labels_of(cells)
     found: dict[str, list[Cell]] = {}
     for cell in cells:
-        if cell.trained_parameters and cell.train_task is not None:
+        if cell.trained_parameters and cell.trained_tasks:
             found.setdefault(labels[key_of(cell)], []).append(cell)
     costs = []
     for label, column in found.items():
-        home = [cell.value for cell in column if cell.eval_task == cell.train_task]
-        other = dict.fromkeys(cell.eval_task for cell in column if cell.eval_task != cell.train_task)
-        means = [fmean(cell.value for cell in column if cell.eval_task == task) for task in other]
-        if home and means:
+        means: dict[bool, list[float]] = {True: [], False: []}  # of the tasks trained on, and of the others
+        for task in dict.fromkeys(cell.eval_task for cell in column):
+            scores = [cell.value for cell in column if cell.eval_task == task]
+            means[task in column[0].trained_tasks].append(fmean(scores))
+        if all(means.values()):
             paid = stored_of(column), seconds_of(column)
-            costs.append(Cost(label, column[0].trained_parameters, fmean(home), fmean(means), *paid))
+            costs.append(Cost(label, column[0].trained_parameters, fmean(means[True]), fmean(means[False]), *paid))
     metrics = {cell.metric for column in found.values() for cell in column}
     enough = len(metrics) == 1 and len({cost.trained for cost in costs}) >= FEWEST
     return sorted(costs, key=lambda cost: cost.trained) if enough else []

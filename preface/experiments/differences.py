@@ -75,7 +75,7 @@ def differences(cells: Sequence[Cell]) -> Differences | None:
         if reference in found:
             scores = {name: draws_of(np.array(rows, dtype=float), number) for name, rows in found.items()}
             draws[task] = {name: scores[name] - scores[reference] for name in columns if name in scores}
-    trained = {cell.train_task for cell in cells}
+    trained = {task for cell in cells for task in cell.trained_tasks}
     others = [found for task, found in draws.items() if task not in trained]
     if len(others) > 1:
         everywhere = [name for name in columns if all(name in found for found in others)]

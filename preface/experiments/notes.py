@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
-from preface.records.results import Cell, ways_computed
+from preface.records.results import DRAWN, Cell, ways_computed
 
 
 def notes_of(cells: Sequence[Cell]) -> list[str]:
@@ -25,7 +25,7 @@ def wordings(cells: Sequence[Cell]) -> list[str]:
     drawn: dict[str, dict[int, str]] = {}
     for cell in chosen:
         if cell.seed is not None:
-            drawn.setdefault(cell.method, {})[cell.seed] = cell.details["instruction"]
+            drawn.setdefault(cell.method, {})[cell.seed] = cell.details[DRAWN]
     for method, by_draw in drawn.items():
         times = Counter(by_draw.values()).most_common()
         each = ", ".join(f"{wording!r} of {count}" for wording, count in times)

@@ -145,7 +145,7 @@ def key_values(
         case "prompt":
             return _saved_key_values(backbone, init, sites, length)
         case "activations":
-            return _example_activations(backbone, sites, init.examples, length, seed)
+            return _example_activations(backbone, sites, init, length, seed)
         case _:
             return key_values_of(backbone, sites, init.embeddings(backbone, length, seed))
 
@@ -185,16 +185,16 @@ def _saved_key_values(backbone: Backbone, init: Initializer, sites: Sequence[str
 
 
 def _example_activations(
-    backbone: Backbone, sites: Sequence[str], examples: Sequence[tuple[str, str]], length: int, seed: int
+    backbone: Backbone, sites: Sequence[str], init: Initializer, length: int, seed: int
 ) -> dict[str, Tensor]:
     """Keys and values at `length` random places of some training examples, the same place at every layer."""
     order = random.Random(seed)
     # a decoder input has few tokens, so draw as many examples as there are virtual tokens
-    drawn = order.sample(list(examples), min(length, len(examples)))
+    drawn = order.sample(init.examples, min(length, len(init.examples)))
     texts, _ = backbone.tokenize([text for text, _ in drawn], max_tokens=128)
-    targets = backbone.answer_pieces([target for _, target in drawn], CUE)
+    targets = backbone.answer_pieces([target for _, target in drawn], init.cue)
     input_ids, mask = backbone.pad(texts)
-    lead_in = backbone.lead_in(CUE)
+    lead_in = backbone.lead_in(init.cue)
     # an answer's last piece is followed by nothing, so it is never read
     answer_ids, answer_mask = backbone.pad([[*lead_in, *pieces[:-1]] for pieces in targets])
     places = {}

@@ -18,6 +18,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from preface.errors import UserError, problem_of
 from preface.records.atomic import write_atomically
+from preface.tasks.mixture import PLUS
 
 
 @cache
@@ -45,6 +46,8 @@ RESULTS = "results.json"
 """The file that holds the cells of a folder."""
 COMPUTED = "computed"
 """The entry that says in what precision the backbone computed, and on what."""
+DRAWN = "instruction_drawn"
+"""The entry that says which instruction the rows of a draw chose."""
 STORED = "stored_bytes"
 """The entry that says how much is kept of what was trained: a prompt, tuned weights, a classifier with its words."""
 
@@ -72,6 +75,11 @@ class Cell:
     split: str = "test"
     details: dict[str, Any] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=lambda: dict(installed_versions()))
+
+    @property
+    def trained_tasks(self) -> tuple[str, ...]:
+        """What it was trained on, the tasks of a mixture each by itself."""
+        return () if self.train_task is None else tuple(self.train_task.split(PLUS))
 
     @property
     def settings(self) -> dict[str, Any]:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
@@ -124,8 +125,8 @@ class OnAllRows(Tuned):
         return ""
 
     def _evaluate(self, at: Position) -> Iterator[dict[str, Any]]:
-        """At the end, keep what is there; its score is the cross-validated one."""
-        if at.steps == self.by.steps:
+        """At the end, keep what is there, unless it diverged; its score is the cross-validated one."""
+        if at.steps == self.by.steps and self.best.active and math.isfinite(self.loss or 0.0):
             self.best = Standing(self.by.score, self.by.loss, at.steps)
             self._keep()
         return iter(())

@@ -14,7 +14,7 @@ from preface.errors import UserError
 from preface.labelling.answers import predictions_on
 from preface.methods.init import text_ids
 from preface.options import validated
-from preface.tasks import Example
+from preface.tasks import Example, Template, load_task
 from preface.tasks.options import DataOptions
 
 DEMONSTRATIONS = "a dull thing\nAnswer: no\n\na good thing\nAnswer: yes\n\n"
@@ -76,6 +76,14 @@ def test_demonstrations_are_balanced_drawn_by_seed_and_fit_the_window(nano: Back
     assert all(len(text_ids(nano, text)) <= 17 for text in few)  # a share of 15, and what cutting splits anew
     with pytest.raises(UserError, match="6 demonstrations have 3 pieces each; give fewer shots"):
         drawn(0, shots=3, window=20)
+
+
+def test_a_long_demonstration_keeps_its_question(nano: Backbone) -> None:
+    template = Template.parse("{passage}\nQuestion: {question}")
+    rows = [Example({"passage": "so it was " * 200, "question": "was it?"}, label, template) for label in WORDS]
+    column = validated(InContext, {"backbone": "nano", "train_task": "film", "shots": 1, "window": 120})
+    texts = column.demonstrations(nano, rows, load_task("film").model_copy(update={"label_words": WORDS}))
+    assert all(text.startswith("so it was so it was") and "\nQuestion: was it?\n" in text for text in texts)
 
 
 def test_a_cell_for_each_draw(nano: Backbone, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -34,6 +35,13 @@ def test_columns_that_train_by_how_much() -> None:
     assert abs(found[0].home - 0.8) < 1e-9
     assert abs(found[0].elsewhere - 0.6) < 1e-9  # the mean over tasks
     assert costs_of([*cells, cell("other", 5, "sst2", 0.1, metric="f1"), cell("other", 5, "cr", 0.1)]) == []
+
+
+def test_the_tasks_of_a_mixture_are_home() -> None:
+    cells = [one for number in range(4) for one in column(str(number), 10 + number, 0.9)]
+    found = costs_of([replace(one, train_task="sst2+cr") for one in cells])
+    assert [cost.home for cost in found] == pytest.approx([0.85] * 4)
+    assert [cost.elsewhere for cost in found] == pytest.approx([0.6] * 4)
 
 
 def test_stored_bytes_are_known_where_all_cells_say() -> None:

@@ -15,10 +15,10 @@ from preface.records.results import Cell
 from preface.tasks import Example
 
 
-def cell(method: str, right: Any, task: str = "cr", seed: int | None = None) -> Cell:
+def cell(method: str, right: Any, task: str = "cr", seed: int | None = None, trained: str = "sst2") -> Cell:
     given = ["yes" if one else "no" for one in right]
     value, details = measured("accuracy", [Example.of("", "yes")] * len(given), given, ("yes", "no"))
-    trained_on = None if method == "zero-shot" else "sst2"
+    trained_on = None if method == "zero-shot" else trained
     return Cell("small", method, trained_on, task, "accuracy", value, len(given), seed, 1, 0.0, details=details)
 
 
@@ -90,6 +90,12 @@ def test_the_mean_is_over_tasks_not_trained_on() -> None:
     partly = [one for one in cells if (one.method, one.eval_task) != ("prompt", "cr")]
     assert dict(found(partly).rows)["mean of the 3 other tasks"] == {}
     assert dict(found(partly).rows)["cr"] == {}
+
+
+def test_the_tasks_of_a_mixture_are_no_others() -> None:
+    tasks = {"sst2": "sst2+cr", "cr": "sst2+cr", "imdb": "sst2+cr", "tweets": "sst2+cr"}
+    cells = [cell(name, [True], task, 0, trained) for task, trained in tasks.items() for name in ("prefix", "prompt")]
+    assert [name for name, _ in found(cells).rows] == [*tasks, "mean of the 2 other tasks"]
 
 
 def test_nothing_to_compare() -> None:

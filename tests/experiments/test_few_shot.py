@@ -17,6 +17,7 @@ from preface.backbones.base import Backbone
 from preface.baselines.column import Setting
 from preface.errors import UserError
 from preface.experiments.spec import Experiment
+from preface.experiments.table import pivot
 from preface.labelling.wording import wordings
 from preface.options import validated
 from preface.records.results import read_cells
@@ -87,9 +88,25 @@ def test_the_bare_model_s_wording_is_chosen_by_the_rows_of_the_draw_alone(
             csv.writer(file).writerows([("text", "label"), *((row.text, row.label) for row in drawn)])
         scores = {wording: score(rows, wording) for wording in wordings(film)}
         best = max(scores, key=lambda wording: scores[wording])  # of equals the first
-        assert cell.details["instruction"] == best.template
+        assert cell.details["instruction_drawn"] == best.template
         assert cell.value == score("posts", best)
+    assert {len(entry.values) for entry in pivot(cells).rows[0].entries.values()} == {2}  # whatever wordings they chose
     assert "the rows of each of 2 draws chose its wording" in (finished / "report.html").read_text()
+
+
+def test_all_that_read_with_the_model_cut_texts_alike(nano: Backbone, tmp_path: Path) -> None:
+    def cut(most: int) -> dict[str, int]:
+        columns = ["zero-shot", {"kind": "in-context", "shots": 1}, {"method": "prefix-tuning", "length": 2}]
+        fields = {"columns": columns, "vary": {}, "seeds": 1, "recipe": {"steps": 1, "max_input_tokens": most}}
+        cells = preface.compare_cross_domain(
+            validated(Experiment, SHOTS | fields), out=tmp_path / str(most), backbone=nano
+        )
+        return {cell.method: cell.details["cut_inputs"] for cell in cells}
+
+    found = cut(24)
+    assert found["in-context"] == found["prefix-tuning"] > 0
+    assert found["zero-shot"] > 0  # of texts with an instruction
+    assert set(cut(512).values()) == {0}
 
 
 def test_a_wording_that_is_given_is_chosen_by_no_rows(nano: Backbone, tmp_path: Path) -> None:

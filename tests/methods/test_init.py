@@ -10,6 +10,7 @@ from preface.errors import UserError
 from preface.methods import PrefixTuning, PromptTuning
 from preface.methods.init import COMMON, NAMES, Initializer, key_values, label_embeddings, text_ids
 from preface.records.card import save_prompt
+from preface.tasks.task import SENTINEL
 from tests.records.making import card_of
 
 EXAMPLES = [(f"text number {i} is here", ("yes", "no")[i % 2]) for i in range(30)]
@@ -78,6 +79,8 @@ def test_activations_are_keys_of_training_examples(nano: Backbone) -> None:
     for token in start["encoder.keys"][0].transpose(0, 1):  # [H, d_kv]
         assert (possible - token).abs().amax((1, 2)).min() < 1e-4
     assert start["decoder.keys"].shape == (4, 4, 6, 64)
+    of_cue = Initializer.parse("activations", (), EXAMPLES, SENTINEL)  # one more place a target to draw from
+    assert not torch.equal(key_values(nano, ("decoder",), of_cue, 6, 5)["decoder.keys"], start["decoder.keys"])
     again = key_values(nano, ("decoder",), Initializer.parse("activations", (), EXAMPLES), 6, seed=6)
     assert not torch.equal(again["decoder.keys"], start["decoder.keys"])
 

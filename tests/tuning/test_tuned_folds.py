@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from preface.tuning.recipe import Recipe
 from preface.tuning.rows import Rows
 from preface.tuning.tunable import make_tunable
 from preface.tuning.tuned import Tuned, predictions
-from preface.tuning.tuned_folds import OnAllRows, cross_validated
+from preface.tuning.tuned_folds import Chosen, OnAllRows, cross_validated
 
 TASK = load_task("film")
 RECIPE = Recipe(
@@ -97,6 +98,14 @@ def test_all_rows_are_trained_on_for_the_steps_that_were_chosen(rows: Rows, tuna
         by_hand.step(step, 0.0)
     for name, parameter in by_hand.parameters.items():
         assert torch.equal(ours.kept[name], parameter.detach())
+
+
+def test_weights_that_diverge_on_all_rows_are_not_kept(rows: Rows, tunable: Any, tmp_path: Path) -> None:
+    endless = RECIPE.model_copy(update={"learning_rates": (1e30,), "clip": None})
+    chosen = Chosen(1e30, 4, 0.9, 0.3, [])
+    tuned = OnAllRows("few", *tunable(), rows, endless.alone(1e30, 5), "accuracy", chosen)
+    Loop(tmp_path, tuned, tuned.budget, "again").run()
+    assert not math.isfinite(tuned.best.loss)  # as of one that was never scored
 
 
 def test_rates_that_diverge(rows: Rows, tunable: Any, tmp_path: Path) -> None:
