@@ -26,7 +26,7 @@ from rich.console import Console
 from rich.table import Table
 from scipy.special import log_softmax
 
-from preface.experiments.differences import Numbers, difference_of, draws_of
+from preface.experiments.differences import Apart, Difference, Numbers, difference_of
 from preface.experiments.table import Entry
 from preface.insight.answers import bins_of, calibration_error
 from preface.labelling.calibration import calibrated
@@ -162,8 +162,8 @@ def error(logs: Numbers, gold: NDArray[np.int64]) -> float:
 
 
 def averaged(answers: Answers, size: int, place: int) -> Numbers:
-    """The accuracy of so many members averaged, `[1 + DRAWS]` as `draws_of` gives it: the mean over draws of them, then
-    each draw of members and rows. All have the same draws of members, and those of rows at one place.
+    """The accuracy of so many members averaged, `[1 + DRAWS]`: the mean over draws of them, then each draw of members
+    and rows. All have the same draws of members, and those of rows at one place.
     """
     logs, gold = answers.logs, answers.gold
     members_of, rows_of = np.random.default_rng(0), np.random.default_rng(place)
@@ -185,9 +185,15 @@ def table_of_averaged(asked: Asked, tasks: Sequence[str], size: int, beside: str
     }
     for name, own in found.items():
         pairs = [*zip(own, found[beside], strict=True), (np.mean(own, axis=0), np.mean(found[beside], axis=0))]
-        shown = [(share_of(one[0]), str(difference_of(one - other))) for one, other in pairs]
+        shown = [(share_of(one[0]), str(drawn_difference(one - other))) for one, other in pairs]
         table.add_row(name, *(text for both in shown for text in both))
     return table
+
+
+def drawn_difference(drawn: Numbers) -> Difference:
+    """What was measured, which comes first, and how far what was drawn of it reaches."""
+    low, high = np.quantile(drawn[1:], (0.025, 0.975))
+    return Difference(float(drawn[0]), float(low), float(high))
 
 
 def share_of(value: float) -> str:
@@ -226,10 +232,10 @@ def main() -> None:
         cells = [measure(found[task][name], gold[task]) for task in given.tasks for _, measure in measures]
         hits = [right(found[task][name], gold[task]) for task in given.tasks]
         plain = [right(found[task]["plain"], gold[task]) for task in given.tasks]
-        gaps = [draws_of(own, n) - draws_of(other, n) for n, (own, other) in enumerate(zip(hits, plain, strict=True))]
+        apart = [Apart(own, other) for own, other in zip(hits, plain, strict=True)]
         means = [own.mean() for own in hits]
         more = [share_of(float(np.mean(means))), share_of(min(means))] if len(means) > 1 else []
-        table.add_row(name, *cells, str(difference_of(np.mean(gaps, axis=0))), *more)
+        table.add_row(name, *cells, str(difference_of(apart)), *more)
     Console(width=60 + 24 * len(table.columns)).print(table)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,9 +13,6 @@ from preface.experiments.table import key_of, labels_of
 from preface.labelling.measures import right_answers
 from preface.records.results import Cell, latest
 
-DRAWS = 2_000
-AT_ONCE = 2**22
-"""Numbers of rows' draws that are held at a time."""
 Numbers = NDArray[np.float64]
 
 
@@ -45,16 +43,16 @@ class Differences:
     def caption(self) -> str:
         """What the numbers are."""
         return (
-            f"Accuracy less that of {self.reference}, on the same rows, in points; 95 % intervals over seeds and rows "
-            f"(bootstrap, {DRAWS:,} draws)."
+            f"Accuracy less that of {self.reference}, on the same rows, in points; 95 % intervals over seeds and rows."
         )
 
 
 def differences(cells: Sequence[Cell]) -> Differences | None:
     """Differences of accuracies on the tasks' test rows; None where there are not two columns to compare.
 
-    An interval is the percentile bootstrap over seeds and rows (Davison and Hinkley 1997, section 3.8): both sides are
-    given the same draws of rows, and of seeds where they have as many. Few seeds make it too narrow.
+    An interval has the variance of the mean over seeds and that over rows, both from what was measured, and Student's t
+    with the degrees of freedom of their sum (Satterthwaite 1946): with three seeds that differ it is wide. What is of
+    neither alone is in both, so that where seeds do not differ it is rather too wide.
     """
     cells = [c for c in latest(cells) if c.metric == "accuracy" and c.split == "test" and "right" in c.details]
     labels = labels_of(cells)
@@ -70,34 +68,61 @@ def differences(cells: Sequence[Cell]) -> Differences | None:
         return None
     reference = seeded[0]
     columns = tuple(label for label in labels.values() if label != reference)
-    draws: dict[str, dict[str, Numbers]] = {}  # each [1 + DRAWS]: as measured, then as drawn
-    for number, (task, found) in enumerate(right.items()):
-        if reference in found:
-            scores = {name: draws_of(np.array(rows, dtype=float), number) for name, rows in found.items()}
-            draws[task] = {name: scores[name] - scores[reference] for name in columns if name in scores}
+    apart = {
+        task: {name: Apart(np.array(found[name]), np.array(found[reference])) for name in columns if name in found}
+        for task, found in right.items()
+        if reference in found
+    }
+    rows = [(task, {name: difference_of([one]) for name, one in found.items()}) for task, found in apart.items()]
     trained = {task for cell in cells for task in cell.trained_tasks}
-    others = [found for task, found in draws.items() if task not in trained]
+    others = [found for task, found in apart.items() if task not in trained]
     if len(others) > 1:
         everywhere = [name for name in columns if all(name in found for found in others)]
-        mean = {name: np.mean([found[name] for found in others], axis=0) for name in everywhere}
-        draws[f"mean of the {len(others)} other tasks"] = mean
-    rows = tuple((task, {name: difference_of(drawn) for name, drawn in found.items()}) for task, found in draws.items())
-    return Differences(reference, columns, rows)
+        mean = {name: difference_of([found[name] for found in others]) for name in everywhere}
+        rows.append((f"mean of the {len(others)} other tasks", mean))
+    return Differences(reference, columns, tuple(rows))
 
 
-def draws_of(right: Numbers, task: int) -> Numbers:
-    """The mean of `[S, n]` as it is, then as often as there are draws of its seeds and rows: the same draws for
-    all that have as many in a task, which a number stands for."""
-    seeds, n = right.shape
-    of_seeds = np.random.default_rng(seeds).multinomial(seeds, [1 / seeds] * seeds, DRAWS) / seeds  # [DRAWS, S]
-    rows, drawn = np.random.default_rng([task, n]), [np.array([right.mean()])]
-    for some in np.array_split(of_seeds, -(-DRAWS * n // AT_ONCE)):  # all together may not fit into memory
-        of_rows = rows.multinomial(n, [1 / n] * n, len(some)) / n  # [some, n]
-        drawn.append((some @ right * of_rows).sum(axis=1))
-    return np.concatenate(drawn)
+@dataclass(frozen=True)
+class Apart:
+    """How far the columns a and b are from one another on a task, `[n]` rows of which each has right answers of S
+    seeds, `[S, n]`."""
+
+    a: Numbers
+    b: Numbers
+
+    @property
+    def of_rows(self) -> Numbers:
+        """On each row, the mean over seeds, `[n]`."""
+        return self.a.mean(axis=0) - self.b.mean(axis=0)
+
+    @property
+    def of_seeds(self) -> list[Numbers]:
+        """By each seed, the mean over rows, `[S]`: of both together where they have as many, else of each."""
+        a, b = self.a.mean(axis=1), self.b.mean(axis=1)
+        return [a - b] if len(a) == len(b) else [a, b]
 
 
-def difference_of(drawn: Numbers) -> Difference:
-    """What was measured, which comes first, and how far what was drawn of it reaches."""
-    low, high = np.quantile(drawn[1:], (0.025, 0.975))
-    return Difference(float(drawn[0]), float(low), float(high))
+def difference_of(tasks: Sequence[Apart]) -> Difference:
+    """The mean over tasks with its interval."""
+    rows, sides, share = [task.of_rows for task in tasks], [task.of_seeds for task in tasks], 1 / len(tasks)
+    value = float(np.mean([row.mean() for row in rows]))
+    # what a seed trained is asked on all tasks, so a lucky one is lucky on all
+    if len({tuple(map(len, each)) for each in sides}) == 1:
+        seeds = [np.mean(same, axis=0) for same in zip(*sides, strict=True)]
+    else:
+        seeds = [side * share for side in chain(*sides)]
+    reach = _reach([*seeds, *(row * share for row in rows)])
+    return Difference(value, max(value - reach, -1.0), min(value + reach, 1.0))
+
+
+def _reach(samples: Sequence[Numbers]) -> float:
+    """How far chance reaches to either side of the sum of the samples' means, by Student's t (Satterthwaite 1946)."""
+    from scipy.special import stdtrit
+
+    found = [(sample.var(ddof=1) / len(sample), len(sample) - 1) for sample in samples if len(sample) > 1]
+    whole = sum(variance for variance, _ in found)
+    if not whole:
+        return 0.0
+    freedom = whole**2 / sum(variance**2 / degrees for variance, degrees in found)
+    return float(stdtrit(freedom, 0.975)) * whole**0.5

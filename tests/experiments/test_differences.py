@@ -7,8 +7,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from scipy.stats import ttest_1samp
 
-from preface.experiments.differences import DRAWS, Differences, differences, draws_of
+from preface.experiments.differences import Apart, Differences, difference_of, differences
 from preface.experiments.report import write_report
 from preface.labelling.measures import measured, right_answers
 from preface.records.results import Cell
@@ -48,16 +49,42 @@ def test_interval_of_one_seed_is_that_of_paired_shares() -> None:
     assert task == "cr"
     assert difference.value == pytest.approx(apart.mean())
     reach = 1.96 * apart.std() / np.sqrt(1_000)
-    assert difference.low == pytest.approx(apart.mean() - reach, abs=0.15 * reach)
-    assert difference.high == pytest.approx(apart.mean() + reach, abs=0.15 * reach)
+    assert difference.low == pytest.approx(apart.mean() - reach, abs=0.01 * reach)
+    assert difference.high == pytest.approx(apart.mean() + reach, abs=0.01 * reach)
 
 
-def test_drawn_in_parts_is_as_drawn_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    right = (np.random.default_rng(0).random((3, 70)) < 0.7).astype(float)
-    whole = draws_of(right, 0)
-    monkeypatch.setattr("preface.experiments.differences.AT_ONCE", 1_000)
-    np.testing.assert_allclose(draws_of(right, 0), whole, rtol=1e-12)
-    assert len(whole) == 1 + DRAWS
+def test_interval_of_seeds_that_alone_differ_is_student_s() -> None:
+    """Each seed is right on all rows or on none, so rows say nothing of their own."""
+    right = [True, True, True, False, True]
+    cells = [cell("prefix", [one] * 50, seed=seed) for seed, one in enumerate(right)] + [cell("tf-idf", [True] * 50)]
+    difference = found(cells).rows[0][1]["tf-idf"]
+    low, high = ttest_1samp([1.0 - one for one in right], 0).confidence_interval(0.95)
+    assert (difference.low, difference.high) == pytest.approx((low, high))
+
+
+@pytest.mark.parametrize(("seeds", "of_seed", "tasks"), [(3, 0.0, 1), (3, 0.1, 4), (3, 0.4, 1), (10, 0.2, 4)])
+def test_an_interval_holds_what_is_true_nineteen_times_in_twenty(seeds: int, of_seed: float, tasks: int) -> None:
+    """Two columns that are trained alike: seeds differ, rows are hard or easy for both."""
+    random = np.random.default_rng(0)
+
+    def column(hard: list[Any]) -> list[Any]:
+        luck = random.normal(0, of_seed, (seeds, 1))
+        return [1 + each + luck + random.normal(0, 0.5, (seeds, len(each))) > 0 for each in hard]
+
+    held, repeats = 0, 200
+    for _ in range(repeats):
+        hard = [random.normal(0, 1.5, 400) for _ in range(tasks)]
+        one = difference_of([Apart(a * 1.0, b * 1.0) for a, b in zip(column(hard), column(hard), strict=True)])
+        held += one.low <= 0 <= one.high
+    assert held >= 0.9 * repeats
+
+
+def test_tasks_with_other_numbers_of_seeds_have_a_mean_too() -> None:
+    random = np.random.default_rng(0)
+    tasks = [Apart(random.random((seeds, 50)), random.random((2, 50))) for seeds in (2, 3)]
+    both, each = difference_of(tasks), [difference_of([task]) for task in tasks]
+    assert both.value == pytest.approx(np.mean([one.value for one in each]))
+    assert both.high - both.low < max(one.high - one.low for one in each)
 
 
 def test_seeds_that_differ_widen_the_interval() -> None:
@@ -106,9 +133,9 @@ def test_nothing_to_compare() -> None:
 def test_the_report_shows_them(tmp_path: Path) -> None:
     cells = [cell("prefix", [True, False], seed=0), cell("prompt", [True, True], seed=0)]
     write_report(cells, tmp_path, "Two")
-    assert "| cr | +50.0 (+0.0 to +100.0) |" in (tmp_path / "table.md").read_text()
+    assert "| cr | +50.0 (−100.0 to +100.0) |" in (tmp_path / "table.md").read_text()
     page = (tmp_path / "report.html").read_text()
     assert "<h2>Beside prefix</h2>" in page
-    assert "<td>+50.0 (+0.0 to +100.0)</td>" in page
+    assert "<td>+50.0 (−100.0 to +100.0)</td>" in page
     write_report(cells[:1], tmp_path, "One")
     assert "Beside" not in (tmp_path / "report.html").read_text()
