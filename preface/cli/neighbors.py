@@ -42,11 +42,11 @@ def neighbors(
     """Show what a prompt's virtual tokens are near to: pieces of the vocabulary, or keys of real text."""
     import preface
     from preface.insight.page import UNTRAINED, rich_table, write_neighbors
-    from preface.records.atomic import check_no_folder
+    from preface.pages import check_page
     from preface.records.hub import is_of_hub
 
     if out is not None:
-        check_no_folder(out)
+        check_page(out)
     found = preface.neighbors(run, layers=layer, backbone=backbone, dtype=dtype, device=device, **data_options)
     path = out or (Path() if is_of_hub(run) else Path(run)) / "neighbors.html"  # the hub's cache is not written into
     write_neighbors(found, path)
