@@ -24,7 +24,7 @@ from preface.labelling.wording import Wording, best_wording
 from preface.options import divided, validated
 from preface.records.atomic import write_atomically
 from preface.records.results import COMPUTED, RESULTS, Cell, add_cells, read_cells
-from preface.records.run import Run
+from preface.records.run import Run, RunRecord
 from preface.tasks import Example, Split, Task
 from preface.tasks.find import RowsNotFoundError, refuse_outside
 from preface.tasks.label_sets import NONE
@@ -79,6 +79,8 @@ def evaluate(
         raise UserError(f"{name}: is for the bare backbone; a prompt reads and answers as it was trained to")
     if how.scoring == "generate" and any(subject.ensemble for subject in subjects.all):
         raise UserError("scoring generate: an ensemble writes no text of its own; give scoring rank")
+    if not on and isinstance(subjects.origin, RunRecord) and subjects.origin.skip_bad_rows:
+        data = data.model_copy(update={"skip_bad_rows": True})  # its own rows are read as they were in training
     tasks = tasks_of(on, subjects, data)
     if how.scoring == "generate" and (wrong := next((task for task in tasks if of_numbers(task.metric)), None)):
         raise UserError(
