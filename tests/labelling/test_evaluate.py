@@ -70,6 +70,12 @@ def test_which_prompts(run: Run) -> None:
     assert [cell.value for cell in best] == [cell.value for cell in alone]
 
 
+def test_a_single_task_needs_no_list(run: Run, tmp_path: Path) -> None:
+    file = write(tmp_path / "alone.jsonl", [{"text": f"row {i}", "label": "positive"} for i in range(3)])
+    for on, name in (("posts", "posts"), (file, "alone.jsonl"), (load_task("posts"), "posts")):
+        assert [cell.eval_task for cell in preface.evaluate(run, on=on, prompts="best")] == [name]
+
+
 def test_the_own_task_is_the_default(run: Run) -> None:
     assert {cell.eval_task for cell in preface.evaluate(run, prompts="best")} == {"film"}
 
