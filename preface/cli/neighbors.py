@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from preface.cli.app import verb
-from preface.cli.common import Backbone, Device, Dtype, Json, show, show_json
+from preface.cli.common import BackboneOfRun, Device, Dtype, Json, show, show_json
 from preface.cli.options import data_fields
 
 
@@ -34,7 +34,7 @@ def neighbors(
             "--out", help="The page to write. Default: neighbors.html in the folder, or here for a prompt of the hub."
         ),
     ] = None,
-    backbone: Backbone = None,
+    backbone: BackboneOfRun = None,
     dtype: Dtype = "auto",
     device: Device = "auto",
     as_json: Json = False,
