@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from difflib import get_close_matches
 from typing import Any, TypeVar
 
@@ -15,11 +16,18 @@ Model = TypeVar("Model", bound=BaseModel)
 
 def validated(model: type[Model], fields: Mapping[str, Any]) -> Model:
     """`model(**fields)`, a pydantic complaint as one line."""
-    try:
+    with complaining(model.__name__):
         return model(**fields)
+
+
+@contextmanager
+def complaining(name: str) -> Iterator[None]:
+    """A pydantic complaint from within is a UserError of one line; `name`: of what is made, if no field is to blame."""
+    try:
+        yield
     except ValidationError as error:
         first = error.errors()[0]
-        where = ".".join(map(str, first["loc"])) or model.__name__
+        where = ".".join(map(str, first["loc"])) or name
         message = first["msg"].removeprefix("Value error, ")
         # of what is missing, pydantic shows all the rest
         got = "" if first["type"] == "missing" else f" (got {first.get('input')!r})"

@@ -59,7 +59,9 @@ def _call(arguments: Sequence[str]) -> int:
             code = app(args=list(arguments), prog_name="preface", standalone_mode=False)
     except TyperException as error:
         message = error.format_message().replace(": Value error, ", ": ")
-        raise UserError(f"{message} (`preface --help` shows what there is)") from error
+        context = getattr(error, "ctx", None)  # of a mistake in a verb's options: the verb's
+        called = context.command_path if context else "preface"
+        raise UserError(f"{message} (`{called} --help` shows what there is)") from error
     if code == INTERRUPTED:  # typer's own answer to Ctrl-C
         raise KeyboardInterrupt
     sys.stdout.flush()

@@ -23,6 +23,14 @@ Backbone = Annotated[
         "installed, else nano.",
     ),
 ]
+BackboneOfRun = Annotated[
+    str | None,
+    typer.Option(
+        "--backbone",
+        help="In place of the run's own, which is the default: nano, smollm2, a folder, a GGUF file, or a name on the "
+        "Hugging Face hub. Without a run: smollm2 where it is installed, else nano.",
+    ),
+]
 Dtype = Annotated[str, typer.Option("--dtype", help="auto, float32 or bfloat16.")]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, …")]
 

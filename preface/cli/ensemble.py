@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from preface.cli.app import verb
-from preface.cli.common import Backbone, Device, Dtype, Json, On, command, show, show_json
+from preface.cli.common import BackboneOfRun, Device, Dtype, Json, On, command, show, show_json
 from preface.cli.options import data_fields
 
 
@@ -34,7 +34,7 @@ def ensemble(
     prompts: Annotated[
         str, typer.Option("--prompts", help="Of each run the best prompt, every seed at the best rate, or all.")
     ] = "rate",
-    backbone: Backbone = None,
+    backbone: BackboneOfRun = None,
     dtype: Dtype = "auto",
     device: Device = "auto",
     as_json: Json = False,

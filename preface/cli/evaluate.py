@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from preface.cli.app import verb
-from preface.cli.common import Backbone, Device, Dtype, Json, KeepContexts, On, Out, show, show_json
+from preface.cli.common import BackboneOfRun, Device, Dtype, Json, KeepContexts, On, Out, show, show_json
 from preface.cli.options import Fields, fields
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ def evaluate(
         Path | None, typer.Argument(help="A run's folder, a prompt's, or hub:OWNER/NAME. None: the bare backbone.")
     ] = None,
     on: On = None,
-    backbone: Backbone = None,
+    backbone: BackboneOfRun = None,
     dtype: Dtype = "auto",
     device: Device = "auto",
     keep_contexts: KeepContexts = None,

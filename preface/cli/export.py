@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from preface.cli.app import verb
-from preface.cli.common import Backbone, Device, Dtype
+from preface.cli.common import BackboneOfRun, Device, Dtype
 from preface.cli.options import data_fields
 
 
@@ -43,7 +43,7 @@ def export(
         Path | None,
         typer.Option("--out", help="What to write. Default: peft, prompt.npy or requests.jsonl in the run's folder."),
     ] = None,
-    backbone: Backbone = None,
+    backbone: BackboneOfRun = None,
     dtype: Dtype = "auto",
     device: Device = "auto",
 ) -> None:

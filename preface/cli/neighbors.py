@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from preface.cli.app import verb
-from preface.cli.common import Backbone, Device, Dtype, Json, show, show_json
+from preface.cli.common import BackboneOfRun, Device, Dtype, Json, show, show_json
 from preface.cli.options import data_fields
 
 
@@ -34,7 +34,7 @@ def neighbors(
             "--out", help="The page to write. Default: neighbors.html in the folder, or here for a prompt of the hub."
         ),
     ] = None,
-    backbone: Backbone = None,
+    backbone: BackboneOfRun = None,
     dtype: Dtype = "auto",
     device: Device = "auto",
     as_json: Json = False,
@@ -42,11 +42,11 @@ def neighbors(
     """Show what a prompt's virtual tokens are near to: pieces of the vocabulary, or keys of real text."""
     import preface
     from preface.insight.page import UNTRAINED, rich_table, write_neighbors
-    from preface.records.atomic import check_no_folder
+    from preface.pages import check_page
     from preface.records.hub import is_of_hub
 
     if out is not None:
-        check_no_folder(out)
+        check_page(out)
     found = preface.neighbors(run, layers=layer, backbone=backbone, dtype=dtype, device=device, **data_options)
     path = out or (Path() if is_of_hub(run) else Path(run)) / "neighbors.html"  # the hub's cache is not written into
     write_neighbors(found, path)

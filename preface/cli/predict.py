@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from preface.cli.app import verb
-from preface.cli.common import Backbone, Device, Dtype, Out, Ray
+from preface.cli.common import BackboneOfRun, Device, Dtype, Out, Ray
 from preface.cli.options import data_fields
 from preface.errors import UserError
 
@@ -31,7 +31,7 @@ def predict(
     data_options: dict[str, Any],
     run: Annotated[Path, typer.Argument(help="A run's folder, a prompt's, or hub:OWNER/NAME.")],
     source: Annotated[str, typer.Argument(help="A data file; -: standard input.")] = "-",
-    backbone: Backbone = None,
+    backbone: BackboneOfRun = None,
     dtype: Dtype = "auto",
     device: Device = "auto",
     ray: Ray = None,

@@ -26,10 +26,10 @@ def similarity(
     """Show how alike prompts are, and which of them another may begin from."""
     import preface
     from preface.insight.similarity import rich_table, write_similarity
-    from preface.records.atomic import check_no_folder
+    from preface.pages import check_page
 
     if out is not None:
-        check_no_folder(out)
+        check_page(out)
     found = preface.similarity(runs)
     if out is not None:
         write_similarity(found, out)

@@ -162,8 +162,8 @@ def follow_ups(run: Run, task: str | None, data_options: dict[str, Any]) -> list
     on = [option for name in _fitting(run, data_options.get("data")) for option in ("--on", name)]
     evaluate = command("evaluate", run.folder, *on, *data)
     if task is not None and Path(task).suffix.lower() not in (".yaml", ".yml") and Path(task).is_file():
-        encoding = arguments({"encoding": data_options.get("encoding")})
-        return [evaluate, f"{command('predict', run.folder, task, *encoding)} > labels.jsonl"]
+        reading = arguments({name: data_options.get(name) for name in ("encoding", "skip_bad_rows")})
+        return [evaluate, f"{command('predict', run.folder, task, *reading)} > labels.jsonl"]
     return [evaluate, _on_a_text(run.record.task, run.folder)]
 
 

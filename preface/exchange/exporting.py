@@ -12,6 +12,7 @@ from preface.exchange.numpy import write_numpy
 from preface.exchange.peft import CONFIG, TENSORS, write_peft
 from preface.exchange.vllm import write_vllm
 from preface.labelling.fit import backbone_of
+from preface.records.atomic import check_replaceable
 from preface.records.card import load_prompt
 from preface.records.hub import is_of_hub, prompt_folder
 from preface.records.run import Run
@@ -20,6 +21,8 @@ from preface.tasks import iter_examples, load_task
 Format = Literal["peft", "numpy", "vllm"]
 NAMES: dict[Format, str] = {"peft": "peft", "numpy": "prompt.npy", "vllm": "requests.jsonl"}
 """What is written into the prompt's folder where no other place is named."""
+BEGINS: dict[Format, bytes] = {"numpy": b"\x93NUMPY", "vllm": b'{"model": '}
+"""How the files begin that an earlier one may be replaced by."""
 
 
 def export_prompt(
@@ -73,6 +76,8 @@ def export_prompt(
         raise UserError(f"{path}: is a folder that holds something else; give another --out")
     if path.is_file() and format == "peft":
         raise UserError(f"{path}: is a file, and PEFT's format is a folder; give another --out")
+    if format in BEGINS:
+        check_replaceable(path, BEGINS[format], f"none of --format {format}")
 
     def load() -> Backbone:
         model = backbone_of(saved.card, backbone, known, dtype, device)

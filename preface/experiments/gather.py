@@ -18,8 +18,7 @@ from preface.experiments.matrix import SPEC
 from preface.experiments.notes import notes_of
 from preface.experiments.report import SAID
 from preface.experiments.section import Section
-from preface.pages import write_page
-from preface.records.atomic import check_no_folder
+from preface.pages import check_page, write_page
 from preface.records.results import RESULTS, Cell, read_cells
 from preface.records.run import RECORD, Run, command_of
 from preface.tasks.metric import metric_title
@@ -63,10 +62,11 @@ def report(folders: Sequence[str | Path] = ("runs",), out: str | Path = "report.
         The folders that had results.
 
     Raises:
-        UserError: there is neither a result nor a run, or some results are damaged, or `out` is a folder.
+        UserError: there is neither a result nor a run, or some results are damaged, or `out` is a folder, or a
+            file that is no page.
     """
     out = Path(out)
-    check_no_folder(out)
+    check_page(out)
     experiments = {file.parent for file in _below(folders, SPEC)}
     # an experiment's table has what its columns measured
     files = [file for file in _below(folders, RESULTS) if not experiments & {*file.parent.parents}]

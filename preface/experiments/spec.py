@@ -143,7 +143,7 @@ class Experiment(BaseModel):
         *,
         backbone: str | None = None,
         task: str | None = None,
-        on: Sequence[str] = (),
+        on: str | Sequence[str] = (),
         seeds: int | None = None,
         steps: int | None = None,
         train_rows: int | None = None,
@@ -151,6 +151,7 @@ class Experiment(BaseModel):
     ) -> Experiment:
         """The experiment with other values, which columns and axes have then no others of; None and empty ones change
         nothing. `data`: fields of `DataOptions`."""
+        on = (on,) if isinstance(on, str) else on
         named = {"backbone": backbone, "train_task": task, "eval_tasks": on, "seeds": seeds, "train_rows": train_rows}
         changes: Fields = {name: value for name, value in named.items() if value}
         gone = {*changes, *(["steps"] if steps else [])}

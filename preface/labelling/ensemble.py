@@ -43,7 +43,7 @@ MEMBER, BEST = "a prompt alone", "the best alone"
 def ensemble(
     runs: Sequence[Run | str | Path],
     out: str | Path,
-    on: Sequence[str | Path | Task] = (),
+    on: str | Path | Task | Sequence[str | Path | Task] = (),
     *,
     combine: Combine = "mean",
     prompts: Literal["best", "rate", "all"] = "rate",
@@ -59,7 +59,7 @@ def ensemble(
     Args:
         runs: finished runs of one task on one backbone, or folders of single prompts.
         out: the ensemble's folder.
-        on: tasks to measure on (default: the one trained on).
+        on: a task, or several, to measure on (default: the one trained on).
         combine: what is saved: `mean` probability, majority `vote`, or probabilities `weighted` so that the right
             labels of the development rows are likeliest. All three are measured.
         prompts: of each run the `best` prompt, every seed at the best `rate`, or `all`.

@@ -24,7 +24,7 @@ from preface.labelling.wording import Wording, best_wording
 from preface.options import divided, validated
 from preface.records.atomic import write_atomically
 from preface.records.results import COMPUTED, RESULTS, Cell, add_cells, read_cells
-from preface.records.run import Run
+from preface.records.run import Run, RunRecord
 from preface.tasks import Example, Split, Task
 from preface.tasks.find import RowsNotFoundError, refuse_outside
 from preface.tasks.label_sets import NONE
@@ -36,7 +36,7 @@ from preface.terminal.progress import say, warn, warn_skipped
 
 def evaluate(
     run: Run | str | Path | None = None,
-    on: Sequence[str | Path | Task] = (),
+    on: str | Path | Task | Sequence[str | Path | Task] = (),
     *,
     backbone: Backbone | str | None = None,
     out: str | Path | None = None,
@@ -49,7 +49,7 @@ def evaluate(
     Args:
         run: a run, its folder, or a prompt's folder; None: the frozen backbone alone, zero-shot, with `instruction`, or
             with the wording of each task that does best on its development rows.
-        on: tasks (default: the one trained on), in any form that `load_task` takes.
+        on: a task, or several (default: the one trained on), in any form that `load_task` takes.
         backbone: default: the one that the prompts were trained on, which must not have changed since.
         out: folder for `results.json` and predictions (default: `evaluations/` in the run's; none without a run).
         dtype, device: as for `load_backbone`.
@@ -79,6 +79,8 @@ def evaluate(
         raise UserError(f"{name}: is for the bare backbone; a prompt reads and answers as it was trained to")
     if how.scoring == "generate" and any(subject.ensemble for subject in subjects.all):
         raise UserError("scoring generate: an ensemble writes no text of its own; give scoring rank")
+    if not on and isinstance(subjects.origin, RunRecord) and subjects.origin.skip_bad_rows:
+        data = data.model_copy(update={"skip_bad_rows": True})  # its own rows are read as they were in training
     tasks = tasks_of(on, subjects, data)
     if how.scoring == "generate" and (wrong := next((task for task in tasks if of_numbers(task.metric)), None)):
         raise UserError(
@@ -108,7 +110,7 @@ def evaluate(
     return cells
 
 
-def tasks_of(on: Sequence[str | Path | Task], subjects: Subjects, data: DataOptions) -> list[Task]:
+def tasks_of(on: str | Path | Task | Sequence[str | Path | Task], subjects: Subjects, data: DataOptions) -> list[Task]:
     """The tasks to evaluate on. Raises UserError if there are none, or two of one name."""
     origin = subjects.origin
     if not on:
@@ -117,7 +119,8 @@ def tasks_of(on: Sequence[str | Path | Task], subjects: Subjects, data: DataOpti
         if subjects.foreign:
             refuse_outside(origin.task)
         return list(origin.task.mixture) if subjects.shared else [origin.task]
-    tasks = [data.eval_task(task, None if origin is None else origin.task) for task in on]
+    named = [on] if isinstance(on, str | Path | Task) else on
+    tasks = [data.eval_task(task, None if origin is None else origin.task) for task in named]
     if repeated := [name for name, count in Counter(task.name for task in tasks).items() if count > 1]:
         raise UserError(f"on: {repeated[0]} is named twice; evaluate files of one name each with an --out of its own")
     return tasks

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field
@@ -13,6 +13,7 @@ from torch import nn
 
 from preface.backbones.base import Backbone
 from preface.methods.init import NAMES, Initializer
+from preface.options import complaining, divided
 from preface.prompts import Prompts
 from preface.records.card import MethodRecord
 
@@ -58,6 +59,12 @@ class Method(BaseModel, ABC):
 
     length: int = Field(20, ge=1, le=2000, description="Virtual tokens.")
     init: str = Field(description=INIT)
+
+    def __init__(self, **fields: Any) -> None:
+        """Raises UserError for an option that there is not, or whose value cannot be."""
+        divided(fields, type(self))
+        with complaining(self.name):
+            super().__init__(**fields)
 
     @property
     def default_rates(self) -> tuple[float, ...]:

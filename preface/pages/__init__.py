@@ -7,15 +7,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from preface.pages.drawing import INK, picture
-from preface.records.atomic import write_atomically
+from preface.records.atomic import check_replaceable, write_atomically
 
 if TYPE_CHECKING:
     from markupsafe import Markup
     from matplotlib.figure import Figure
 
 
+def check_page(path: Path) -> None:
+    """Raise UserError where a page would take the place of a folder, or of a file that is no page."""
+    check_replaceable(path, b"<!doctype html", "no page")
+
+
 def write_page(path: Path, template: str, **fields: Any) -> None:
-    """Fill in one of the templates that lie here."""
+    """Fill in one of the templates that lie here. Raises UserError as `check_page` does."""
+    check_page(path)
     from jinja2 import Environment, FileSystemLoader, StrictUndefined  # slow to import for whoever wants no page
 
     environment = Environment(

@@ -6,6 +6,7 @@ import io
 from collections.abc import Callable, Iterable, Sequence
 from itertools import cycle
 from typing import TYPE_CHECKING, Any, Literal
+from warnings import catch_warnings, filterwarnings
 
 if TYPE_CHECKING:  # drawing libraries are imported where they draw: they would slow every other command down
     from matplotlib.axes import Axes
@@ -36,7 +37,9 @@ def picture(draw: Callable[[], Figure], kind: str, transparent: bool = False) ->
     }
     metadata = dict.fromkeys(("Date", "Creator", "Format", "Type")) if kind == "svg" else None
     file = io.BytesIO()
-    with rc_context(settings):
+    with rc_context(settings), catch_warnings():
+        # letters of all the world's scripts: a page draws them in fonts of its own, and nobody could do anything
+        filterwarnings("ignore", "Glyph .* missing from font")
         draw().savefig(file, format=kind, dpi=160, transparent=transparent, metadata=metadata)
     return file.getvalue()
 

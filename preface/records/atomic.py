@@ -84,6 +84,18 @@ def check_no_folder(path: Path) -> None:
         raise UserError(f"{path}: is a folder; name the file to write")
 
 
+def check_replaceable(path: Path, begins: bytes, kind: str) -> None:
+    """Raise UserError where a folder lies in the place of a file that is to be written, or a file of another kind,
+    perhaps the user's data: one of its own kind `begins` so. An empty file is nobody's loss."""
+    check_no_folder(path)
+    if not path.is_file():
+        return
+    with path.open("rb") as file:
+        there = file.read(len(begins))
+    if there and there.lower() != begins.lower():
+        raise UserError(f"{path}: is a file that is {kind}, and would be lost; give another --out")
+
+
 def recover(folder: Path) -> None:
     """Put right what a kill in the middle of `replacing` left of folders in a folder: what was about to be replaced is
     back in its place, and what no living process writes any more is gone. Only folders that hold a prompt are touched.

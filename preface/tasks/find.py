@@ -88,7 +88,7 @@ def read_part(task: Task, part: str, data: str | Path | None, skip_bad_rows: boo
         raise UserError(f"{task.name}: names no source, as where rows were given in Python; give a data file instead")
     missed: list[str] = []
     found = Part()
-    on_bad: OnBad = found.skipped.append if skip_bad_rows else _strict
+    on_bad: OnBad = found.skipped.append if skip_bad_rows else strict
     if task.source.files is not None:
         for folder in _folders(task, data, missed):
             pairs = _located(task.source.files, part, folder, missed)
@@ -145,7 +145,8 @@ def _leaves(name: str) -> bool:
     )
 
 
-def _strict(message: str) -> None:
+def strict(message: str) -> None:
+    """The first bad row is an error, which says how to go on without it."""
     raise_bad(f"{message} (or --skip-bad-rows)")
 
 

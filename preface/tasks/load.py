@@ -173,7 +173,7 @@ def _data_task(path: Path, own: FileOptions) -> Task:
     if path.is_dir():
         raise UserError(f"{path}: is a folder; name a data file, or give the folder as --data with a task's name")
     encoding = own.encoding or "utf-8"
-    first = _first_row(path, encoding)
+    first = first_row(path, encoding)
     fields = tuple(first)
     inputs = own.input or (_first(path, INPUT_NAMES, fields, "--input") if "text" in own.names else own.names)
     label = own.label or _first(path, (LABEL_NAME,), fields, "--label")[0]
@@ -189,7 +189,7 @@ def _data_task(path: Path, own: FileOptions) -> Task:
             parts[split] = file
             rules[split] = {"part": split}
     for file in parts.values():
-        there = tuple(_first_row(file, encoding))
+        there = tuple(first_row(file, encoding))
         for name in (*inputs, *(name for name in own.names if name != "text"), label):
             if name not in there:
                 raise UserError(f"{file}: has no field '{name}'; its fields are {listed(there)}")
@@ -232,7 +232,7 @@ def _labels(
     )
 
 
-def _first_row(path: Path, encoding: str) -> dict[str, Any]:
+def first_row(path: Path, encoding: str) -> dict[str, Any]:
     """The fields of the first row that can be read."""
     format_of(path)
     bad: list[str] = []

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
 from pydantic import Field
 
 from preface.errors import UserError
-from preface.tasks.load import FileOptions, is_mixture, load_task
+from preface.tasks.load import FileOptions, first_row, is_mixture, load_task
 from preface.tasks.registry import is_yaml, registered, split_reference
 from preface.tasks.split import Split, load_split, sampled
 from preface.tasks.task import Task
@@ -28,7 +30,8 @@ class DataOptions(FileOptions):
         """A task to evaluate on: the options describe data files; other tasks know their own, and take only `cue`.
 
         Where the options do not say what a data file's labels are, they are those of the task that was trained on, as
-        its data or its words. Raises UserError for a wording.
+        its data or its words; nor which fields it has, those of that task, where the file has them. Raises UserError
+        for a wording.
         """
         if self.wording is not None:
             raise UserError("wording: a prompt reads under the one that it was trained under, and knows it")
@@ -41,7 +44,18 @@ class DataOptions(FileOptions):
         update: dict[str, Any] = {"free_text": trained.free_text, "multi_label": several}
         if self.label_words is None and not trained.free_text:
             update["label_words"] = {**{word: word for word in trained.label_words}, **trained.labels}
+        if os.path.isfile(spec):
+            update |= self._fields_as_trained(trained, first_row(Path(spec), self.encoding or "utf-8"))
         return self.model_copy(update=update).task(spec)
+
+    def _fields_as_trained(self, trained: Task, there: Collection[str]) -> dict[str, Any]:
+        """The fields of text and label that a file has as the task trained on had them, unless others are named."""
+        found: dict[str, Any] = {}
+        if self.input is None and self.template is None and {*trained.text_fields} <= {*there}:
+            found |= {"input": trained.fields.input, "template": trained.template}
+        if self.label is None and trained.fields.label in there:
+            found["label"] = trained.fields.label
+        return found
 
     def split(self, task: Task, split: str, rows: int | None = None) -> Split:
         """A split of the task, or `rows` of it, sampled with a fixed seed. Raises UserError as `load_split` does."""

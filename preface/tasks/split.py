@@ -13,9 +13,9 @@ from typing import TypeVar, get_args
 
 from preface.errors import UserError
 from preface.tasks.example import Example
-from preface.tasks.find import Part, Source, read_part
+from preface.tasks.find import Part, Source, read_part, strict
 from preface.tasks.load import INPUT_NAMES, load_task
-from preface.tasks.read import OnBad, Row, iter_rows, raise_bad
+from preface.tasks.read import OnBad, Row, iter_rows
 from preface.tasks.task import SplitName, SplitRule, Task, example_of, known_label
 
 T = TypeVar("T")
@@ -158,7 +158,7 @@ def iter_examples(
     None where the row has none that the task knows, by its value or its word. With `skip_bad_rows`, rows that
     cannot be used are left out, and `on_skip` gets their messages. Raises UserError as `load_split` does.
     """
-    on_bad: OnBad = (on_skip or (lambda message: None)) if skip_bad_rows else raise_bad
+    on_bad: OnBad = (on_skip or (lambda message: None)) if skip_bad_rows else strict
     names = task.text_fields
     # which field is the text may be guessed
     free = guess and "text" in task.layout.names and len(task.fields.input) == 1

@@ -328,7 +328,9 @@ def label_of(task: Task, row: Row) -> str | None:
     if task.multi_label:
         return _labels(task, row, value)
     if is_blank(value):
-        raise UserError(f"{row.place}: the field '{field}' is empty; each row needs a label")
+        listing = any(SEPARATOR in label for label in task.labels)  # as `a; b`: what was meant may be several of them
+        hint = ", unless a text may have any number of them: give --multi-label" if listing else ""
+        raise UserError(f"{row.place}: the field '{field}' is empty; each row needs a label{hint}")
     return _word(task, row, value)
 
 

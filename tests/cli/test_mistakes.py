@@ -26,6 +26,8 @@ from tests.cli.conftest import Called
         (["train", "--resume", "nowhere"], "nothing to resume"),
         (["evaluate", "nowhere"], "nowhere"),
         (["train", "--lenght", "3"], "--lenght"),
+        (["train", "--lenght", "3"], "(`preface train --help` shows what there is)"),
+        (["evaluate", "--split", "dev"], "(`preface evaluate --help` shows what there is)"),
         (["train", "--task", "film", "--steps", "abc"], "--steps"),
         (["evaluate", "--on", "posts", "--instruction", "hello"], "{text}"),
         (["evaluate", "--on", "posts", "--on", "posts"], "named twice"),
@@ -45,6 +47,7 @@ from tests.cli.conftest import Called
         (["train", "--resume", "runs/a", "--track", "mlflow"], "--track: cannot be given with --resume"),
         (["evaluate", "--on", "film", "--scoring", "x"], "'--scoring': 'x' is not one of 'rank', 'generate'"),
         (["nonsense"], "nonsense"),
+        (["nonsense"], "(`preface --help` shows what there is)"),
         (["compare", "cross-domain", "--recipe", "nope", "--out", "x"], "neither shipped"),
     ],
 )

@@ -39,6 +39,15 @@ def test_the_page_lies_in_the_folder_or_here_for_a_prompt_of_the_hub(
     assert [str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()] == [page]
 
 
+def test_a_file_that_is_no_page_is_not_replaced(call: Called, tmp_path: Path) -> None:
+    data = tmp_path / "mine.csv"
+    data.write_text("text,label\n")
+    code, _, err = call("neighbors", "runs/film", "--out", data)
+    assert code == 2
+    assert "mine.csv: is a file that is no page" in err
+    assert data.read_text() == "text,label\n"
+
+
 def test_a_prompt_that_is_its_own_beginning_is_said_to_be(call: Called, tmp_path: Path) -> None:
     code, out, _ = call("neighbors", "hub:somebody/untrained")
     assert code == 0

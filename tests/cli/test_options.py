@@ -62,6 +62,12 @@ def test_every_field_is_an_option_with_its_description(verb: str, model: type[Ba
         assert name == "seeds" or field.description in there[spelling].help
 
 
+def test_the_default_backbone_is_the_run_s_where_there_is_one() -> None:
+    for verb in ("evaluate", "predict", "ensemble", "neighbors", "export"):
+        assert "the run's own, which is the default" in options(verb)["--backbone"].help, verb
+    assert "Default: smollm2" in options("train")["--backbone"].help
+
+
 def test_every_option_has_a_help_text() -> None:
     for verb in VERBS:
         assert all(parameter.help for parameter in parameters(verb)), verb

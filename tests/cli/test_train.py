@@ -33,8 +33,11 @@ def test_skipped_rows_are_counted_and_listed(call: Called, tmp_path: Path) -> No
     rows = [f"text {i},{('a', 'b')[i % 2]}" for i in range(30)]
     file.write_text("text,label\n" + "\n".join([*rows[:10], "only one cell", *rows[10:], ",a"]) + "\n")
     arguments = ["train", "--task", file, "--skip-bad-rows", "--steps", 1, "--length", 1, "--out", tmp_path / "r"]
-    code, _, err = call(*arguments)
+    code, out, err = call(*arguments)
     assert code == 0
+    for command in follow_ups(out):  # they leave out the same rows
+        code, _, complaint = call(*shlex.split(command.removesuffix(" > labels.jsonl"))[1:])
+        assert code == 0, complaint
     said = err.replace("\n", " ")
     assert "2 bad rows were left out" in said
     assert "line 12" in said

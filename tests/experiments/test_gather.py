@@ -60,6 +60,16 @@ def test_a_folder_is_not_replaced_by_the_page(folder: Path) -> None:
     assert (folder / "one" / "results.json").exists()
 
 
+def test_only_a_page_is_replaced_by_the_page(folder: Path) -> None:
+    data = folder / "mine.csv"
+    data.write_text("text,label\n")
+    with pytest.raises(UserError, match=r"mine\.csv: is a file that is no page, and would be lost; give another --out"):
+        preface.report([folder], data)
+    assert data.read_text() == "text,label\n"
+    for _ in range(2):
+        assert preface.report([folder], folder / "page")
+
+
 def test_damaged_results_are_named(folder: Path) -> None:
     (folder / "one" / "results.json").write_text("{")
     with pytest.raises(UserError, match="not a list of Preface's cells"):

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 from PIL import Image
 from rich.console import Console
 
@@ -366,6 +367,16 @@ def test_plot_places_every_mean_and_seed(cells: list[Cell], tmp_path: Path) -> N
     np.testing.assert_allclose(drawn("fill: #2f8fdb")[1:], means, atol=0.001)  # the first is the legend's
     caps = np.array(drawn("fill: #2f8fdb; stroke: #2f8fdb")).reshape(-1, 2)
     np.testing.assert_allclose(caps, np.stack([means - deviations, means + deviations], 1), atol=0.001)
+
+
+@pytest.mark.filterwarnings("error")
+def test_letters_that_a_font_lacks_are_nothing_to_warn_of() -> None:
+    def draw() -> Figure:
+        figure = Figure()
+        figure.text(0.5, 0.5, "\u0e01\u4e2d")
+        return figure
+
+    assert "\u0e01\u4e2d" in picture(draw, "svg").decode()
 
 
 def test_a_plot_is_always_the_same_picture(cells: list[Cell], tmp_path: Path) -> None:

@@ -119,6 +119,7 @@ def test_changes_are_checked_as_the_file_is() -> None:
     assert (column.recipe.steps, column.recipe.seeds, column.recipe.batch_size) == (10, (0,), 4)
     assert (column.train_rows, column.backbone, after.data.label) == (9, "b", "stars")
     assert before.changed() == before
+    assert before.changed(on="film") == before.changed(on=["film"])
     with pytest.raises(UserError, match="colour"):
         before.changed(colour="red")
 

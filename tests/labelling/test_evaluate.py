@@ -16,7 +16,7 @@ from preface.methods import PrefixTuning, PromptTuning
 from preface.records.card import load_prompt, save_prompt
 from preface.records.results import read_cells
 from preface.records.run import Run
-from preface.tasks import load_task
+from preface.tasks import DataOptions, load_task
 
 WORDS = {"yes": "positive", "no": "negative"}
 
@@ -70,6 +70,12 @@ def test_which_prompts(run: Run) -> None:
     assert [cell.value for cell in best] == [cell.value for cell in alone]
 
 
+def test_a_single_task_needs_no_list(run: Run, tmp_path: Path) -> None:
+    file = write(tmp_path / "alone.jsonl", [{"text": f"row {i}", "label": "positive"} for i in range(3)])
+    for on, name in (("posts", "posts"), (file, "alone.jsonl"), (load_task("posts"), "posts")):
+        assert [cell.eval_task for cell in preface.evaluate(run, on=on, prompts="best")] == [name]
+
+
 def test_the_own_task_is_the_default(run: Run) -> None:
     assert {cell.eval_task for cell in preface.evaluate(run, prompts="best")} == {"film"}
 
@@ -102,6 +108,26 @@ def test_own_data_beside_shipped_tasks(run: Run, tmp_path: Path) -> None:
         prompts="best",
     )
     assert [(cell.eval_task, cell.n) for cell in cells] == [("posts", 150), ("mine.jsonl", 6)]
+
+
+def test_own_data_with_the_fields_that_were_trained_on(nano: Backbone, tmp_path: Path) -> None:
+    """As `predict` reads it, its template included; what is named goes first."""
+    rows = [{"Question": f"no. {i}", "Place": "here", "text": "no", "Team": "ab"[i % 2], "label": 1} for i in range(9)]
+    names = {"template": "{Question}? {Place}", "label": "Team"}
+    how: dict[str, Any] = {"steps": 1, "learning_rates": [0.1], "batch_size": 4}
+    own = preface.train(
+        nano, write(tmp_path / "train.jsonl", rows), PromptTuning(length=1), out=tmp_path / "r", **names, **how
+    )
+    file = write(tmp_path / "new.jsonl", rows[:3])
+    trained = own.record.task
+    read = DataOptions().eval_task(file, trained)
+    assert (read.fields, read.template) == (trained.fields, trained.template)
+    named = DataOptions(input=("text",), label="label").eval_task(file, trained)
+    assert (named.fields.input, named.fields.label, named.template) == (("text",), "label", "{text}")
+    plain = write(tmp_path / "plain.jsonl", [{"text": "a row", "label": "a"}])
+    assert DataOptions().eval_task(plain, trained).fields.input == ("text",)
+    (cell,) = preface.evaluate(own.folder, on=[file])
+    assert cell.n == 3
 
 
 def test_labels_that_were_not_trained(run: Run, tmp_path: Path) -> None:

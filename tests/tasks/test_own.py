@@ -161,3 +161,14 @@ def test_what_a_named_task_says_can_be_overridden() -> None:
     assert (other.fields.input, other.instructions) == (("title", "review"), ())
     assert load_task("imdb", template="Review: {text}").fields.input == ("text",)
     assert "so the input cannot be set" in fails(load_task, task(template="{a} {b}"), input="x")
+
+
+def test_an_empty_label_among_lists_of_labels(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text("text,label\none,a; b\ntwo,a\nthree,\n")
+    said = "each row needs a label"
+    hint = "unless a text may have any number of them: give --multi-label (or --skip-bad-rows)"
+    assert f"{said}, {hint}" in fails(load_split, load_task(path), "test")
+    assert len(load_split(load_task(path, multi_label=True), "test").examples) == 3
+    path.write_text("text,label\none,b\ntwo,a\nthree,\n")
+    assert f"{said} (or --skip-bad-rows)" in fails(load_split, load_task(path), "test")
