@@ -63,15 +63,19 @@ def costs_of(cells: Sequence[Cell]) -> list[Cost]:
 
 def stored_of(column: Sequence[Cell]) -> float | None:
     """What one of its trainings leaves, as `Cost.stored` says."""
-    found = [cell.details[STORED] for cell in column if STORED in cell.details]
-    return fmean(found) if len(found) == len(column) else None
+    return _mean_if_known([cell.details.get(STORED) for cell in column])
 
 
 def seconds_of(column: Sequence[Cell]) -> float | None:
     """What one of its trainings took, as `Cost.seconds` says."""
     of_all = [(cell.details.get("train_seconds"), cell.details.get("members", 1)) for cell in column]
-    found = [seconds / members for seconds, members in of_all if seconds is not None]
-    return fmean(found) if len(found) == len(column) else None
+    return _mean_if_known([None if seconds is None else seconds / members for seconds, members in of_all])
+
+
+def _mean_if_known(values: Sequence[float | None]) -> float | None:
+    """None where one is missing."""
+    known = [value for value in values if value is not None]
+    return fmean(known) if len(known) == len(values) else None
 
 
 def best_so_far(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:

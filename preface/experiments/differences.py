@@ -68,9 +68,10 @@ def differences(cells: Sequence[Cell]) -> Differences | None:
         return None
     reference = seeded[0]
     columns = tuple(label for label in labels.values() if label != reference)
+    answers = {task: {name: np.array(rows) for name, rows in found.items()} for task, found in right.items()}
     apart = {
-        task: {name: Apart(np.array(found[name]), np.array(found[reference])) for name in columns if name in found}
-        for task, found in right.items()
+        task: {name: Apart(found[name], found[reference]) for name in columns if name in found}
+        for task, found in answers.items()
         if reference in found
     }
     rows = [(task, {name: difference_of([one]) for name, one in found.items()}) for task, found in apart.items()]

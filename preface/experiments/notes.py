@@ -20,11 +20,11 @@ def wordings(cells: Sequence[Cell]) -> list[str]:
         f"{cell.method}: worded {cell.details['instruction']!r}, which did best of several "
         f"({cell.details['instruction_chosen_on']})."
         for cell in chosen
-        if cell.seed is None
+        if DRAWN not in cell.details
     }
-    drawn: dict[str, dict[int, str]] = {}
+    drawn: dict[str, dict[int | None, str]] = {}
     for cell in chosen:
-        if cell.seed is not None:
+        if DRAWN in cell.details:
             drawn.setdefault(cell.method, {})[cell.seed] = cell.details[DRAWN]
     for method, by_draw in drawn.items():
         times = Counter(by_draw.values()).most_common()
